@@ -1,0 +1,1 @@
+"""Masked autoencoders trained with perceptual and adversarial losses."""

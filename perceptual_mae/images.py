@@ -1,0 +1,76 @@
+"""The image contract: float32 (B, C, H, W) in [0, 1], cut into patches, pooled into pyramids, put back together.
+
+Shapes: B images, C channels, H x W pixels, p patch size, L = (H/p)(W/p) patches in row-major order.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+Pyramid = tuple[Tensor, ...]
+"""Images of the same content, largest first, each half the size of the one before."""
+
+Size = tuple[int, int]
+"""Height and width in pixels (or rows and columns of patches)."""
+
+
+def patchify(images: Tensor, patch_size: int) -> Tensor:
+    """Cut images (B, C, H, W) into patch vectors (B, L, p*p*C), each in the order (row, column, channel)."""
+    return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: Size) -> Tensor:
+    """Put patch vectors (B, L, p*p*C) back on a grid of (rows, columns): the inverse of `patchify`."""
+    rows, columns = grid
+    return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=rows, w=columns, p=patch_size, q=patch_size)
+
+
+def resolutions(size: Size) -> tuple[Size, ...]:
+    """List the sizes of a full pyramid, largest first: the shorter side is halved while it is at least 8 pixels.
+
+    Raises ValueError where a side would stop being whole on the way down (Perceptual MAE section 3.3; 224 -> ... -> 7).
+    """
+    sizes = [size]
+    while min(sizes[-1]) >= 8:
+        height, width = sizes[-1]
+        if height % 2 or width % 2:
+            raise ValueError(
+                f"image size {size[0]}x{size[1]} cannot be halved down to less than 8 pixels (stuck at {height}x{width}); "
+                "use a size such as 32, 64, 96, 128, 192 or 224"
+            )
+        sizes.append((height // 2, width // 2))
+    return tuple(sizes)
+
+
+def pyramid(images: Tensor, levels: int) -> Pyramid:
+    """Pool images (B, C, H, W) into `levels` images, largest first, by 2x2 averaging (no aliasing, unlike resizing)."""
+    levels_so_far = [images]
+    while len(levels_so_far) < levels:
+        levels_so_far.append(F.avg_pool2d(levels_so_far[-1], 2))
+    return tuple(levels_so_far)
+
+
+def mask_image(mask: Tensor, grid: Size, size: Size) -> Tensor:
+    """Spread a mask (B, L) over pixels: float (B, 1, H, W), 1 = hidden; sizes below the grid get the hidden share."""
+    image = mask.float().view(len(mask), 1, *grid)
+    if size[0] < grid[0] or size[1] < grid[1]:
+        return F.interpolate(image, size=size, mode="area")
+    return F.interpolate(image, size=size, mode="nearest")
+
+
+def composite(images: Tensor, reconstruction: Tensor, hidden: Tensor) -> Tensor:
+    """Keep the visible pixels of `images` and fill the hidden ones from `reconstruction`; hidden: (B, 1, H, W), 1 = hidden."""
+    return torch.lerp(images, reconstruction, hidden)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Clamp images to [0, 1] and round to bytes, for files and the screen."""
+    return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def check_unit_range(images: Tensor, name: str) -> None:
+    """Raise ValueError, saying which range arrived, unless `images` lie in [0, 1]; waits for the device."""
+    low, high = (float(bound) for bound in images.detach().aminmax())
+    if not (low >= -1e-4 and high <= 1 + 1e-4):
+        raise ValueError(f"{name} must lie in [0, 1], but lies in [{low:.3g}, {high:.3g}]; clamp or rescale it first")
