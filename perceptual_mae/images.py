@@ -36,8 +36,8 @@ def resolutions(size: Size) -> tuple[Size, ...]:
         height, width = sizes[-1]
         if height % 2 or width % 2:
             raise ValueError(
-                f"image size {size[0]}x{size[1]} cannot be halved down to less than 8 pixels (stuck at {height}x{width}); "
-                "use a size such as 32, 64, 96, 128, 192 or 224"
+                f"image size {size[0]}x{size[1]} cannot be halved down to less than 8 pixels "
+                f"(stuck at {height}x{width}); use a size such as 32, 64, 96, 128, 192 or 224"
             )
         sizes.append((height // 2, width // 2))
     return tuple(sizes)
@@ -60,7 +60,7 @@ def mask_image(mask: Tensor, grid: Size, size: Size) -> Tensor:
 
 
 def composite(images: Tensor, reconstruction: Tensor, hidden: Tensor) -> Tensor:
-    """Keep the visible pixels of `images` and fill the hidden ones from `reconstruction`; hidden: (B, 1, H, W), 1 = hidden."""
+    """Fill the hidden pixels of `images` from `reconstruction`; hidden: (B, 1, H, W), 1 = hidden."""
     return torch.lerp(images, reconstruction, hidden)
 
 

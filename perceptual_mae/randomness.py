@@ -11,7 +11,7 @@ import torch
 
 
 def stream_seed(stream: str, *coordinates: int) -> int:
-    """Return a 63-bit seed for one stream ("mask", "augment", ...) at integer coordinates, e.g. (seed, epoch, index)."""
+    """Return a 63-bit seed for a stream ("mask", "augment", ...) at integer coordinates, e.g. (seed, epoch, index)."""
     packed = struct.pack(f"<{len(coordinates)}q", *coordinates)
     digest = hashlib.blake2b(packed, digest_size=8, person=stream.encode()[:16]).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,107 @@
+"""The convolutional discriminator of LS-GAN: it reads the full-size image alone."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from discriminators.contract import DiscriminatorOutput
+
+Norm = Literal["group", "none", "instance", "spectral"]
+
+
+class LSGAN(nn.Module):
+    """Stages of 4x4 convolutions with leaky ReLU, then one linear convolution to a map of raw logits (B, h, w).
+
+    form "dcgan": each stage halves the image and doubles the width (up to `max_channels`) until the shorter side has at
+    most 7 pixels; a 4x4 window then gives a logit, at 224 pixels 4x4 of them, at 32 and 64 one.
+    form "patch": three halving stages (two below 64 pixels), a fourth at stride 1, and a logit for each 70x70 pixels.
+    Features are the stages' outputs. Convolutions keep PyTorch's own initialisation.
+
+    Normalisation never reaches across images (real and fake would see each other's statistics), and spares the first
+    stage. "spectral" constrains the convolutions instead; its power iteration moves buffers at every training forward.
+    Raises ValueError for sizes that leave nothing to look at and for options out of range.
+    """
+
+    def __init__(
+        self,
+        resolutions: Sequence[tuple[int, int]],
+        channels: int,
+        *,
+        form: Literal["dcgan", "patch"] = "dcgan",
+        base_channels: int = 64,
+        max_channels: int = 512,
+        norm: Norm = "group",
+    ) -> None:
+        super().__init__()
+        if form not in ("dcgan", "patch"):
+            raise ValueError(f"unknown form {form!r} of ls_gan; choose from: dcgan, patch")
+        if norm not in ("group", "none", "instance", "spectral"):
+            raise ValueError(f"unknown norm {norm!r} of ls_gan; choose from: group, none, instance, spectral")
+        if base_channels < 1 or max_channels < base_channels:
+            raise ValueError(
+                f"ls_gan needs 1 <= base_channels <= max_channels, not base_channels {base_channels} "
+                f"and max_channels {max_channels}"
+            )
+        height, width = resolutions[0]
+        smallest = {"dcgan": 8, "patch": 12}[form]
+        if min(height, width) < smallest:
+            raise ValueError(
+                f"image size {height}x{width} is too small for ls_gan's form {form}; "
+                f"it needs at least {smallest} pixels a side"
+            )
+
+        self.levels = 1
+        self.shape = (channels, height, width)
+        halving, widths = _plan(form, min(height, width), base_channels, max_channels)
+        self.stages = nn.ModuleList(
+            _stage(before, after, 2 if index < halving else 1, "none" if index == 0 and norm != "spectral" else norm)
+            for index, (before, after) in enumerate(pairwise((channels, *widths)))
+        )
+        head = nn.Conv2d(widths[-1], 1, 4, padding=0 if form == "dcgan" else 1)
+        self.head = spectral_norm(head) if norm == "spectral" else head
+
+    def forward(self, pyramid: Sequence[Tensor]) -> DiscriminatorOutput:
+        """Return raw logits (B, h, w) and the stages' features; pyramid[0]: (B, C, H, W) in [0, 1]."""
+        images = pyramid[0]
+        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
+            expected = ", ".join(str(size) for size in self.shape)
+            raise ValueError(f"ls_gan was built for images (B, {expected}), but got {tuple(images.shape)}")
+        features: list[Tensor] = []
+        hidden = images * 2 - 1
+        for stage in self.stages:
+            hidden = stage(hidden)
+            features.append(hidden)
+        logits: Tensor = self.head(hidden)
+        return DiscriminatorOutput(logits.squeeze(1), tuple(features))
+
+
+def _plan(form: str, side: int, base_channels: int, max_channels: int) -> tuple[int, list[int]]:
+    """Return how many stages halve the image, and the widths of all stages."""
+    if form == "patch":
+        halving = 3 if side >= 64 else 2
+        multiples = [*[1, 2, 4][:halving], 8]
+    else:
+        halving = 0
+        while side > 7:
+            side, halving = side // 2, halving + 1
+        multiples = [2**index for index in range(halving)]
+    return halving, [min(base_channels * multiple, max_channels) for multiple in multiples]
+
+
+def _stage(before: int, after: int, stride: int, norm: Norm) -> nn.Sequential:
+    # A bias under per-channel statistics would be subtracted again.
+    convolution: nn.Module = nn.Conv2d(before, after, 4, stride, padding=1, bias=norm != "instance")
+    layers = [spectral_norm(convolution) if norm == "spectral" else convolution]
+    if norm == "group":
+        layers.append(nn.GroupNorm(_groups(after), after))
+    elif norm == "instance":
+        layers.append(nn.InstanceNorm2d(after, affine=True))
+    return nn.Sequential(*layers, nn.LeakyReLU(0.2))
+
+
+def _groups(width: int) -> int:
+    """Return the largest number of groups up to 32 that share `width` channels evenly, two or more in each."""
+    return max((groups for groups in range(1, 33) if width % groups == 0 and width // groups > 1), default=1)

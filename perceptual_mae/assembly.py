@@ -1,0 +1,59 @@
+"""From a configuration to a trainer on whatever processes and devices there are."""
+
+from pathlib import Path
+
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from perceptual_mae import build
+from perceptual_mae.config import RunConfig
+from perceptual_mae.errors import UserError
+from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
+from perceptual_mae.trainer import Adversary, Trainer
+
+
+def make_accelerator(config: RunConfig, path: Path | None = None) -> Accelerator:
+    """Return Accelerate's view of processes, device and precision; the trackers write to `path`."""
+    # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
+    constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    try:
+        return Accelerator(
+            mixed_precision=config.training.precision,
+            log_with=list(config.tracking.trackers) or None,
+            project_dir=path,
+            kwargs_handlers=[constant_buffers],
+        )
+    except ValueError as failure:
+        raise UserError(
+            f"training.precision: {config.training.precision} cannot run here ({failure}); use bf16 or no"
+        ) from failure
+
+
+def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.Timetable) -> Trainer:
+    """Return the trainer of a run at its first step."""
+    optimizer, training = config.optimizer, config.training
+    generator = build.build_generator(config)
+    discriminator = build.build_discriminator(config)
+    peak = optimizer.learning_rate(training.batch_size)
+    adversary = None
+    if discriminator is not None:
+        loss, center = build.build_discriminator_loss(config)
+        rate = optimizer.discriminator.lr
+        follows = optimizer.discriminator.schedule == "follow"
+        adversary = Adversary(
+            discriminator,
+            discriminator_optimizer(discriminator, betas=optimizer.discriminator.betas),
+            timetable.rate(rate, 0.0) if follows else (lambda step: rate),
+            loss,
+            center,
+        )
+    return Trainer(
+        accelerator,
+        generator,
+        build.build_objective(config),
+        generator_optimizer(generator, betas=optimizer.betas, weight_decay=optimizer.weight_decay),
+        timetable.rate(peak, config.schedule.min_lr),
+        build.TrainingMasks(config, generator.grid),
+        adversary,
+        clip_norm=optimizer.clip_norm,
+        ema_decay=0.5 ** (training.batch_size / (training.ema_kimg * 1000)) if training.ema_kimg else None,
+    )

@@ -1,0 +1,168 @@
+"""From a configuration to its parts. After this nobody reads the configuration for what it builds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from discriminators import Discriminator
+from perceptual_mae.config import RunConfig
+from perceptual_mae.data.loading import Batch, EpochPlan
+from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
+from perceptual_mae.errors import UserError
+from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.images import Size, resolutions
+from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
+from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden
+from perceptual_mae.objective import TERMS, Objective, WeightedTerm
+from perceptual_mae.randomness import stream, stream_seed
+from perceptual_mae.schedule import Moment, learning_rate, value_at
+
+Built = TypeVar("Built")
+
+
+def build_generator(config: RunConfig) -> MaskedAutoencoder:
+    """Return the generator with weights drawn from the run's seed."""
+    data = config.data
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed("generator", config.training.seed))
+        return user_mistakes(
+            lambda: MaskedAutoencoder(data.size, len(data.mean), data.mean, data.std, **config.generator.options())
+        )
+
+
+def build_discriminator(config: RunConfig) -> Discriminator | None:
+    """Return the discriminator with weights drawn from the run's seed, or None for a plain MAE."""
+    if config.discriminator is None:
+        return None
+    section, data = config.discriminator, config.data
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed("discriminator", config.training.seed))
+        discriminator: Discriminator = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
+    return discriminator.to(memory_format=torch.channels_last)
+
+
+def pyramid_sizes(size: Size) -> tuple[Size, ...]:
+    """Return the sizes of the full pyramid, or the one size that cannot be halved down."""
+    try:
+        return resolutions(size)
+    except ValueError:
+        return (size,)
+
+
+def build_objective(config: RunConfig) -> Objective:
+    """Return the generator's objective: the table's terms with the weights, phases and options of the run."""
+    return Objective(
+        {
+            name: WeightedTerm(TERMS[name], section.weight, section.when, section.options())
+            for name, section in config.losses.items()
+        }
+    )
+
+
+def build_discriminator_loss(config: RunConfig) -> tuple[Callable[[Tensor, Tensor], Tensor], float]:
+    """Return the discriminator's loss and the decision level of its logits.
+
+    Without an adversarial term the discriminator still learns to tell real from fake: its features are compared.
+    """
+    section = dict(config.losses.items()).get("adversarial")
+    options = section.options() if section is not None else {}
+    kind = options.get("kind", "least_squares")
+    return partial(adversarial_discriminator, **options), ADVERSARIAL[kind].center
+
+
+def build_train_transform(config: RunConfig) -> TrainTransform:
+    data = config.data
+    return TrainTransform(
+        data.size,
+        crop=data.crop,
+        crop_scale=data.crop_scale,
+        flip=data.flip,
+        color_jitter=data.color_jitter,
+        grayscale=data.grayscale,
+    )
+
+
+def build_evaluation_transform(config: RunConfig) -> EvaluationTransform:
+    return EvaluationTransform(config.data.size, config.data.eval_resize)
+
+
+@dataclass(frozen=True)
+class TrainingMasks:
+    """Draws a training batch's masks: functions of (seed, pass over the data, sample index) and the ratio in force."""
+
+    config: RunConfig
+    grid: Size
+
+    def __call__(self, batch: Batch, moment: Moment) -> Tensor:
+        masking, seed = self.config.masking, self.config.training.seed
+        hidden = num_hidden(self.grid[0] * self.grid[1], value_at(masking.ratio, moment.progress))
+        draws = [
+            stream("mask", seed, one_pass, index)
+            for one_pass, index in zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
+        ]
+        return draw_masks(partial(MASKINGS[masking.kind], **masking.options()), self.grid, hidden, draws)
+
+
+@dataclass(frozen=True)
+class FixedMasks:
+    """Draws masks for held-out images: functions of (evaluation seed, sample index), the same at every evaluation."""
+
+    config: RunConfig
+    grid: Size
+    seed: int
+    ratio: float
+
+    def __call__(self, batch: Batch) -> Tensor:
+        masking = self.config.masking
+        hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
+        draws = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
+        return draw_masks(partial(MASKINGS[masking.kind], **masking.options()), self.grid, hidden, draws)
+
+
+def final_ratio(config: RunConfig) -> float:
+    """Return the masking ratio at the end of training: the one that held-out images are masked with."""
+    return value_at(config.masking.ratio, 1.0)
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Steps of a run and the learning rates along them."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+
+    def moment(self, step: int) -> Moment:
+        return Moment(step // self.steps_per_epoch + 1, step, step / self.total_steps)
+
+    def rate(self, peak: float, floor: float) -> Callable[[int], float]:
+        return partial(
+            learning_rate, peak=peak, floor=floor, warmup_steps=self.warmup_steps, total_steps=self.total_steps
+        )
+
+
+def build_plan(config: RunConfig, num_images: int) -> EpochPlan:
+    training = config.training
+    return EpochPlan(num_images, training.batch_size, seed=training.seed, epoch_images=training.epoch_images)
+
+
+def build_timetable(config: RunConfig, steps_per_epoch: int) -> Timetable:
+    total = steps_per_epoch * config.training.epochs
+    schedule = config.schedule
+    warmup = schedule.warmup_ratio * total if schedule.warmup_ratio is not None else None
+    epochs = schedule.warmup_epochs if schedule.warmup_epochs is not None else 0.0
+    return Timetable(steps_per_epoch, total, round(warmup if warmup is not None else epochs * steps_per_epoch))
+
+
+def user_mistakes(build: Callable[[], Built]) -> Built:
+    """Run a constructor whose options the user chose; its ValueError becomes the user's mistake."""
+    try:
+        return build()
+    except UserError:
+        raise
+    except ValueError as mistake:
+        raise UserError(str(mistake)) from mistake

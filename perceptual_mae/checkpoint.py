@@ -1,0 +1,164 @@
+"""Checkpoints: written beside and renamed, verified before they are trusted, pruned last.
+
+A checkpoint is a folder `step_00001234/` of safetensors files, `state.json` (small facts) and `manifest.json` (size
+and SHA-256 of every file). A folder without a manifest that fits is not a checkpoint.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from perceptual_mae.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
+    """Write one checkpoint of named tensor groups (one file each) and JSON facts; return its folder.
+
+    Everything is written to a folder of another name and renamed when complete. Raises UserError when the disk is
+    full; older checkpoints are then untouched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{step:08d}"
+    partial = folder / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        for name, group in tensors.items():
+            save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, partial / _file(name))
+        _write_json(partial / "state.json", facts)
+        files = sorted(path for path in partial.iterdir())
+        _write_json(partial / "manifest.json", {path.name: _fingerprint(path) for path in files})
+        for path in (*partial.iterdir(), partial):
+            _flush_to_disk(path)
+        # Two renames, so that an unfinished replacement never leaves the step without its earlier checkpoint.
+        replaced = folder / f".{final.name}.replaced"
+        if final.exists():
+            final.rename(replaced)
+        partial.rename(final)
+        shutil.rmtree(replaced, ignore_errors=True)
+        _flush_to_disk(folder)
+    except (OSError, SafetensorError) as failure:
+        shutil.rmtree(partial, ignore_errors=True)
+        full = getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(failure).lower()
+        if not full and not isinstance(failure, OSError):
+            raise
+        last = newest(folder)
+        reason = "the disk is full" if full else str(failure)
+        raise UserError(
+            f"{final}: could not write the checkpoint ({reason}); "
+            + (f"the last one, {last.name}, is intact; " if last else "")
+            + "free some space (training.keep_last bounds it) and run the same command again"
+        ) from failure
+    return final
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a folder whose files are all what its manifest says, or None."""
+    for path in sorted(folder.glob("step_*"), reverse=True):
+        if (flaw := find_flaw(path)) is None:
+            return path
+        log.warning("%s is not used: %s", path, flaw)
+    return None
+
+
+def find_flaw(path: Path) -> str | None:
+    """Say what is wrong with a checkpoint, or return None: every file must have its size and SHA-256."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        wrong = [name for name, print_ in manifest.items() if _fingerprint(path / name) != print_]
+    except (OSError, ValueError) as failure:
+        return f"its manifest or a file cannot be read ({failure})"
+    return f"{', '.join(wrong)} changed since it was written" if wrong else None
+
+
+def load_tensors(path: Path, name: str) -> dict[str, Tensor] | None:
+    """Return one group of tensors of a checkpoint, or None if it has no such group."""
+    file = path / _file(name)
+    return load_file(file) if file.exists() else None
+
+
+def load_facts(path: Path) -> dict[str, Any]:
+    """Return the JSON facts of a checkpoint: step, images_seen and what else the run kept."""
+    facts: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return facts
+
+
+def load_module(module: nn.Module, state: Mapping[str, Tensor] | None, origin: Path) -> None:
+    """Load a network strictly; a checkpoint of another architecture is a UserError that names what differs."""
+    if state is None:
+        raise UserError(f"{origin}: holds no {type(module).__name__}; was it written by another configuration?")
+    own = module.state_dict()
+    missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or foreign or reshaped:
+        kinds = (("missing", missing), ("unexpected", foreign), ("of another shape", sorted(reshaped)))
+        told = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in kinds if keys]
+        raise UserError(
+            f"{origin}: a checkpoint of another architecture: tensors {'; '.join(told)}; "
+            "use the configuration it was trained with"
+        )
+    module.load_state_dict(state)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as flat tensors named `<parameter index>.<key>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": torch.as_tensor(value) for index, kept in state.items() for key, value in kept.items()}
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Load what `optimizer_tensors` returned, each moment in the memory format of its parameter."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        # Fused kernels walk parameter and moments in storage order: both need the same strides.
+        laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        state.setdefault(int(index), {})[key] = laid_out.detach()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def prune(folder: Path, keep_last: int, keep_steps: int | None) -> None:
+    """Delete all checkpoints but the last `keep_last` and those whose step is a multiple of `keep_steps`."""
+    paths = sorted(folder.glob("step_*"))
+    for path in paths[:-keep_last] if keep_last else paths:
+        step = int(path.name.removeprefix("step_"))
+        if not keep_steps or step % keep_steps:
+            shutil.rmtree(path)
+
+
+def _file(name: str) -> str:
+    return f"{name}.safetensors"
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
+
+
+def _flush_to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,80 @@
+"""What the terms of an objective may look at, computed only when somebody looks."""
+
+from collections.abc import Callable
+from functools import cached_property
+
+from torch import Tensor
+
+from discriminators import DiscriminatorOutput
+from perceptual_mae.generator import Reconstruction
+from perceptual_mae.images import Pyramid, Size
+
+
+class Comparison:
+    """Real and fake side by side, with what the discriminator makes of both.
+
+    Images are pyramids in [0, 1], largest first. `prediction` and `target` are the same pyramids in the space the
+    generator predicts in (normalised, and per patch under `norm_pix`). The discriminator's outputs and the real
+    pyramids are functions called at first use: no network runs that no active term reads.
+    """
+
+    def __init__(
+        self,
+        reconstruction: Reconstruction,
+        real: Callable[[], Pyramid],
+        target: Callable[[], Pyramid],
+        on_fake: Callable[[], DiscriminatorOutput] | None = None,
+        on_real: Callable[[], DiscriminatorOutput] | None = None,
+    ) -> None:
+        self.reconstruction = reconstruction
+        self._real, self._target, self._on_fake, self._on_real = real, target, on_fake, on_real
+
+    @property
+    def fake(self) -> Pyramid:
+        return self.reconstruction.pyramid
+
+    @property
+    def prediction(self) -> Pyramid:
+        return self.reconstruction.prediction
+
+    @property
+    def mask(self) -> Tensor:
+        return self.reconstruction.mask
+
+    @property
+    def grid(self) -> Size:
+        return self.reconstruction.grid
+
+    @property
+    def latent(self) -> Tensor:
+        return self.reconstruction.latent
+
+    @cached_property
+    def real(self) -> Pyramid:
+        return self._real()
+
+    @cached_property
+    def target(self) -> Pyramid:
+        return self._target()
+
+    @cached_property
+    def on_fake(self) -> DiscriminatorOutput:
+        assert self._on_fake is not None, "a term reads the discriminator, but there is none"
+        return self._on_fake()
+
+    @cached_property
+    def on_real(self) -> DiscriminatorOutput:
+        assert self._on_real is not None, "a term reads the discriminator, but there is none"
+        return self._on_real()
+
+    @property
+    def fake_logits(self) -> Tensor:
+        return self.on_fake.logits
+
+    @property
+    def fake_features(self) -> tuple[Tensor, ...]:
+        return self.on_fake.features
+
+    @property
+    def real_features(self) -> tuple[Tensor, ...]:
+        return self.on_real.features

@@ -1,0 +1,50 @@
+"""What every data set promises, and how a split is checked and held out."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.randomness import stream
+
+SPLITS = ("train", "val", "test")
+
+
+class ImageDataset(Protocol):
+    """Images by index; an item is (uint8 RGB image (3, H, W) of any size, class index or -1)."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the class names by class index; empty when the images carry no label."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Return image and label; raises `UnreadableImageError` for a file that cannot be decoded."""
+
+
+def check_split(split: str) -> str:
+    """Return `split` if it is one of train, val and test; raises ValueError otherwise."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split '{split}'; choose from: {', '.join(SPLITS)}")
+    return split
+
+
+def hold_out(num_images: int, val_images: int, split: str) -> list[int]:
+    """Return the indices that "train" or "val" owns when `val_images` of a training set are set aside for validation.
+
+    The images set aside are the last ones of a fixed shuffle, so that sets sorted by class give up some of every class.
+    Raises UserError for "val" when nothing is set aside: the test images are never tuned on in silence.
+    """
+    if not 0 <= val_images < num_images:
+        raise UserError(
+            f"data.val_images is {val_images}, but must lie in 0..{num_images - 1} (the training images less one)"
+        )
+    if split == "val" and val_images == 0:
+        raise UserError(
+            "split 'val' is empty; set data.val_images to the number of training images to hold out, e.g. 5000"
+        )
+    order = torch.randperm(num_images, generator=stream("hold_out", num_images))
+    cut = num_images - val_images
+    return sorted((order[cut:] if split == "val" else order[:cut]).tolist())

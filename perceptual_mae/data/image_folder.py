@@ -1,0 +1,107 @@
+"""A folder of one's own images: flat or with class folders, split by folders, by name, or by a seeded share."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.data.dataset import check_split
+from perceptual_mae.data.tree import ImageTree, check_root, class_names, find_folder
+from perceptual_mae.errors import UserError
+from perceptual_mae.randomness import stream
+
+logger = logging.getLogger(__name__)
+
+FOLDER_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+SHARE_WITHOUT_FOLDERS = 0.05
+
+
+class ImageFolder:
+    """Images below `root` (see `ImageTree`: links followed, class folders give labels), split as far as folders tell.
+
+    "train" is the folder train or training, else everything but the other splits' folders. "val" and "test" are the
+    folders `val` and `test` (relative to `root`), else those with a usual name (val, valid, validation; test, testing),
+    else a seeded share `holdout` of the training images, which "train" then lacks. Without a number, `holdout` is 0.05 for
+    a root with no split folder at all, so that a plain folder of photographs works, and 0 otherwise. Two options may name
+    the same folder (`test: val` where only those two splits exist).
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        root: str,
+        val: str | None = None,
+        test: str | None = None,
+        holdout: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        check_split(split)
+        if holdout is not None and not 0 <= holdout < 0.5:
+            raise UserError(f"data.holdout is {holdout}; it is a share of the images, at least 0 and below 0.5")
+        folder = check_root(root, "set data.root to the folder that holds the images")
+        train_folder = find_folder(folder, FOLDER_NAMES["train"])
+        held_out = {"val": _split_folder(folder, "val", val), "test": _split_folder(folder, "test", test)}
+        others = [path for path in held_out.values() if path is not None]
+        if holdout is None:
+            holdout = 0.0 if train_folder or others else SHARE_WITHOUT_FOLDERS
+        source = train_folder or folder
+        if split == "train" and train_folder:
+            _warn_of_neighbours(folder, [train_folder, *others])
+
+        own_folder = held_out.get(split)
+        self._indices: list[int] | None = None
+        if own_folder is not None:
+            self._tree = ImageTree(own_folder, classes=class_names(source, exclude=others) or None)
+        elif split != "train" and holdout == 0:
+            raise UserError(
+                f"no {split} folder below {folder}; name one with data.{split}, or set data.holdout, e.g. 0.05"
+            )
+        else:
+            self._tree = ImageTree(source, exclude=others)
+            without_folder = [name for name, path in held_out.items() if path is None]
+            self._indices = _shares(len(self._tree), holdout, without_folder, seed)[split]
+        self.classes: tuple[str, ...] = self._tree.classes
+
+    def __len__(self) -> int:
+        return len(self._tree) if self._indices is None else len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._tree[index if self._indices is None else self._indices[index]]
+
+
+def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
+    if given is None:
+        return find_folder(root, FOLDER_NAMES[split])
+    folder = root / Path(given).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"data.{split}: {folder} is not a folder; give one that exists, absolute or relative to data.root"
+        )
+    return folder
+
+
+def _shares(num_images: int, holdout: float, without_folder: Sequence[str], seed: int) -> dict[str, list[int]]:
+    """Return the indices of each split: val from the front of a seeded shuffle, test from its end, train between."""
+    share = max(1, round(holdout * num_images)) if holdout else 0
+    first = share if "val" in without_folder else 0
+    last = num_images - (share if "test" in without_folder else 0)
+    if first >= last:
+        raise UserError(f"{num_images} image(s) are too few to hold some out; set data.holdout=0 or add images")
+    order = torch.randperm(num_images, generator=stream("hold_out", seed)).tolist()
+    return {"val": sorted(order[:first]), "train": sorted(order[first:last]), "test": sorted(order[last:])}
+
+
+def _warn_of_neighbours(root: Path, read: Sequence[Path]) -> None:
+    """Say which folders beside "train" are not read: the root may hold a class called train, and no splits."""
+    names = {path.name for path in read}
+    left = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name not in names]
+    left = [name for name in left if not name.startswith(".")]
+    if left:
+        logger.warning("%s has a folder for training images; not read: %s", root, ", ".join(left[:5]))

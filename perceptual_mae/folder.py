@@ -1,0 +1,142 @@
+"""A run's folder: claimed without harming anybody's files, resumed only by the run it belongs to."""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from perceptual_mae.config import RunConfig, parse_config, to_yaml
+from perceptual_mae.errors import UserError
+from perceptual_mae.layers import read_yaml
+
+CONFIG = "config.yaml"
+MAY_DIFFER = ("training.epochs", "data.workers", "tracking", "evaluation")
+"""What a resumed run may change: how long and with how many workers it trains, what it reports and evaluates."""
+
+VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
+
+
+def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
+    """Return the folder to train in: `out` where it is empty, new or the same run's, else a UserError.
+
+    With `fresh` a folder that is in use is left alone and the first free name beside it is taken (`out-2`, ...).
+    Nothing is written here.
+    """
+    if fresh:
+        return next(path for path in _names(out) if _is_free(path))
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; choose another folder with --out")
+    if _is_free(out):
+        return out
+    if not (out / CONFIG).exists():
+        raise UserError(f"{out}: holds files that are not a run's; choose an empty folder with --out")
+    if changed := differences(read_config(out), config):
+        raise UserError(
+            f"{out}: holds a run with other values of {', '.join(changed)}; repeat its command to resume it, "
+            "or choose another --out, or --fresh for a new folder beside it"
+        )
+    return out
+
+
+def create(folder: Path, config: RunConfig, device: str) -> None:
+    """Make the folder, with the resolved configuration and what the run stands on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG, to_yaml(config))
+    if not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", environment(device))
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Return the configuration of a run folder."""
+    path = folder / CONFIG
+    if not path.exists():
+        raise UserError(
+            f"{folder}: is not a run folder (it has no {CONFIG}); give the folder that a run was written to"
+        )
+    return parse_config(read_yaml(path), {}, origin=str(path))
+
+
+def differences(before: RunConfig, after: RunConfig) -> list[str]:
+    """Name the dotted keys whose values differ, except those that a resumed run may change."""
+    old, new = (dict(flatten(config.model_dump(mode="json", by_alias=True))) for config in (before, after))
+    changed = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    return [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)]
+
+
+def flatten(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """List a nested mapping as (dotted key, value), leaves only."""
+    if not isinstance(tree, dict) or (not tree and prefix):
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return versions, device and the state of the source, for whoever wants to repeat the run."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "cpu_cores": os.cpu_count(),
+        "command": sys.argv[1:],
+        "versions": {name: _version(name) for name in VERSIONS},
+        "git": _git_state(),
+    }
+
+
+def log_to_file(folder: Path) -> logging.Handler:
+    """Append the package's log to `log.txt` of the folder."""
+    handler = logging.FileHandler(folder / "log.txt")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    logging.getLogger("perceptual_mae").addHandler(handler)
+    return handler
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file beside and rename it, so that no reader ever sees half of it."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+_ABSENT = object()
+
+
+def _names(out: Path) -> Any:
+    yield out
+    number = 2
+    while True:
+        yield out.with_name(f"{out.name}-{number}")
+        number += 1
+
+
+def _is_free(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Return commit and cleanliness of the source tree, or None where it is not a checkout."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return {"commit": git("rev-parse", "HEAD").strip(), "modified": bool(git("status", "--porcelain").strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,58 @@
+"""Sheets of pictures: one image a row, one view of it a column."""
+
+import os
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from perceptual_mae.generator import Reconstruction
+from perceptual_mae.images import mask_image, to_uint8
+
+GREY = 0.5
+MARGIN, HEADER = 4, 16
+SMALLEST_SIDE = 96
+"""Images below this side are magnified by whole pixels, so that a person can see them."""
+
+
+def reconstruction_columns(images: Tensor, reconstruction: Reconstruction) -> dict[str, Tensor]:
+    """Return the usual views, each (B, C, H, W): original, masked, raw output, composite."""
+    hidden = mask_image(reconstruction.mask, reconstruction.grid, (images.shape[2], images.shape[3]))
+    return {
+        "original": images,
+        "masked": torch.lerp(images, torch.full_like(images, GREY), hidden),
+        "raw": reconstruction.pyramid[0],
+        "composite": reconstruction.composite(images),
+    }
+
+
+def sheet(columns: dict[str, Tensor]) -> Image.Image:
+    """Lay out columns of images (B, C, H, W) in [0, 1] under their names; C is 1 or 3."""
+    views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
+    count, _, height, width = views[0].shape
+    page = Image.new(
+        "RGB", (len(views) * (width + MARGIN) + MARGIN, count * (height + MARGIN) + MARGIN + HEADER), "white"
+    )
+    draw = ImageDraw.Draw(page)
+    for column, (name, images) in enumerate(zip(columns, views, strict=True)):
+        x = MARGIN + column * (width + MARGIN)
+        draw.text((x, 2), name, fill="black")
+        for row, image in enumerate(images):
+            pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+            page.paste(Image.fromarray(pixels), (x, HEADER + MARGIN + row * (height + MARGIN)))
+    return page
+
+
+def save(page: Image.Image, path: Path) -> None:
+    """Write a sheet as PNG, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    page.save(beside, format="PNG")
+    os.replace(beside, path)
+
+
+def _magnify(images: Tensor) -> Tensor:
+    factor = max(1, -(-SMALLEST_SIDE // min(images.shape[2:])))
+    return F.interpolate(images, scale_factor=factor, mode="nearest") if factor > 1 else images

@@ -1,0 +1,135 @@
+"""Structural similarity over several scales: the paper's mixture with L1, and Wang's standard MS-SSIM.
+
+Both read level 0 of the pyramids, images (B, C, H, W) in [0, 1], and pool it themselves. Windowed variances are small
+differences of large numbers, so everything here runs in float32 (or float64) with autocast off.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perceptual_mae.images import Pyramid, pyramid
+
+C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for images whose range is 1
+WANG_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
+PAPER_LEVELS = 4  # Perceptual MAE eq. 2
+FLOOR = 1e-4  # where a contrast term leaves its power law: below it the slope explodes, below 0 there is no power
+LEAK = 0.1  # slope below the floor
+
+
+def ms_ssim(
+    fake: Pyramid,
+    real: Pyramid,
+    *,
+    form: Literal["paper", "wang"] = "paper",
+    alpha: float = 0.85,
+    reduction: Literal["mean", "sum"] = "mean",
+    levels: int | None = None,
+    window: int = 11,
+) -> Tensor:
+    """Dissimilarity of images in [0, 1] over several scales; 0 for identical images.
+
+    form "paper" (Perceptual MAE eq. 2): at each scale alpha * (1 - SSIM) / 2 + (1 - alpha) * L1, with SSIM in 3x3 means
+    on reflect-padded images; the mean (or sum) over scales. A scale fits if its shorter side has 2 pixels (reflection
+    needs them): 4 scales from 16 pixels on, 3 at 8.
+
+    form "wang": 1 - MS-SSIM with a Gaussian of `window` pixels, sigma 1.5, without padding. A scale fits if its shorter
+    side holds the window: 5 scales above 160 pixels, 2 at 32 (3 with window 7); fewer scales share out the exponents
+    of all five. A term below 1e-4 stays there in the product, and its shortfall is subtracted with slope 0.1 times its
+    exponent, so that images of opposite contrast keep a gradient; the loss can therefore reach 1.1.
+
+    levels: the most scales to use (none given: 4 for "paper", 5 for "wang"). alpha and reduction belong to "paper",
+    window to "wang". Raises ValueError where no scale fits.
+    """
+    if fake[0].shape != real[0].shape:
+        raise ValueError(f"fake images {tuple(fake[0].shape)} do not match real images {tuple(real[0].shape)}")
+    if levels is not None and levels < 1:
+        raise ValueError(f"levels must be 1 or more, not {levels}")
+    full = torch.promote_types(fake[0].dtype, torch.float32)
+    with torch.autocast(fake[0].device.type, enabled=False):
+        fake_image, real_image = fake[0].to(full), real[0].to(full)
+        if form == "paper":
+            return _paper(fake_image, real_image, alpha, reduction, levels or PAPER_LEVELS)
+        if form == "wang":
+            return _wang(fake_image, real_image, levels or len(WANG_EXPONENTS), window)
+    raise ValueError(f"unknown form {form!r}; choose from: paper, wang")
+
+
+def _paper(fake: Tensor, real: Tensor, alpha: float, reduction: str, most: int) -> Tensor:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"unknown reduction {reduction!r}; choose from: mean, sum")
+    side = min(fake.shape[-2:])
+    levels = sum(side >= 2 * 2**halvings for halvings in range(most))
+    _check_fits(levels, side, 2)
+    losses = []
+    for fake_level, real_level in zip(pyramid(fake, levels), pyramid(real, levels), strict=True):
+        luminance, contrast = _similarity(fake_level, real_level, _box)
+        dissimilarity = ((1 - luminance * contrast) / 2).clamp(0, 1).mean()
+        losses.append(alpha * dissimilarity + (1 - alpha) * (fake_level - real_level).abs().mean())
+    total = torch.stack(losses).sum()
+    return total / levels if reduction == "mean" else total
+
+
+def _wang(fake: Tensor, real: Tensor, most: int, window: int) -> Tensor:
+    if window < 3 or window % 2 == 0:
+        raise ValueError(f"window must be an odd number of pixels from 3 on, not {window}")
+    side = min(fake.shape[-2:])
+    levels = sum(side > (window - 1) * 2**halvings for halvings in range(min(most, len(WANG_EXPONENTS))))
+    _check_fits(levels, side, window)
+    # The published exponents sum to 1.0001; that sum is kept, so that five scales use them unchanged.
+    exponents = fake.new_tensor(WANG_EXPONENTS[:levels])
+    exponents = exponents * (sum(WANG_EXPONENTS) / sum(WANG_EXPONENTS[:levels]))
+    blur = partial(_gaussian, kernel=_gaussian_kernel(window, fake))
+
+    terms = []
+    for level in range(levels):
+        luminance, contrast = _similarity(fake, real, blur)
+        terms.append((luminance * contrast if level == levels - 1 else contrast).mean(dim=(2, 3)))
+        if level < levels - 1:
+            # Odd sides gain a border of zeros as in the reference implementations, and so round up.
+            fake, real = (F.avg_pool2d(x, 2, padding=(x.shape[2] % 2, x.shape[3] % 2)) for x in (fake, real))
+    similarity = torch.stack(terms, dim=-1)  # (B, C, levels)
+    product = (similarity.clamp(min=FLOOR).log() * exponents).sum(dim=-1).exp()
+    shortfall = ((FLOOR - similarity).clamp(min=0) * exponents).sum(dim=-1)
+    return 1 - (product - LEAK * shortfall).mean()
+
+
+def _check_fits(levels: int, side: int, smallest: int) -> None:
+    if levels < 1:
+        raise ValueError(f"ms_ssim needs images of at least {smallest} pixels, but the shorter side has {side}")
+
+
+def _similarity(fake: Tensor, real: Tensor, blur: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return SSIM's luminance and contrast maps, whose product is SSIM, under one local average."""
+    moments = blur(torch.cat((fake, real, fake * fake, real * real, fake * real)))
+    fake_mean, real_mean, fake_square, real_square, product = moments.chunk(5)
+    means = fake_mean * real_mean
+    squares = fake_mean.square() + real_mean.square()
+    luminance = (2 * means + C1) / (squares + C1)
+    contrast = (2 * (product - means) + C2) / (fake_square + real_square - squares + C2)
+    return luminance, contrast
+
+
+def _box(images: Tensor) -> Tensor:
+    """Average 3x3 pixels on reflect-padded images, by shifted sums: on a CPU 2 to 10 times faster than other ways."""
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
+
+
+def _gaussian_kernel(window: int, like: Tensor) -> Tensor:
+    offsets = torch.arange(window, device=like.device, dtype=like.dtype) - window // 2
+    weights = torch.exp(-offsets.square() / (2 * 1.5**2))
+    return (weights / weights.sum()).expand(like.shape[1], 1, 1, window)
+
+
+def _gaussian(images: Tensor, kernel: Tensor) -> Tensor:
+    """Average under a separable Gaussian (C, 1, 1, window), without padding."""
+    channels = images.shape[1]
+    return F.conv2d(F.conv2d(images, kernel, groups=channels), kernel.mT, groups=channels)

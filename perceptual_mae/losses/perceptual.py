@@ -1,0 +1,58 @@
+"""Distances between the features that a loss network finds in fake and real images (Perceptual MAE eq. 3)."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Sum over layers of the mean absolute difference of features (Perceptual MAE eq. 3, first sum).
+
+    fake, real: layers (B, C_j, H_j, W_j). The paper's 1/N_j stands for the mean over an image's features of a layer.
+    """
+    _check_layers(fake, real)
+    differences = [(f.to(_full(f)) - r.to(_full(r))).abs().mean() for f, r in zip(fake, real, strict=True)]
+    return torch.stack(differences).sum()
+
+
+def style(
+    fake: Sequence[Tensor], real: Sequence[Tensor], *, gram_reduction: Literal["mean", "sum_over_chw"] = "mean"
+) -> Tensor:
+    """Sum over layers of the mean absolute difference of Gram matrices (Perceptual MAE eq. 3, second sum).
+
+    fake, real: layers (B, C_j, H_j, W_j). gram_reduction "sum_over_chw" reads the equation literally: the difference of
+    the unnormalised Gram matrices is summed and divided by C*H*W only, which is C*C times as much.
+    """
+    _check_layers(fake, real)
+    if gram_reduction not in ("mean", "sum_over_chw"):
+        raise ValueError(f"unknown gram_reduction {gram_reduction!r}; choose from: mean, sum_over_chw")
+    differences = [(gram(f) - gram(r)).abs() for f, r in zip(fake, real, strict=True)]  # (B, C, C)
+    if gram_reduction == "mean":
+        return torch.stack([difference.mean() for difference in differences]).sum()
+    return torch.stack([difference.sum(dim=(1, 2)).mean() for difference in differences]).sum()
+
+
+def gram(features: Tensor) -> Tensor:
+    """Return the Gram matrices (B, C, C) of features (B, C, H, W), divided by C*H*W.
+
+    Float32 with autocast off: sums over H*W overflow float16, and in bfloat16 the gradient loses its direction.
+    """
+    _, channels, height, width = features.shape
+    with torch.autocast(features.device.type, enabled=False):
+        rows = features.flatten(2).to(_full(features))  # (B, C, H*W); a view, in channels_last too
+        return rows @ rows.mT / (channels * height * width)
+
+
+def _full(features: Tensor) -> torch.dtype:
+    return torch.promote_types(features.dtype, torch.float32)
+
+
+def _check_layers(fake: Sequence[Tensor], real: Sequence[Tensor]) -> None:
+    fake_shapes, real_shapes = ([tuple(layer.shape) for layer in layers] for layers in (fake, real))
+    if not fake_shapes or fake_shapes != real_shapes:
+        raise ValueError(
+            f"features of fake {fake_shapes} and real {real_shapes} must be the same layers of one loss network, "
+            "at least one"
+        )

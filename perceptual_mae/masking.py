@@ -1,0 +1,62 @@
+"""Which patches are hidden: bool masks (B, L), True = hidden, the same number in every image of a batch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.images import Size
+
+
+def num_hidden(num_patches: int, ratio: float) -> int:
+    """Number of patches to hide at a masking ratio in [0, 1); as MAE, the number of *visible* patches is rounded down.
+
+    Rounding errors of the product are forgiven: 100 patches at ratio 0.9 leave 10 visible, not int(9.999...) = 9.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f"masking ratio {ratio} is outside [0, 1); use a fraction such as 0.75")
+    return num_patches - int(num_patches * (1 - ratio) + 1e-6)
+
+
+def random(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
+    """Mask (L,) that hides `num_hidden` patches, every choice of patches equally likely (MAE)."""
+    order = torch.randperm(grid[0] * grid[1], generator=generator, device=generator.device)
+    mask = torch.zeros_like(order, dtype=torch.bool)
+    mask[order[:num_hidden]] = True
+    return mask
+
+
+MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random}
+"""kind -> function (grid, num_hidden, generator, *, options) returning one mask (L,)."""
+
+
+def draw_masks(
+    kind_function: Callable[[Size, int, torch.Generator], Tensor],
+    grid: Size,
+    num_hidden: int,
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    """Masks (B, L), one a sample, each from the sample's own generator.
+
+    Raises ValueError when a masking does not hide exactly `num_hidden` patches of the grid.
+    """
+    masks = torch.stack([kind_function(grid, num_hidden, generator) for generator in generators])
+    num_patches = grid[0] * grid[1]
+    if masks.dtype != torch.bool or masks.shape[1:] != (num_patches,) or bool((masks.sum(dim=1) != num_hidden).any()):
+        raise ValueError(f"a masking must return bool masks of {num_patches} patches with exactly {num_hidden} hidden")
+    return masks
+
+
+def visible_patches(mask: Tensor) -> Tensor:
+    """Indices (B, visible) of the patches a mask (B, L) leaves visible, ascending, on the mask's device.
+
+    Reads the mask's values, so a mask on an accelerator makes the host wait; one on the CPU does not. Raises ValueError
+    unless every image has the same number hidden.
+    """
+    hidden = mask.sum(dim=1)
+    if bool((hidden != hidden[0]).any()):
+        raise ValueError(
+            f"every image of a batch must have the same number of hidden patches, got {int(hidden.min())} to "
+            f"{int(hidden.max())}; draw masks with `draw_masks`"
+        )
+    return (~mask).nonzero()[:, 1].view(len(mask), -1)

@@ -1,0 +1,327 @@
+"""A whole run: build, resume, train, report, evaluate, save."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from perceptual_mae import build, checkpoint, folder, snapshot
+from perceptual_mae.assembly import build_trainer, make_accelerator
+from perceptual_mae.config import RunConfig
+from perceptual_mae.data.loading import TrainLoader, evaluation_batches
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.reconstruction import score_reconstructions
+from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
+from perceptual_mae.grids import reconstruction_columns, save, sheet
+from perceptual_mae.health import Health
+from perceptual_mae.interrupts import Interrupted, StopSignal
+from perceptual_mae.summary import farewell, headline
+from perceptual_mae.tracking import (
+    Meter,
+    MetricsFile,
+    Reporter,
+    average,
+    check_trackers,
+    first_non_finite,
+    nest,
+)
+
+log = logging.getLogger(__name__)
+
+STOP_CHECK_EVERY = 10
+"""Steps between which several processes agree on whether one of them was asked to stop."""
+
+
+def pretrain(config: RunConfig, out: Path, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Train the run that `config` describes in the folder `out` and return its summary.
+
+    An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can mend and
+    Interrupted when a signal asked the run to stop (it is saved then).
+    """
+    run = Pretraining(config, folder.claim(out, config, fresh=fresh), quiet=quiet)
+    try:
+        return run.fit()
+    except torch.OutOfMemoryError as failure:
+        raise UserError(run.out_of_memory()) from failure
+    except RuntimeError as failure:
+        if "can't allocate memory" in str(failure):
+            raise UserError(run.out_of_memory()) from failure
+        raise
+    finally:
+        run.close()
+
+
+class Pretraining:
+    """Everything a run holds while it goes on. Public parts: `trainer`, `timetable`, `path`, `step`."""
+
+    def __init__(self, config: RunConfig, path: Path, *, quiet: bool = False) -> None:
+        self.config, self.path = config, path
+        check_trackers(config.tracking.trackers)
+        self.accelerator = make_accelerator(config, path)
+        workers = self.accelerator.num_processes * config.training.accumulation
+        if config.training.batch_size % workers:
+            raise UserError(
+                f"training.batch_size: {config.training.batch_size} does not divide over {self.accelerator.num_processes} "
+                f"processes x {config.training.accumulation} micro-batches; use a multiple of {workers}"
+            )
+        self.train_data = config.data.build("train")
+        self.held_out = config.data.build(config.evaluation.split)
+        plan = build.build_plan(config, len(self.train_data))
+        self.timetable = build.build_timetable(config, plan.steps_per_epoch)
+        self.loader = TrainLoader(
+            self.train_data,
+            build.build_train_transform(config),
+            plan,
+            seed=config.training.seed,
+            workers=config.data.workers,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+            accumulation=config.training.accumulation,
+        )
+        self.trainer = build_trainer(config, self.accelerator, self.timetable)
+        self.generator: MaskedAutoencoder = self.trainer.bare_generator
+        self.health = Health()
+        self.meter = Meter()
+        self.step = 0
+        self.last_losses: dict[str, float] = {}
+        self.log_handler: logging.Handler | None = None
+        self.quiet = quiet or not self.accelerator.is_main_process
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def fit(self) -> dict[str, Any]:
+        """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
+        found = checkpoint.newest(self.checkpoints)
+        if found is not None:
+            self.load(found)
+        if self.accelerator.is_main_process:
+            folder.create(self.path, self.config, str(self.accelerator.device))
+            self.log_handler = folder.log_to_file(self.path)
+            self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
+        if self.config.tracking.trackers:
+            flat = {key: str(value) for key, value in folder.flatten(self.config.model_dump(mode="json"))}
+            self.accelerator.init_trackers(self.config.tracking.project, config=flat)
+        self.accelerator.wait_for_everyone()
+        with (
+            StopSignal() as self.stop,
+            Reporter(self.timetable.total_steps, self.step, quiet=self.quiet) as self.reporter,
+        ):
+            self.greet(found)
+            while self.step < self.timetable.total_steps:
+                self.train_epoch()
+            return self.finish()
+
+    def train_epoch(self) -> None:
+        """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
+        epoch, first = self.timetable.moment(self.step).epoch, self.step % self.timetable.steps_per_epoch
+        log_every = self.config.training.log_every
+        steps = self.loader.epoch(epoch, first)
+        started, waited, taken = time.perf_counter(), 0.0, 0
+        while True:
+            asked = time.perf_counter()
+            batches = next(steps, None)
+            waited += time.perf_counter() - asked
+            if batches is None:
+                break
+            self.meter.add(self.step, self.trainer.step(batches, self.timetable.moment(self.step)))
+            self.step, taken = self.step + 1, taken + 1
+            self.reporter.advance(self.step)
+            if self.step % log_every == 0 or self.step % self.timetable.steps_per_epoch == 0:
+                self.report(epoch, taken, time.perf_counter() - started, waited)
+                started, waited, taken = time.perf_counter(), 0.0, 0
+            if self.is_stopping():
+                self.report(epoch, taken, time.perf_counter() - started, waited)
+                self.leave()
+        self.end_epoch(epoch)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Evaluate, draw the sample grid and save a checkpoint where this epoch is due."""
+        last = epoch == self.config.training.epochs
+        every = self.config.evaluation.every
+        if every and epoch % every == 0 and not last:
+            scores = self.evaluate()
+            self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
+            self.reporter.say(f"epoch {epoch}  {headline(scores)}")
+        if last or (every and epoch % every == 0):
+            self.draw(epoch)
+        if last or epoch % self.config.training.checkpoint_every == 0:
+            self.save()
+
+    def report(self, epoch: int, taken: int, seconds: float, waited: float) -> None:
+        """Fetch the scalars since the last report, write them down and look for trouble."""
+        steps = self.meter.fetch(self.accelerator)
+        if not steps:
+            return
+        if bad := first_non_finite(steps):
+            raise UserError(self.non_finite(*bad))
+        means = average(steps)
+        speed = taken * self.config.training.batch_size / seconds
+        moment = self.timetable.moment(self.step - 1)
+        record = {"epoch": epoch, "step": self.step, "images_seen": self.step * self.config.training.batch_size}
+        rates = {"generator": self.trainer.learning_rate(moment.step)}
+        if self.trainer.adversary is not None:
+            rates["discriminator"] = self.trainer.adversary.learning_rate(moment.step)
+        record |= nest(means) | {"active": self.trainer.objective.active(moment), "learning_rate": rates}
+        record |= {"images_per_second": round(speed, 2), "data_wait": round(waited / seconds, 4)}
+        self.record(record)
+        self.last_losses = {
+            name.removeprefix("weighted/"): round(value, 6)
+            for name, value in means.items()
+            if name.startswith("weighted/")
+        }
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in self.last_losses.items())
+        self.reporter.report(epoch, self.step, f"{losses}  {speed:.0f} images/s")
+        for step, scalars in steps:
+            for message in self.health.observe(scalars):
+                self.warn(f"step {step}: {message}")
+
+    def record(self, record: dict[str, Any]) -> None:
+        """Write one object to metrics.jsonl and hand its numbers to the trackers."""
+        if self.accelerator.is_main_process:
+            self.metrics.write(record)
+        numbers = {
+            key.replace(".", "/"): value for key, value in folder.flatten(record) if isinstance(value, int | float)
+        }
+        self.accelerator.log(numbers, step=record["step"])
+
+    @torch.no_grad()
+    def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
+        """Score the first held-out images under fixed masks, with the averaged weights where the run keeps them."""
+        evaluation = self.config.evaluation
+        batches = evaluation_batches(
+            self.held_out,
+            build.build_evaluation_transform(self.config),
+            batch_size=evaluation.batch_size,
+            workers=self.config.data.workers,
+            limit=evaluation.limit,
+        )
+        masks = self.fixed_masks()
+        return score_reconstructions(
+            self.reconstruct, batches, masks, self.accelerator, self.generator.patch_size, baselines=baselines
+        )
+
+    def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
+        generator = self.trainer.ema.module if self.trainer.ema is not None else self.generator
+        reconstruction: Reconstruction = generator(images.to(generator.encoder.mean.dtype), mask)
+        return reconstruction
+
+    def fixed_masks(self) -> build.FixedMasks:
+        ratio = build.final_ratio(self.config)
+        return build.FixedMasks(self.config, self.generator.grid, self.config.evaluation.seed, ratio)
+
+    @torch.no_grad()
+    def draw(self, epoch: int) -> None:
+        """Write the sample grid of this epoch: always the same held-out images under the same masks."""
+        count = self.config.evaluation.grid_images
+        if not count or not self.accelerator.is_main_process:
+            return
+        transform = build.build_evaluation_transform(self.config)
+        batch = next(evaluation_batches(self.held_out, transform, batch_size=count, limit=count))
+        mask = self.fixed_masks()(batch)
+        images = batch.to(self.accelerator.device).images
+        page = sheet(reconstruction_columns(images, self.reconstruct(images, mask)))
+        save(page, self.path / "images" / f"epoch_{epoch:04d}.png")
+
+    def save(self) -> None:
+        """Write a checkpoint and drop the ones that are no longer kept."""
+        if not self.accelerator.is_main_process:
+            self.accelerator.wait_for_everyone()
+            return
+        tensors, facts = snapshot.capture(self.trainer, self.accelerator)
+        seen = self.step * self.config.training.batch_size
+        facts |= {"step": self.step, "images_seen": seen, "alarms": self.health.counts}
+        checkpoint.save(self.checkpoints, self.step, tensors, facts)
+        training = self.config.training
+        keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
+        checkpoint.prune(self.checkpoints, training.keep_last, keep_steps)
+        self.accelerator.wait_for_everyone()
+
+    def load(self, path: Path) -> None:
+        """Go back to a checkpoint, exactly."""
+        facts = snapshot.restore(self.trainer, self.accelerator, path)
+        self.health.counts |= facts["alarms"]
+        self.step = facts["step"]
+
+    def finish(self) -> dict[str, Any]:
+        """Score the held-out images beside the baselines and write summary.json."""
+        scores = self.evaluate(baselines=True)
+        summary = {
+            **scores,
+            "split": self.config.evaluation.split,
+            "mask_seed": self.config.evaluation.seed,
+            "ratio": build.final_ratio(self.config),
+            "uses_target_statistics": self.generator.norm_pix,
+            "ema": self.trainer.ema is not None,
+            "epochs": self.config.training.epochs,
+            "steps": self.step,
+            "images_seen": self.step * self.config.training.batch_size,
+            "losses": self.last_losses,
+        }
+        if self.accelerator.is_main_process:
+            self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
+            folder.write_json(self.path / "summary.json", summary)
+            self.reporter.say(farewell(self.path, summary))
+        self.accelerator.end_training()
+        return summary
+
+    def greet(self, found: Path | None) -> None:
+        """Say what is about to run: where, on what, with which effective batch and learning rate."""
+        training, processes = self.config.training, self.accelerator.num_processes
+        share = training.batch_size // (processes * training.accumulation)
+        rate = self.config.optimizer.learning_rate(training.batch_size)
+        self.reporter.say(
+            f"{self.path}: {self.timetable.total_steps} steps of {training.batch_size} images "
+            f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} micro-batches x {share}) "
+            f"on {self.accelerator.device}, precision {training.precision}, learning rate {rate:g}"
+        )
+        if found is not None:
+            self.reporter.say(f"resumed from {found} after {self.step} steps")
+        adversarial = self.trainer.objective.lines.get("adversarial")
+        if adversarial is not None and adversarial.weight == 1.0:
+            self.warn(
+                "losses.adversarial.weight is the paper's constant 1: at small scale the generator then ignores its input; "
+                "{balanced: 0.1, cap: 1.0} keeps it in check"
+            )
+
+    def warn(self, message: str) -> None:
+        log.warning(message)
+        self.reporter.say(f"warning: {message}")
+
+    def is_stopping(self) -> bool:
+        """Tell whether this run, or with several processes any of them, was asked to stop."""
+        if self.accelerator.num_processes == 1:
+            return self.stop.requested
+        if self.step % STOP_CHECK_EVERY:
+            return False
+        requested = torch.tensor(float(self.stop.requested), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(requested, reduction="sum").item())
+
+    def leave(self) -> None:
+        self.save()
+        raise Interrupted(
+            f"stopped and saved after step {self.step} in {self.path}; the same command goes on from there"
+        )
+
+    def non_finite(self, step: int, name: str) -> str:
+        last = checkpoint.newest(self.checkpoints)
+        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
+        return (
+            f"{self.path}: the loss '{name}' stopped being finite at step {step}; {kept}; "
+            "lower optimizer.lr or set optimizer.clip_norm, or train with training.precision=no"
+        )
+
+    def out_of_memory(self) -> str:
+        training = self.config.training
+        return (
+            f"out of memory with training.batch_size={training.batch_size} in training.accumulation="
+            f"{training.accumulation} micro-batches; try training.accumulation={training.accumulation * 2} "
+            "(same result, half the memory) or a smaller training.batch_size"
+        )
+
+    def close(self) -> None:
+        if self.log_handler is not None:
+            logging.getLogger("perceptual_mae").removeHandler(self.log_handler)
+            self.log_handler.close()

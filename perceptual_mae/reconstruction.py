@@ -1,0 +1,31 @@
+"""What the generator hands out. Shapes: B images, C channels, L patches, d decoder width."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from perceptual_mae.images import Pyramid, Size, composite, mask_image
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the generator made of a batch; all tensors are attached to the graph.
+
+    pyramid: images on the [0, 1] scale, largest first, float32, not clamped. prediction: the same in the space of
+    `MaskedAutoencoder.target`. mask: (B, L), True = hidden. latent: the decoder's input (B, 1+L, d), where skips have
+    not joined yet. grid: rows and columns of patches. uses_target_statistics: whether `pyramid` borrowed the mean and
+    deviation of the true patches.
+    """
+
+    pyramid: Pyramid
+    prediction: Pyramid
+    mask: Tensor
+    latent: Tensor
+    grid: Size
+    uses_target_statistics: bool = False
+
+    def composite(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) whose visible patches are those of `images` and whose hidden ones are reconstructed."""
+        fake = self.pyramid[0].to(images.dtype)
+        hidden = mask_image(self.mask, self.grid, (images.shape[-2], images.shape[-1])).to(images.dtype)
+        return composite(images, fake, hidden)

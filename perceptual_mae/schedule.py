@@ -1,0 +1,92 @@
+"""What changes while a run goes on: learning rate, ramps of weights and masking ratios, phases of terms.
+
+Progress is the share of the run's steps already taken, in [0, 1]; epochs count from 1, steps from 0.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where a run stands: the epoch (from 1), the optimiser step (from 0) and the share of all steps already taken."""
+
+    epoch: int
+    step: int
+    progress: float
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Ramp(_Spec):
+    """A number that moves linearly from one value to another over the first part of a run, then stays.
+
+    In a file: `{from: 0.5, to: 0.75, over: 0.5}`; `over` is a share of the run's steps in (0, 1].
+    """
+
+    start: float = Field(alias="from")
+    end: float = Field(alias="to")
+    over: float = Field(1.0, gt=0, le=1)
+
+    def at(self, progress: float) -> float:
+        return self.start + (self.end - self.start) * min(1.0, progress / self.over)
+
+
+class Balanced(_Spec):
+    """A weight that keeps a term's gradient at a share of the L1 term's, never above `cap` (see `Balance`).
+
+    In a file: `{balanced: 0.2, cap: 1.0}`. Both gradients are taken at the decoder's input.
+    """
+
+    balanced: float = Field(gt=0)
+    cap: float = Field(1.0, gt=0)
+
+
+class FromEpoch(_Spec):
+    """On from this epoch; the first epoch is 1."""
+
+    from_epoch: int = Field(ge=1)
+
+
+class Every(_Spec):
+    """On in every n-th optimiser step, the first included."""
+
+    every: int = Field(ge=1)
+
+
+Weight = float | Ramp | Balanced
+When = Literal["always", "even_epochs", "odd_epochs"] | FromEpoch | Every
+
+
+def value_at(value: float | Ramp, progress: float) -> float:
+    """Return a number or the ramp's value at this progress."""
+    return value.at(progress) if isinstance(value, Ramp) else value
+
+
+def is_active(when: When, moment: Moment) -> bool:
+    """Tell whether a term with this phase is on; even epochs are 2, 4, ... (Perceptual MAE section 3.2)."""
+    match when:
+        case "always":
+            return True
+        case "even_epochs":
+            return moment.epoch % 2 == 0
+        case "odd_epochs":
+            return moment.epoch % 2 == 1
+        case FromEpoch(from_epoch=first):
+            return moment.epoch >= first
+        case Every(every=interval):
+            return moment.step % interval == 0
+    raise AssertionError(f"unknown phase {when!r}")
+
+
+def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int) -> float:
+    """Return the learning rate of a step: linear from 0 over the warm-up, then half a cosine down to `floor` (MAE)."""
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

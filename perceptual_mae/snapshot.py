@@ -1,0 +1,51 @@
+"""The state of a trainer as tensors and facts, and back: everything a run needs to go on exactly.
+
+Masks, data order and augmentation are functions of (seed, pass, index), so there is no random state to keep.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from perceptual_mae import checkpoint
+from perceptual_mae.trainer import Trainer
+
+
+def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return a trainer's tensors by group and its facts, as `checkpoint.save` takes them."""
+    tensors = {
+        "generator": trainer.bare_generator.state_dict(),
+        "optimizer": checkpoint.optimizer_tensors(trainer.optimizer),
+        "balance": trainer.objective.balance.state_dict(),
+    }
+    if trainer.ema is not None:
+        tensors["generator_ema"] = trainer.ema.module.state_dict()
+    if trainer.adversary is not None:
+        tensors["discriminator"] = trainer.bare_discriminator.state_dict()
+        tensors["discriminator_optimizer"] = checkpoint.optimizer_tensors(trainer.discriminator_optimizer)
+    facts = {
+        "ema_updates": int(trainer.ema.n_averaged) if trainer.ema is not None else 0,
+        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
+    }
+    return tensors, facts
+
+
+def restore(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str, Any]:
+    """Put a trainer back to a checkpoint and return the checkpoint's facts."""
+    checkpoint.load_module(trainer.bare_generator, checkpoint.load_tensors(path, "generator"), path)
+    checkpoint.load_optimizer(trainer.optimizer, checkpoint.load_tensors(path, "optimizer") or {})
+    balance = checkpoint.load_tensors(path, "balance") or {}
+    trainer.objective.balance.load_state_dict({key: value.to(accelerator.device) for key, value in balance.items()})
+    facts = checkpoint.load_facts(path)
+    if trainer.ema is not None:
+        checkpoint.load_module(trainer.ema.module, checkpoint.load_tensors(path, "generator_ema"), path)
+        trainer.ema.n_averaged.fill_(facts["ema_updates"])
+    if trainer.adversary is not None:
+        checkpoint.load_module(trainer.bare_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
+        moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
+        checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
+    if accelerator.scaler is not None and facts["scaler"]:
+        accelerator.scaler.load_state_dict(facts["scaler"])
+    return facts

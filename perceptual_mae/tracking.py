@@ -1,0 +1,155 @@
+"""What a run tells: metrics.jsonl, a progress line, Accelerate's trackers."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from perceptual_mae.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Scalars = dict[str, float]
+
+
+class Meter:
+    """Keeps the scalars of the steps since the last report on the device and fetches them all at once."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, dict[str, Tensor]]] = []
+
+    def add(self, step: int, scalars: dict[str, Tensor]) -> None:
+        self.steps.append((step, scalars))
+
+    def fetch(self, accelerator: Accelerator) -> list[tuple[int, Scalars]]:
+        """Return each step's scalars, averaged over processes, and start anew. This waits for the device."""
+        flat = [value.float() for _, scalars in self.steps for value in scalars.values()]
+        if not flat:
+            return []
+        values = iter(accelerator.reduce(torch.stack(flat), reduction="mean").tolist())
+        fetched = [(step, {name: next(values) for name in scalars}) for step, scalars in self.steps]
+        self.steps = []
+        return fetched
+
+
+def first_non_finite(steps: Sequence[tuple[int, Scalars]]) -> tuple[int, str] | None:
+    """Return the step and the name of the first loss that is not a finite number, or None."""
+    for step, scalars in steps:
+        for name, value in scalars.items():
+            if name.startswith(("raw/", "discriminator/loss")) and not math.isfinite(value):
+                return step, name.removeprefix("raw/")
+    return None
+
+
+def average(steps: Sequence[tuple[int, Scalars]]) -> Scalars:
+    """Average each scalar over the steps that report it."""
+    names = {name: None for _, scalars in steps for name in scalars}
+    seen = {name: [scalars[name] for _, scalars in steps if name in scalars] for name in names}
+    return {name: sum(values) / len(values) for name, values in seen.items()}
+
+
+def nest(scalars: Scalars) -> dict[str, Any]:
+    """Turn `a/b` names into nested mappings, as they stand in metrics.jsonl."""
+    tree: dict[str, Any] = {}
+    for name, value in scalars.items():
+        group, _, leaf = name.rpartition("/")
+        (tree.setdefault(group, {}) if group else tree)[leaf] = value
+    return tree
+
+
+class MetricsFile:
+    """metrics.jsonl: one object a report. Lines after the step a run resumes from belong to a lost future and go."""
+
+    def __init__(self, path: Path, resume_step: int) -> None:
+        self.path = path
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
+            path.write_text("".join(f"{line}\n" for line in kept))
+
+    def write(self, record: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a line cut off when the machine went down
+
+
+class Reporter:
+    """A progress bar with the time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self, total_steps: int, first_step: int, *, quiet: bool = False) -> None:
+        self.total, self.first, self.quiet = total_steps, first_step, quiet
+        self.console = Console(stderr=True, soft_wrap=True)
+        self.started = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        on_terminal = self.console.is_terminal and not quiet
+        self.progress = Progress(*columns, console=self.console) if on_terminal else None
+
+    def __enter__(self) -> "Reporter":
+        if self.progress:
+            self.progress.start()
+            self.task = self.progress.add_task("training", total=self.total, completed=self.first)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress:
+            self.progress.stop()
+
+    def advance(self, step: int) -> None:
+        if self.progress:
+            self.progress.update(self.task, completed=step)
+
+    def report(self, epoch: int, step: int, line: str) -> None:
+        """Say how the run goes, after `step` steps."""
+        if self.quiet:
+            return
+        if self.progress:
+            self.progress.update(self.task, description=f"epoch {epoch}  {line}")
+            return
+        elapsed = time.monotonic() - self.started
+        left = elapsed / max(1, step - self.first) * (self.total - step)
+        self.say(f"epoch {epoch}  step {step}/{self.total}  {line}  left {_clock(left)}")
+
+    def say(self, message: str) -> None:
+        if not self.quiet:
+            self.console.print(message, highlight=False, markup=False)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise UserError for a tracker whose package is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(
+                f"tracking.trackers: {name} is not installed; install it (pip install 'perceptual-mae[tracking]') "
+                "or leave it out"
+            )

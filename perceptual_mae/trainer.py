@@ -1,0 +1,209 @@
+"""One optimiser step of a generator, with or without a discriminator, on any number of processes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from discriminators import Discriminator, DiscriminatorOutput
+from perceptual_mae.comparison import Comparison
+from perceptual_mae.data.loading import Batch
+from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
+from perceptual_mae.images import Pyramid, pyramid
+from perceptual_mae.objective import Objective
+from perceptual_mae.schedule import Moment
+
+Scalars = dict[str, Tensor]
+DrawMasks = Callable[[Batch, Moment], Tensor]
+LearningRate = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The discriminator's side: the network, its optimiser, its loss (real logits, fake logits) and decision level."""
+
+    network: Discriminator
+    optimizer: Optimizer
+    learning_rate: LearningRate
+    loss: Callable[[Tensor, Tensor], Tensor]
+    center: float
+
+
+@dataclass
+class View:
+    """One micro-batch as the networks see it: images (B, C, H, W) in [0, 1] on the device, masks (B, L) on the CPU."""
+
+    images: Tensor
+    mask: Tensor
+    reconstruction: Reconstruction | None = None
+
+
+class Trainer:
+    """Updates generator and discriminator in turns; with `adversary` None the same step trains a plain MAE.
+
+    The learning rates are functions of the step. `draw_masks(batch, moment)` returns the masks (B, L) of a
+    micro-batch. All scalars that `step` returns are detached and stay on the device.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        generator: MaskedAutoencoder,
+        objective: Objective,
+        optimizer: Optimizer,
+        learning_rate: LearningRate,
+        draw_masks: DrawMasks,
+        adversary: Adversary | None = None,
+        *,
+        clip_norm: float | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        self.accelerator, self.objective, self.draw_masks = accelerator, objective, draw_masks
+        self.learning_rate, self.adversary, self.clip_norm = learning_rate, adversary, clip_norm
+        self.bare_generator = generator.to(accelerator.device).train()
+        average = get_ema_multi_avg_fn(ema_decay) if ema_decay else None
+        self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
+        self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
+        if adversary is not None:
+            self.levels = adversary.network.levels
+            self.bare_discriminator = adversary.network.to(accelerator.device).train()
+            self.discriminator, self.discriminator_optimizer = accelerator.prepare(
+                adversary.network, adversary.optimizer
+            )
+
+    def step(self, batches: Sequence[Batch], moment: Moment) -> Scalars:
+        """Update the discriminator, then the generator, once, on the same images under the same masks.
+
+        `batches` are the micro-batches of this process; their gradients add up to those of one batch.
+        """
+        set_learning_rate(self.optimizer, self.learning_rate(moment.step))
+        views = [self.view(batch, moment) for batch in batches]
+        if len(views) == 1:
+            # One forward serves both halves. Several micro-batches cannot keep all their graphs: they run it again.
+            views[0].reconstruction = self.generator(views[0].images, views[0].mask)
+        scalars: list[Scalars] = []
+        if self.adversary is not None:
+            set_learning_rate(self.discriminator_optimizer, self.adversary.learning_rate(moment.step))
+            scalars.append(self.discriminator_half(views))
+        scalars.append(self.generator_half(views, moment))
+        return {name: value for half in scalars for name, value in half.items()}
+
+    def discriminator_half(self, views: Sequence[View]) -> Scalars:
+        """Tell real from fake: the fake is detached, so nothing of this half reaches the generator."""
+        assert self.adversary is not None
+        self.bare_discriminator.requires_grad_(True)
+        seen: list[Scalars] = []
+        for view, finishing in self.in_turn(views, self.discriminator):
+            with finishing:
+                fake = self.without_graph(view).pyramid
+                on_real = self.discriminator(self.levels_of((view.images,)))
+                on_fake = self.discriminator(self.levels_of(tuple(level.detach() for level in fake)))
+                loss = self.adversary.loss(on_real.logits, on_fake.logits)
+                self.accelerator.backward(loss / len(views))
+            seen.append({"discriminator/loss": loss.detach(), **verdict(on_real, on_fake, self.adversary.center)})
+        self.discriminator_optimizer.step()
+        self.discriminator_optimizer.zero_grad()
+        return mean_of(seen)
+
+    def generator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
+        """Reconstruct, look real, and match what the frozen discriminator sees in the original."""
+        if self.adversary is not None:
+            self.bare_discriminator.requires_grad_(False)
+        is_measured = self.objective.is_measured(moment.step)
+        seen: list[Scalars] = []
+        for view, finishing in self.in_turn(views, self.generator):
+            with finishing:
+                reconstruction = view.reconstruction or self.generator(view.images, view.mask)
+                comparison = self.compare(reconstruction, view.images)
+                losses = self.objective(comparison, moment)
+                if is_measured:
+                    self.objective.measure(losses, comparison)
+                self.accelerator.backward(losses.total / len(views))
+            scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
+            scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
+            if is_measured and len(view.images) > 1:
+                scalars["variety"] = variety(reconstruction.pyramid[0], view.images)
+            seen.append({name: value.detach() for name, value in scalars.items()})
+            view.reconstruction = None
+        if self.clip_norm is not None:
+            seen[-1]["gradient_norm"] = self.accelerator.clip_grad_norm_(self.generator.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update_parameters(self.bare_generator)
+        if is_measured:
+            self.objective.balance.finish(lambda squares: self.accelerator.reduce(squares, reduction="sum"))
+            seen[-1] |= {f"gradient_share/{name}": share for name, share in self.objective.shares(moment).items()}
+        return mean_of(seen)
+
+    def compare(self, reconstruction: Reconstruction, images: Tensor) -> Comparison:
+        """Set a reconstruction beside the original, seen by the bare, frozen discriminator (if there is one)."""
+        levels = len(reconstruction.pyramid)
+        return Comparison(
+            reconstruction,
+            real=lambda: pyramid(images, levels),
+            target=lambda: self.bare_generator.target(images, levels),
+            on_fake=lambda: self.bare_discriminator(self.levels_of(reconstruction.pyramid)),
+            on_real=lambda: self.look_without_graph(images),
+        )
+
+    @torch.no_grad()
+    def look_without_graph(self, images: Tensor) -> DiscriminatorOutput:
+        """Show real images to the discriminator; their features are targets and never differentiated."""
+        output: DiscriminatorOutput = self.bare_discriminator(self.levels_of((images,)))
+        return output
+
+    def levels_of(self, images: Pyramid) -> Pyramid:
+        """Return as many levels as the discriminator reads, pooling the full size where only that is given."""
+        return images[: self.levels] if len(images) >= self.levels else pyramid(images[0], self.levels)
+
+    def without_graph(self, view: View) -> Reconstruction:
+        """Return the shared reconstruction, or a passing one where micro-batches run the generator per half."""
+        if view.reconstruction is not None:
+            return view.reconstruction
+        with torch.no_grad():
+            reconstruction: Reconstruction = self.bare_generator(view.images, view.mask)
+        return reconstruction
+
+    def view(self, batch: Batch, moment: Moment) -> View:
+        """Move a micro-batch to the device, in the generator's precision, and draw its masks."""
+        images = batch.to(self.accelerator.device).images.to(self.bare_generator.encoder.mean.dtype)
+        return View(images, self.draw_masks(batch, moment))
+
+    def in_turn(self, views: Sequence[View], network: nn.Module) -> Iterator[tuple[View, AbstractContextManager[None]]]:
+        """Yield the micro-batches; processes exchange gradients in the last one only."""
+        for view in views[:-1]:
+            yield view, self.accelerator.no_sync(network)
+        yield views[-1], nullcontext()
+
+
+def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def mean_of(seen: Sequence[Scalars]) -> Scalars:
+    """Average each scalar over the micro-batches that report it."""
+    names = {name: None for scalars in seen for name in scalars}
+    return {name: torch.stack([scalars[name] for scalars in seen if name in scalars]).mean() for name in names}
+
+
+@torch.no_grad()
+def verdict(on_real: DiscriminatorOutput, on_fake: DiscriminatorOutput, center: float) -> Scalars:
+    """Return the mean logits and the share of images judged right, by each image's mean logit against `center`."""
+    real, fake = (output.logits.float().flatten(1).mean(1) for output in (on_real, on_fake))
+    right = torch.stack([(real > center).float().mean(), (fake < center).float().mean()])
+    names = ("real", "fake", "accuracy_real", "accuracy_fake")
+    values = (real.mean(), fake.mean(), *right)
+    return {f"discriminator/{name}": value for name, value in zip(names, values, strict=True)}
+
+
+@torch.no_grad()
+def variety(fake: Tensor, real: Tensor) -> Tensor:
+    """Return how much reconstructions (B, C, H, W) differ from image to image, relative to the originals (about 1)."""
+    return fake.std(0).mean() / real.std(0).mean().clamp_min(1e-6)

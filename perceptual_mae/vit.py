@@ -1,0 +1,125 @@
+"""Parts of a vision transformer: patch embedding, 2-D sin-cos positions, pre-norm blocks, with timm's parameter names.
+
+Shapes: B images, L patches, N tokens, D width, C channels, p patch size.
+As in MAE, LayerNorm adds 1e-6 to the variance, GELU is exact, and there is no dropout.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from perceptual_mae.images import Size
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class PatchEmbed(nn.Module):
+    """Tokens (B, L, D) of patch vectors (B, L, p*p*C) that were cut by `patchify`.
+
+    The parameters have the shape of a p x p convolution, as timm stores them; they act as the same linear map on
+    patches already cut, so that hidden patches cost nothing.
+    """
+
+    def __init__(self, channels: int, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        weight = self.proj.weight.permute(0, 2, 3, 1).flatten(
+            1
+        )  # (D, p*p*C): row, column, channel, as `patchify` orders
+        return F.linear(patches, weight, self.proj.bias)
+
+
+def sincos_positions(grid: Size, width: int) -> Tensor:
+    """Fixed position codes (1, 1+L, D): a row of zeros for the class token, then one row a patch, row-major.
+
+    The first half of a code encodes the column, the second half the row; each half is [sin, cos] at D/4 wavelengths
+    from 2 pi to 10000 * 2 pi (MAE). Raises ValueError unless the width is a multiple of 4.
+    """
+    if width % 4:
+        raise ValueError(f"width {width} is not a multiple of 4, which 2-D sin-cos positions need")
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = (torch.outer(torch.arange(side, dtype=torch.float64), frequencies) for side in grid)
+    row_code = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(-1, grid[1], -1)
+    column_code = torch.cat([columns.sin(), columns.cos()], dim=1)[None].expand(grid[0], -1, -1)
+    patches = torch.cat([column_code, row_code], dim=2).flatten(0, 1)
+    return torch.cat([torch.zeros_like(patches[:1]), patches])[None].to(torch.get_default_dtype())
+
+
+def resize_positions(positions: Tensor, old: Size, new: Size) -> Tensor:
+    """Position codes (1, 1+L, D) for another grid: bicubic interpolation between patches, the class row as it was."""
+    if old == new:
+        return positions
+    patches = rearrange(positions[:, 1:], "b (h w) d -> b d h w", h=old[0])
+    patches = F.interpolate(patches, size=new, mode="bicubic", align_corners=False)
+    return torch.cat([positions[:, :1], rearrange(patches, "b d h w -> b (h w) d")], dim=1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (B, N, D).
+
+    In bfloat16 on a CPU the softmax is written out: there it is faster than the fused kernel. Elsewhere the fused
+    kernel is used; for second derivatives enter `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the forward.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of the number of heads {heads}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = rearrange(self.qkv(tokens), "b n (k h d) -> k b h n d", k=3, h=self.heads).unbind(0)
+        if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # under autocast only the query's dtype tells
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+            mixed = scores.softmax(dim=-1) @ value
+        else:
+            mixed = F.scaled_dot_product_attention(query, key, value)
+        projected: Tensor = self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
+        return projected
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, applied to each token of (B, N, D)."""
+
+    def __init__(self, width: int, hidden_width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden_width)
+        self.fc2 = nn.Linear(hidden_width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        widened: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return widened
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block on tokens (B, N, D)."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width, heads)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, int(width * mlp_ratio))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens))
+        updated: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return updated
+
+
+def initialise(module: nn.Module) -> None:
+    """Set one module's own weights as MAE does: Xavier-uniform weights, zero biases; for use with `Module.apply`.
+
+    The patch convolution counts as the linear map it is. Tokens are drawn by whoever owns them.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
