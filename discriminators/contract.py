@@ -20,7 +20,7 @@ class Discriminator(Protocol):
     """A module built as `Kind(resolutions, channels, *, options)`.
 
     resolutions: the sizes (H, W) of a pyramid, largest first. Images are (B, channels, H, W) in [0, 1]; the
-    discriminator maps them to [-1, 1] itself. No image's output may depend on which others are real or fake.
+    discriminator maps them to [-1, 1] itself. It has no BatchNorm, whose statistics real and fake images would share.
     """
 
     levels: int

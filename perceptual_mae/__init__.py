@@ -1,1 +1,61 @@
-"""Masked autoencoders trained with perceptual and adversarial losses."""
+"""Masked autoencoders trained with perceptual and adversarial losses.
+
+Importing this package is quick and does nothing: each public name loads its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perceptual_mae.comparison import Comparison
+    from perceptual_mae.config import RunConfig, load_config
+    from perceptual_mae.errors import UserError
+    from perceptual_mae.generator import MaskedAutoencoder
+    from perceptual_mae.masking import draw_masks, num_hidden
+    from perceptual_mae.objective import TERMS, Objective, WeightedTerm
+    from perceptual_mae.pretraining import pretrain
+    from perceptual_mae.reconstruction import Reconstruction
+    from perceptual_mae.run import Run
+    from perceptual_mae.trainer import Adversary, Trainer
+
+_HOMES = {
+    "Adversary": "trainer",
+    "Comparison": "comparison",
+    "MaskedAutoencoder": "generator",
+    "Objective": "objective",
+    "Reconstruction": "reconstruction",
+    "Run": "run",
+    "RunConfig": "config",
+    "TERMS": "objective",
+    "Trainer": "trainer",
+    "UserError": "errors",
+    "WeightedTerm": "objective",
+    "draw_masks": "masking",
+    "load_config": "config",
+    "num_hidden": "masking",
+    "pretrain": "pretraining",
+}
+
+__all__ = [
+    "TERMS",
+    "Adversary",
+    "Comparison",
+    "MaskedAutoencoder",
+    "Objective",
+    "Reconstruction",
+    "Run",
+    "RunConfig",
+    "Trainer",
+    "UserError",
+    "WeightedTerm",
+    "draw_masks",
+    "load_config",
+    "num_hidden",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-
 MEASURING_SCALE = 2.0**14
 """Lifts gradients of means over millions of pixels above what float16 can hold; the norms are scaled back."""
 

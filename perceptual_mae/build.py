@@ -16,7 +16,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import Size, resolutions
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
-from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden
+from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective import TERMS, Objective, WeightedTerm
 from perceptual_mae.randomness import stream, stream_seed
 from perceptual_mae.schedule import Moment, learning_rate, value_at
@@ -70,6 +70,8 @@ def build_discriminator_loss(config: RunConfig) -> tuple[Callable[[Tensor, Tenso
     """
     section = dict(config.losses.items()).get("adversarial")
     options = section.options() if section is not None else {}
+    # Options that do not go together are refused by the loss itself: ask it before training does.
+    user_mistakes(lambda: adversarial_discriminator(torch.zeros(1), torch.zeros(1), **options))
     kind = options.get("kind", "least_squares")
     return partial(adversarial_discriminator, **options), ADVERSARIAL[kind].center
 
@@ -104,7 +106,7 @@ class TrainingMasks:
             stream("mask", seed, one_pass, index)
             for one_pass, index in zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
         ]
-        return draw_masks(partial(MASKINGS[masking.kind], **masking.options()), self.grid, hidden, draws)
+        return draw_masks(partial(masking.target, **masking.options()), self.grid, hidden, draws)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class FixedMasks:
         masking = self.config.masking
         hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
         draws = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
-        return draw_masks(partial(MASKINGS[masking.kind], **masking.options()), self.grid, hidden, draws)
+        return draw_masks(partial(masking.target, **masking.options()), self.grid, hidden, draws)
 
 
 def final_ratio(config: RunConfig) -> float:

@@ -128,7 +128,8 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
         # Fused kernels walk parameter and moments in storage order: both need the same strides.
-        laid_out = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+        same = value.shape == parameter.shape
+        laid_out = torch.empty_like(parameter).copy_(value) if same else value.clone()
         state.setdefault(int(index), {})[key] = laid_out.detach()
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

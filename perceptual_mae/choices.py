@@ -12,31 +12,39 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationError,
+    create_model,
+)
 from pydantic import field_validator as validate_field
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from perceptual_mae.layers import did_you_mean
+from perceptual_mae.layers import nearest
+from perceptual_mae.mistakes import Mistake, RejectedError, mistakes_of
 
 
 class Section(BaseModel):
     """A frozen part of a configuration: no unknown keys, no NaN or infinity, and `true` is not the number 1."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True, arbitrary_types_allowed=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, protected_namespaces=())
 
     @validate_field("*", mode="before")
     @classmethod
     def _refuse_impostors(cls, value: object, info: ValidationInfo) -> object:
         annotation = cls.model_fields[info.field_name or ""].annotation
-        if not _is_section(annotation):
-            if any(isinstance(leaf, float) and not math.isfinite(leaf) for leaf in _leaves(value)):
-                raise ValueError("neither NaN nor infinity")
-            if any(isinstance(leaf, bool) for leaf in _leaves(value)) and not _takes_bool(annotation):
-                raise ValueError("a truth value is no number")
+        if not (inspect.isclass(annotation) and issubclass(annotation, Section)):  # a nested section sees to itself
+            for leaf in _leaves(value):
+                if isinstance(leaf, float) and not math.isfinite(leaf):
+                    raise ValueError("must be finite")
+                if isinstance(leaf, bool) and not _takes_bool(annotation):
+                    raise ValueError("a truth value is no number")
         return value
 
 
@@ -44,15 +52,15 @@ class Options(Section):
     """A section that holds the options of one class or function, beside fields of its own."""
 
     target: ClassVar[Callable[..., Any]]
-    option_names: ClassVar[tuple[str, ...]] = ()
+    option_fields: ClassVar[Mapping[str, str]] = {}
 
     def options(self) -> dict[str, Any]:
         """Return the options alone, as keyword arguments of the target."""
-        return {name: getattr(self, name) for name in self.option_names}
+        return {name: getattr(self, field) for name, field in self.option_fields.items()}
 
     def build(self, *positional: Any) -> Any:
         """Call the target with what comes from the run, and the options."""
-        return type(self).target(*positional, **self.options())
+        return self.target(*positional, **self.options())
 
 
 class Choice(Options):
@@ -64,113 +72,104 @@ class Choice(Options):
 S = TypeVar("S", bound=Options)
 
 
-class Rejected(ValueError):
-    """A mapping that failed the derived model; the report opens it up."""
-
-    def __init__(self, model: type[BaseModel], error: ValidationError) -> None:
-        super().__init__(str(error))
-        self.model, self.error = model, error
-
-
-class UnknownKind(ValueError):
-    """A kind that is neither in the table nor an importable class."""
-
-
 @cache
 def derive(base: type[S], target: Callable[..., Any], kind: str | None = None) -> type[S]:
     """Return `base` with the keyword-only parameters of `target` as fields, and `kind` fixed if given.
 
-    Raises ValueError where an option has no type, or the name of a field that `base` already has for itself.
+    A field that `base` declares without a default is there for type checkers: the signature fills it in. An option that
+    bears the name of a method or property (`size`) is known by it in files and `options()` only. Raises ValueError
+    where an option has no type, or the name of another field.
     """
     function = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     options = {option.name: option for option in parameters if option.kind is option.KEYWORD_ONLY}
+    taken = {name for name, field in base.model_fields.items() if not field.is_required()}
     for name in options:
         if name not in hints:
-            raise ValueError(f"option {name} of {target.__qualname__} has no type; annotate it")
-        if name == "kind" and kind or name in base.model_fields and not base.model_fields[name].is_required():
-            raise ValueError(f"option {name} of {target.__qualname__} is taken by the section itself; rename it")
-    fields: dict[str, Any] = {
-        name: (hints[name], ... if option.default is option.empty else option.default)
-        for name, option in options.items()
-    }
-    if kind is not None:
-        fields = {"kind": (Literal[kind], kind)} | fields
+            raise ValueError(f"its option {name} has no type; annotate it")
+        if name in taken or (name == "kind" and kind is not None):
+            raise ValueError(f"its option {name} bears a name of the section's own; rename it")
+    fields: dict[str, Any] = {} if kind is None else {"kind": (Literal[kind], kind)}
+    names = {name: f"{name}_option" if hasattr(base, name) else name for name in options}
+    for name, option in options.items():
+        default = ... if option.default is option.empty else option.default
+        fields[names[name]] = (hints[name], default if names[name] == name else Field(default, alias=name))
     model = create_model(base.__name__, __base__=base, __doc__=inspect.getdoc(target), **fields)
     model.target = staticmethod(target)
-    model.option_names = tuple(options)
+    model.option_fields = names
     return model
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """Annotation of a field: how the mapping in a file becomes its section, and what an editor's schema says of it."""
+
+    read: Callable[[Mapping[str, Any]], object]
+    schema: Callable[[Callable[[type[BaseModel]], JsonSchemaValue]], JsonSchemaValue]
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(value: object) -> object:
+            return self.read(value) if isinstance(value, Mapping) else value
+
+        return core_schema.no_info_before_validator_function(read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return self.schema(lambda model: handler(model.__pydantic_core_schema__))
+
+
+def options_of(base: type[S], target: Callable[..., Any]) -> Reading:
+    """Annotate a section that holds the options of one class."""
+    return Reading(lambda value: read_as(derive(base, target), value), lambda show: show(derive(base, target)))
+
+
+def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: str, default: str) -> Reading:
+    """Annotate a section that holds a kind of the table and its options; `default` is the kind where none is named."""
+
+    def read(value: Mapping[str, Any]) -> Choice:
+        return read_as(model(value.get("kind", default)), {"kind": default, **value})
+
+    def model(kind: object) -> type[Choice]:
+        target = find_kind(kind, table, what)
+        try:
+            return derive(base, target, str(kind))
+        except (ValueError, TypeError, NameError) as error:
+            raise RejectedError([Mistake(("kind",), f"{what} {kind!r} cannot be configured: {error}")]) from error
+
+    def schema(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
+        own = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
+        return {"anyOf": [*(show(model(kind)) for kind in table), own]}
+
+    return Reading(read, schema)
+
+
 def find_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
-    """Return what `kind` names: a line of the table, or a class or function as `package.module:Class`."""
+    """Return the table's line of that kind, or what `package.module:Class` names; others are rejected."""
     if isinstance(kind, str) and kind in table:
         return table[kind]
     if not isinstance(kind, str) or ":" not in kind:
-        suggestion = did_you_mean(str(kind), table)
-        raise UnknownKind(
-            f"unknown {what} {kind!r}; choose from: {', '.join(table)}, or your own package.module:Class{suggestion}"
-        )
+        message = f"unknown {what} {kind!r}; choose from: {', '.join(table)}, or your own package.module:Class"
+        raise RejectedError([Mistake(("kind",), message, nearest(str(kind), table))])
     module, _, name = kind.partition(":")
     try:
-        target = getattr(importlib.import_module(module), name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UnknownKind(f"cannot import {what} {kind!r}: {error}") from error
-    if not callable(target):
-        raise UnknownKind(f"{what} {kind!r} is neither a class nor a function")
-    return target  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """Annotation of a `Choice` field: reads a mapping as the options of the kind it names, `default` if it names none."""
-
-    base: type[Choice]
-    table: Mapping[str, Callable[..., Any]]
-    what: str
-    default: str
-
-    def model(self, kind: object) -> type[Choice]:
-        target = find_kind(kind, self.table, self.what)
-        try:
-            return derive(self.base, target, str(kind))
-        except (ValueError, TypeError, NameError) as error:
-            raise UnknownKind(f"{self.what} {kind!r} cannot be configured: {error}") from error
-
-    def read(self, value: object) -> object:
-        if not isinstance(value, Mapping):
-            return value
-        return read_as(self.model(value.get("kind", self.default)), value)
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self.read, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        shipped = [handler(self.model(kind).__pydantic_core_schema__) for kind in self.table]
-        own = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
-        return {"anyOf": [*shipped, own]}
+        raise RejectedError([Mistake(("kind",), f"cannot import {what} {kind!r}: {error}")]) from error
+    return found
 
 
 def read_as(model: type[S], value: object) -> S:
-    """Return the value as this model; its mistakes stay inside one `Rejected`."""
+    """Return the value as this model; its mistakes travel together in one `RejectedError`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise Rejected(model, error) from error
+        raise RejectedError(mistakes_of(model, error, value)) from error
 
 
 def _leaves(value: object) -> list[object]:
-    if isinstance(value, Mapping):
-        return [leaf for part in value.values() for leaf in _leaves(part)]
-    if isinstance(value, list | tuple):
-        return [leaf for part in value for leaf in _leaves(part)]
-    return [value]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
+    return [value] if parts is None else [leaf for part in parts for leaf in _leaves(part)]
 
 
 def _takes_bool(annotation: object) -> bool:
     return annotation in (bool, Any) or isinstance(annotation, bool) or any(map(_takes_bool, get_args(annotation)))
-
-
-def _is_section(annotation: object) -> bool:
-    return inspect.isclass(annotation) and issubclass(annotation, Section)

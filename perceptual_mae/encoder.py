@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if not len(mean) == len(std) == channels or min(std) <= 0:
+        if channels < 1 or not len(mean) == len(std) == channels or min(std) <= 0:
             raise ValueError(
                 f"images of {channels} channels need {channels} means and {channels} positive standard deviations, "
                 f"got mean {list(mean)} and std {list(std)}"

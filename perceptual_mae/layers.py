@@ -17,7 +17,7 @@ import yaml
 from perceptual_mae.errors import UserError
 
 BASE: Mapping[str, Any] = {
-    "data": {"kind": "image_folder"},
+    "data": {"kind": "image_folder", "root": "data"},
     "masking": {"kind": "random"},
     "discriminator": {"kind": "ls_gan"},
     "losses": {
@@ -27,7 +27,7 @@ BASE: Mapping[str, Any] = {
         "adversarial": {"kind": "least_squares", "weight": {"balanced": 0.1, "cap": 1.0}},
     },
 }
-"""What a run is before any layer: the kinds of LS-GAN-P and its losses (every other default stands in its schema)."""
+"""What a run is before any layer: LS-GAN-P on the images of the folder `data`; other defaults stand in the schema."""
 
 _REPLACED_WHOLE = ("losses", "penalties")  # a file that states its losses states all of them
 _VALUES = ("weight", "when", "ratio")  # mappings that are one value: {balanced: 0.1} gives way to {from: 0, to: 1}
@@ -45,10 +45,14 @@ class Shipped:
 
 @dataclass
 class Merged:
-    """The merged values of all layers, and for each dotted key the layer or override that set it last."""
+    """The values of all layers laid over BASE, and for each dotted key the layer or override that set it last."""
 
     values: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(dict(BASE)))
     origins: dict[str, str] = field(default_factory=dict)
+
+    def lay(self, values: Mapping[str, Any], label: str) -> None:
+        """Lay one layer on top; `label` is its name."""
+        _lay(self.values, values, "", label, self.origins, override=False)
 
 
 def merge_layers(arguments: Sequence[str]) -> Merged:
@@ -56,7 +60,7 @@ def merge_layers(arguments: Sequence[str]) -> Merged:
     merged = Merged()
     for argument in arguments:
         if "=" not in argument:
-            _lay(merged.values, read_layer(find_layer(argument)), "", argument, merged.origins, override=False)
+            merged.lay(read_yaml(find_layer(argument)), argument)
     for argument in arguments:
         if "=" in argument:
             _override(merged, argument)
@@ -90,7 +94,7 @@ def list_methods() -> list[Shipped]:
     return _shipped(_folder() / "methods")
 
 
-def read_layer(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; an empty file is an empty mapping."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -105,7 +109,7 @@ def read_layer(path: Path) -> dict[str, Any]:
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Return the mapping as YAML text that `read_layer` reads back exactly."""
+    """Return the mapping as YAML text that `read_yaml` reads back exactly."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
@@ -181,13 +185,12 @@ def _override(merged: Merged, argument: str) -> None:
     parts = key.strip().split(".")
     if not all(parts):
         raise UserError(f"{argument}: an override is section.key=value, for example training.epochs=100")
-    node = merged.values
+    node, prefix = merged.values, ""
     for part in parts[:-1]:
-        child = node.get(part)
-        if not isinstance(child, dict):
-            child = node[part] = {}
-        node = child
-    prefix = "".join(f"{part}." for part in parts[:-1])
+        if not isinstance(node.get(part), dict):
+            node[part] = {}
+            merged.origins[f"{prefix}{part}"] = argument
+        node, prefix = node[part], f"{prefix}{part}."
     _lay(node, {parts[-1]: _read_yaml(text, argument)}, prefix, argument, merged.origins, override=True)
 
 

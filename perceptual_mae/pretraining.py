@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from perceptual_mae import build, checkpoint, folder, snapshot
 from perceptual_mae.assembly import build_trainer, make_accelerator
 from perceptual_mae.config import RunConfig
@@ -59,11 +60,11 @@ class Pretraining:
         self.config, self.path = config, path
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, path)
-        workers = self.accelerator.num_processes * config.training.accumulation
-        if config.training.batch_size % workers:
+        training, processes = config.training, self.accelerator.num_processes
+        if training.batch_size % (processes * training.accumulation):
             raise UserError(
-                f"training.batch_size: {config.training.batch_size} does not divide over {self.accelerator.num_processes} "
-                f"processes x {config.training.accumulation} micro-batches; use a multiple of {workers}"
+                f"training.batch_size: {training.batch_size} does not divide over {processes} processes x "
+                f"{training.accumulation} micro-batches; use a multiple of {processes * training.accumulation}"
             )
         self.train_data = config.data.build("train")
         self.held_out = config.data.build(config.evaluation.split)
@@ -274,7 +275,8 @@ class Pretraining:
         rate = self.config.optimizer.learning_rate(training.batch_size)
         self.reporter.say(
             f"{self.path}: {self.timetable.total_steps} steps of {training.batch_size} images "
-            f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} micro-batches x {share}) "
+            f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "
+            f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share} images) "
             f"on {self.accelerator.device}, precision {training.precision}, learning rate {rate:g}"
         )
         if found is not None:
@@ -282,8 +284,8 @@ class Pretraining:
         adversarial = self.trainer.objective.lines.get("adversarial")
         if adversarial is not None and adversarial.weight == 1.0:
             self.warn(
-                "losses.adversarial.weight is the paper's constant 1: at small scale the generator then ignores its input; "
-                "{balanced: 0.1, cap: 1.0} keeps it in check"
+                "losses.adversarial.weight is the paper's constant 1: at small scale the generator then ignores its "
+                "input; {balanced: 0.1, cap: 1.0} keeps it in check"
             )
 
     def warn(self, message: str) -> None:

@@ -96,7 +96,7 @@ class Trainer:
     def discriminator_half(self, views: Sequence[View]) -> Scalars:
         """Tell real from fake: the fake is detached, so nothing of this half reaches the generator."""
         assert self.adversary is not None
-        self.bare_discriminator.requires_grad_(True)
+        self.bare_discriminator.requires_grad_(True).train()
         seen: list[Scalars] = []
         for view, finishing in self.in_turn(views, self.discriminator):
             with finishing:
@@ -113,7 +113,7 @@ class Trainer:
     def generator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
         """Reconstruct, look real, and match what the frozen discriminator sees in the original."""
         if self.adversary is not None:
-            self.bare_discriminator.requires_grad_(False)
+            self.bare_discriminator.requires_grad_(False).eval()  # evaluation: spectral norms stand still too
         is_measured = self.objective.is_measured(moment.step)
         seen: list[Scalars] = []
         for view, finishing in self.in_turn(views, self.generator):

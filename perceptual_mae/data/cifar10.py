@@ -45,9 +45,8 @@ class _Batches:
             source = datasets.CIFAR10(str(folder), train=part == "train", download=download)
         except (RuntimeError, OSError, EOFError) as error:
             what = "could not be downloaded" if download else "are incomplete or damaged"
-            raise UserError(
-                f"data.root: the CIFAR-10 files of {folder} {what} ({_first_line(error)}); {HINT}"
-            ) from error
+            message = f"data.root: the CIFAR-10 files of {folder} {what} ({_first_line(error)}); {HINT}"
+            raise UserError(message) from error
         self._images = torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous()
         self._labels: list[int] = list(source.targets)
 
@@ -70,9 +69,7 @@ def _open(root: str, part: str, download: bool) -> "ImageTree | _Batches":
         raise UserError(f"data.root: no CIFAR-10 in {folder}; {HINT}")
     tree = ImageTree(below)
     if tree.classes != CLASSES:
-        raise UserError(
-            f"data.root: {below} does not hold the ten class folders of CIFAR-10; use data.kind=image_folder"
-        )
+        raise UserError(f"data.root: {below} lacks the ten class folders of CIFAR-10; use data.kind=image_folder")
     return tree
 
 

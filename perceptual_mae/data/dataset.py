@@ -38,13 +38,9 @@ def hold_out(num_images: int, val_images: int, split: str) -> list[int]:
     Raises UserError for "val" when nothing is set aside: the test images are never tuned on in silence.
     """
     if not 0 <= val_images < num_images:
-        raise UserError(
-            f"data.val_images is {val_images}, but must lie in 0..{num_images - 1} (the training images less one)"
-        )
+        raise UserError(f"data.val_images is {val_images}; it must leave some of the {num_images} training images")
     if split == "val" and val_images == 0:
-        raise UserError(
-            "split 'val' is empty; set data.val_images to the number of training images to hold out, e.g. 5000"
-        )
+        raise UserError("split 'val' is empty; set data.val_images, the training images to hold out, e.g. 5000")
     order = torch.randperm(num_images, generator=stream("hold_out", num_images))
     cut = num_images - val_images
     return sorted((order[cut:] if split == "val" else order[:cut]).tolist())

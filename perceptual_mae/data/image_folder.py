@@ -27,9 +27,9 @@ class ImageFolder:
 
     "train" is the folder train or training, else everything but the other splits' folders. "val" and "test" are the
     folders `val` and `test` (relative to `root`), else those with a usual name (val, valid, validation; test, testing),
-    else a seeded share `holdout` of the training images, which "train" then lacks. Without a number, `holdout` is 0.05 for
-    a root with no split folder at all, so that a plain folder of photographs works, and 0 otherwise. Two options may name
-    the same folder (`test: val` where only those two splits exist).
+    else a seeded share `holdout` of the training images, which "train" then lacks. Without a number, `holdout` is 0.05
+    for a root with no split folder at all, so that a plain folder of photographs works, and 0 otherwise. Two options
+    may name the same folder (`test: val` where there are only train and val).
     """
 
     def __init__(
@@ -60,9 +60,7 @@ class ImageFolder:
         if own_folder is not None:
             self._tree = ImageTree(own_folder, classes=class_names(source, exclude=others) or None)
         elif split != "train" and holdout == 0:
-            raise UserError(
-                f"no {split} folder below {folder}; name one with data.{split}, or set data.holdout, e.g. 0.05"
-            )
+            raise UserError(f"no {split} folder in {folder}; name one with data.{split}, or set data.holdout=0.05")
         else:
             self._tree = ImageTree(source, exclude=others)
             without_folder = [name for name, path in held_out.items() if path is None]
@@ -81,9 +79,7 @@ def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
         return find_folder(root, FOLDER_NAMES[split])
     folder = root / Path(given).expanduser()
     if not folder.is_dir():
-        raise UserError(
-            f"data.{split}: {folder} is not a folder; give one that exists, absolute or relative to data.root"
-        )
+        raise UserError(f"data.{split}: {folder} is not a folder; give a path, absolute or relative to data.root")
     return folder
 
 

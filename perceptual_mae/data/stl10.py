@@ -21,8 +21,8 @@ HINT = f"put {BINARY_FOLDER}/ or folders unlabeled/, train/<class>/, test/<class
 class Stl10:
     """STL-10 from `root`: torchvision's layout, or a tree {unlabeled,train/<class>,test/<class>}, whichever is there.
 
-    "train" is the unlabelled part, or the 5,000 labelled images with `labelled`; "val" is the last `val_images` of a fixed
-    shuffle of it, which "train" then lacks; "test" is labelled. Images are read when asked for (the part is 2.8 GB).
+    "train" is the unlabelled part, or the 5,000 labelled images with `labelled`; "val" is the last `val_images` of a
+    fixed shuffle of it, which "train" then lacks; "test" is labelled. Images are read when asked for (2.8 GB in all).
     """
 
     def __init__(
@@ -87,5 +87,5 @@ def _open(root: str, part: str, download: bool) -> "ImageTree | _Binary":
         raise UserError(f"data.root: no {part} part of STL-10 in {folder}; {HINT}")
     tree = ImageTree(below, labelled=part != "unlabeled")
     if part != "unlabeled" and tree.classes != CLASSES:
-        raise UserError(f"data.root: {below} does not hold the ten class folders of STL-10; use data.kind=image_folder")
+        raise UserError(f"data.root: {below} lacks the ten class folders of STL-10; use data.kind=image_folder")
     return tree

@@ -9,24 +9,7 @@ from torch import Tensor
 from perceptual_mae.data.decoding import read_image
 from perceptual_mae.errors import UserError
 
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".avif",
-    ]
-)
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm .jp2 .avif".split())  # noqa: SIM905
 
 
 class ImageTree:
@@ -50,6 +33,7 @@ class ImageTree:
         if unknown:
             raise UserError(f"{folder} holds classes that the training images lack: {', '.join(unknown[:5])}")
         self.classes = classes if classes and found else found
+        self._label_of = {name: label for label, name in enumerate(self.classes)}
         self.paths = list_images(folder, exclude=exclude)
         if not self.paths:
             raise UserError(f"no image below {folder}; put files such as .jpg or .png there, or name another folder")
@@ -63,12 +47,12 @@ class ImageTree:
 
     def label(self, index: int) -> int:
         """Return the class index of an image without reading it, -1 when the tree is not labelled."""
-        return self.classes.index(self.paths[index].split("/", 1)[0]) if self.classes else -1
+        return self._label_of.get(self.paths[index].split("/", 1)[0], -1)
 
 
 def find_folder(root: Path, names: Sequence[str]) -> Path | None:
     """Return the subfolder of `root` with the first of `names` that exists, upper and lower case alike."""
-    folders = {entry.name.lower(): Path(entry.path) for entry in _entries(root) if entry.is_dir()}
+    folders = {entry.name.lower(): Path(entry.path) for entry in _entries(root) if _is_folder(entry)}
     return next((folders[name] for name in names if name in folders), None)
 
 
@@ -76,8 +60,8 @@ def class_names(folder: Path, *, exclude: Sequence[Path] = ()) -> tuple[str, ...
     """Return the sorted names of the class folders, or () when the folder is flat (see `ImageTree`)."""
     entries = _entries(folder)
     skipped = {_identity(path) for path in exclude}
-    folders = [entry.name for entry in entries if entry.is_dir() and _identity(entry.path) not in skipped]
-    has_images = any(_is_image_name(entry.name) and not entry.is_dir() for entry in entries)
+    folders = [entry.name for entry in entries if _is_folder(entry) and _identity(entry.path) not in skipped]
+    has_images = any(_is_image_name(entry.name) and not _is_folder(entry) for entry in entries)
     return () if has_images or len(folders) < 2 else tuple(folders)
 
 
@@ -104,7 +88,7 @@ def _walk(folder: Path, prefix: str, entered: set[tuple[int, int]]) -> Iterator[
         return
     entered.add(identity)
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", entered)
         elif _is_image_name(entry.name):  # a broken link too: reading it fails and is reported
             yield prefix + entry.name
@@ -116,6 +100,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(f"{folder} cannot be listed ({error.strerror}); check the path and its permissions") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _identity(path: str | Path) -> tuple[int, int]:

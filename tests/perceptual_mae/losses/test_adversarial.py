@@ -68,7 +68,9 @@ def test_batch_and_positions_are_averaged_after_the_loss(kind, shape):
     assert adversarial_generator(fake, kind=kind).item() == pytest.approx(sum(singles) / len(singles), rel=1e-5)
     pairs = zip(real.flatten(), fake.flatten(), strict=True)
     singles = [adversarial_discriminator(r.view(1), f.view(1), kind=kind).item() for r, f in pairs]
-    assert adversarial_discriminator(real, fake, kind=kind).item() == pytest.approx(sum(singles) / len(singles), rel=1e-5)
+    assert adversarial_discriminator(real, fake, kind=kind).item() == pytest.approx(
+        sum(singles) / len(singles), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

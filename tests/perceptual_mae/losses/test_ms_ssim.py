@@ -65,9 +65,7 @@ def test_paper_form_of_an_edge_at_half_contrast():
     assert ms_ssim((fake,), (real,)).item() == pytest.approx(0.197091, abs=1e-6)
     assert ms_ssim((fake,), (real,), reduction="sum").item() == pytest.approx(0.788363, abs=3e-6)
     assert ms_ssim((fake,), (real,), alpha=0).item() == pytest.approx(0.25)
-    sums = [0.0] + [
-        ms_ssim((fake,), (real,), alpha=1, reduction="sum", levels=levels).item() for levels in range(1, 5)
-    ]
+    sums = [0.0] + [ms_ssim((fake,), (real,), alpha=1, reduction="sum", levels=levels).item() for levels in range(1, 5)]
     assert np.diff(sums) == pytest.approx([0.240441, 0.221282, 0.182964, 0.106328], abs=2e-6)
 
 
@@ -76,7 +74,9 @@ def test_paper_form_of_one_scale_may_have_negative_similarity():
     for fake, ssim in ((real / 2 + 0.25, 0.557436), (1 - real, -0.199126)):
         loss = ms_ssim((fake,), (real,), alpha=1, levels=1).item()
         assert loss == pytest.approx((1 - ssim) / 2, abs=1e-6)
-        assert numpy_ssim(fake[0, 0].double().numpy(), real[0, 0].double().numpy()).mean() == pytest.approx(ssim, abs=1e-6)
+        assert numpy_ssim(fake[0, 0].double().numpy(), real[0, 0].double().numpy()).mean() == pytest.approx(
+            ssim, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize(("size", "levels"), [((8, 8), 3), ((16, 16), 4), ((32, 32), 4), ((96, 64), 4), ((4, 64), 2)])
@@ -128,7 +128,9 @@ def dense_wang(fake: Tensor, real: Tensor, window: int, levels: int) -> float:
     return 1 - product.mean().item()
 
 
-@pytest.mark.parametrize(("side", "window", "levels"), [(32, 11, 2), (32, 7, 3), (64, 11, 3), (16, 11, 1), (160, 11, 4)])
+@pytest.mark.parametrize(
+    ("side", "window", "levels"), [(32, 11, 2), (32, 7, 3), (64, 11, 3), (16, 11, 1), (160, 11, 4)]
+)
 def test_wang_form_of_small_images_uses_as_many_scales_as_fit(side, window, levels):
     real = rand(1, 2, side, side, dtype=torch.float64)
     fake = similar(real)
@@ -147,6 +149,20 @@ def test_wang_form_keeps_a_gradient_where_contrasts_are_opposite(side):
     assert (gradient.abs().amax(dim=(2, 3)) > 1e-9).all()
     closer = fake.detach() - gradient * (0.01 / gradient.abs().max())
     assert ms_ssim((closer,), (real,), form="wang") < loss
+
+
+def test_one_opposite_scale_does_not_silence_the_others():
+    checks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(16, 16).sub(0.5)  # gone after 2x2 pooling
+    coarse = 0.4 + 0.2 * torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    real, fake = coarse + 0.4 * checks, coarse - 0.4 * checks
+    loss = ms_ssim((fake,), (real,), form="wang").item()
+    fine = 0.0448 * 1.0001 / (0.0448 + 0.2856)  # the exponent of the finer of two scales
+    assert loss == pytest.approx(1 - 1e-4**fine + 0.1 * fine * 0.95, abs=0.001)  # its contrast is about -.95
+
+    fake = (fake * 0.9).requires_grad_()
+    (gradient,) = torch.autograd.grad(ms_ssim((fake,), (real,), form="wang"), fake)
+    pooled = torch.nn.functional.avg_pool2d(gradient, 2)
+    assert pooled.abs().max() > 1e-6  # the coarser scale, which does not see the checks, still speaks
 
 
 def test_wang_form_descends_from_opposite_images_to_the_right_ones():

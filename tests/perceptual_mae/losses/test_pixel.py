@@ -70,7 +70,9 @@ def test_a_batch_costs_the_mean_of_its_images(loss, region, images):
     mask = torch.stack([random_mask(1, 16, 3 + i, seed=i)[0] for i in range(images)])  # unequal on purpose
     whole = loss(fake, real, mask, (4, 4), region=region)
     singles = [
-        loss(tuple(f[i : i + 1] for f in fake), tuple(r[i : i + 1] for r in real), mask[i : i + 1], (4, 4), region=region)
+        loss(
+            tuple(f[i : i + 1] for f in fake), tuple(r[i : i + 1] for r in real), mask[i : i + 1], (4, 4), region=region
+        )
         for i in range(images)
     ]
     assert whole.item() == pytest.approx(torch.stack(singles).mean().item(), rel=1e-5)

@@ -1,0 +1,207 @@
+"""Which parts of a configuration do not fit each other, one check a function.
+
+Each mistake names all the keys it depends on, and is not told where one of them is wrong by itself.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from perceptual_mae.data import DATASETS
+from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.images import resolutions
+from perceptual_mae.mistakes import Mistake
+from perceptual_mae.objective import TERMS
+from perceptual_mae.schedule import Balanced, FromEpoch, Ramp, Weight
+from perceptual_mae.sections import RunConfig, TermSection
+from perceptual_mae.sizes import SIZES
+
+Check = Callable[[RunConfig], Iterator[Mistake]]
+
+ANY_TERM = tuple(f"losses.{name}" for name in TERMS)  # for what a term with a misspelt name might set right
+
+
+def find_misfits(config: RunConfig) -> list[Mistake]:
+    """Return every mistake that takes more than one key to see, in the order of the checks."""
+    return [mistake for check in CHECKS for mistake in check(config)]
+
+
+def check_image_size(config: RunConfig) -> Iterator[Mistake]:
+    (height, width), generator = config.data.size, config.generator
+    patch_size = generator.patch_size or SIZES[generator.size].patch_size
+    keys = ("data.image_size", "generator.patch_size", "generator.size")
+    if height % patch_size or width % patch_size:
+        fitting = [max(1, side // patch_size) * patch_size for side in (height, width)]
+        yield Mistake(
+            keys,
+            f"image size {height}x{width} is not a multiple of patch size {patch_size}; "
+            f"use {fitting[0]}x{fitting[1]} or another generator.patch_size",
+        )
+    if config.data.eval_resize is not None and config.data.eval_resize < max(height, width):
+        yield Mistake(
+            ("data.eval_resize", "data.image_size"),
+            f"images resized to {config.data.eval_resize} are smaller than the crop of {height}x{width}; enlarge it",
+        )
+    low, high = config.data.crop_scale
+    if not 0 < low <= high:
+        yield Mistake(("data.crop_scale",), f"found {low} to {high}, must be two ascending shares above 0")
+
+
+def check_channels(config: RunConfig) -> Iterator[Mistake]:
+    mean, std, kind = config.data.mean, config.data.std, config.data.kind
+    keys = ("data.mean", "data.std", "data.kind")
+    if len(mean) != len(std):
+        yield Mistake(keys, f"{len(mean)} means but {len(std)} deviations; give one of each for every channel")
+    elif len(mean) != 3 and kind in DATASETS:
+        yield Mistake(keys, f"found {len(mean)} values, but images of {kind} have 3 channels")
+
+
+def check_networks(config: RunConfig) -> Iterator[Mistake]:
+    """Build both networks without memory: what their constructors refuse is a mistake of the configuration."""
+    size, channels = config.data.size, len(config.data.mean)
+    if config.generator.rgb_heads:
+        try:
+            resolutions(size)
+        except ValueError as error:
+            yield Mistake(("data.image_size", "generator.rgb_heads"), f"generator.rgb_heads: {error}")
+            return
+    if any(check_image_size(config)) or any(check_channels(config)):
+        return  # told already
+    if config.generator.norm_pix and config.generator.rgb_heads:
+        return  # told by check_norm_pix
+    keys = ("generator.*", "data.image_size")
+    yield from _try(
+        lambda: MaskedAutoencoder(size, channels, config.data.mean, config.data.std, **config.generator.options()), keys
+    )
+    if (discriminator := config.discriminator) is not None:
+        try:
+            sizes: Sequence[tuple[int, int]] = resolutions(size)
+        except ValueError:
+            sizes = (size,)
+        yield from _try(lambda: discriminator.build(sizes, channels), ("discriminator.*", "data.image_size"))
+
+
+def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
+    if not config.generator.norm_pix:
+        return
+    if config.generator.rgb_heads:
+        keys = ("generator.norm_pix", "generator.rgb_heads")
+        yield Mistake(keys, "norm_pix predicts normalised patches, not images for rgb_heads; switch one of them off")
+    for name, _ in config.losses.items():
+        if TERMS[name].compares_images:
+            yield Mistake(
+                (f"losses.{name}", "generator.norm_pix"),
+                f"{name} compares images, but with generator.norm_pix the prediction is none; switch one of them off",
+            )
+
+
+def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
+    readers = [name for name, _ in config.losses.items() if TERMS[name].needs_discriminator]
+    if config.discriminator is None:
+        for name in readers:
+            message = f"{name} needs a discriminator, but discriminator is null; set one or losses.{name}=null"
+            yield Mistake((f"losses.{name}", "discriminator"), message)
+    elif not readers and list(config.losses.items()):
+        message = (
+            f"no loss term reads the discriminator {config.discriminator.kind}; set discriminator=null or add a term"
+        )
+        yield Mistake(("discriminator", *ANY_TERM), message)
+
+
+def check_weights(config: RunConfig) -> Iterator[Mistake]:
+    for name, term in config.losses.items():
+        if isinstance(term.weight, Balanced) and (name == "l1" or "l1" not in config.losses):
+            reason = "its own gradient" if name == "l1" else "the gradient of l1, which is missing"
+            yield Mistake(
+                (f"losses.{name}.weight", "losses.l1"),
+                f"{name} is balanced against {reason}; give it a number" + ("" if name == "l1" else " or add l1"),
+            )
+
+
+def check_terms(config: RunConfig) -> Iterator[Mistake]:
+    terms = dict(config.losses.items())
+    if not terms:
+        yield Mistake(("losses", *ANY_TERM), f"no term at all, nothing to learn from; choose from: {', '.join(TERMS)}")
+    elif not _always_on(list(terms.values())):
+        message = (
+            "no term is on all the time (when: always, weight never 0); some steps would have nothing to learn from"
+        )
+        yield Mistake(("losses", "losses.*"), message)
+
+
+def check_masking(config: RunConfig) -> Iterator[Mistake]:
+    ratio = config.masking.ratio
+    low, high = (
+        (min(ratio.start, ratio.end), max(ratio.start, ratio.end)) if isinstance(ratio, Ramp) else (ratio, ratio)
+    )
+    if low < 0 or high >= 1:
+        yield Mistake(("masking.ratio",), f"found {low} to {high}, must stay >= 0 and < 1")
+    for name, term in config.losses.items():
+        if term.options().get("region") == "masked" and low <= 0:
+            message = (
+                f"{name} looks at hidden patches only, but masking.ratio reaches 0; use region: all or a higher ratio"
+            )
+            yield Mistake((f"losses.{name}.region", "masking.ratio"), message)
+
+
+def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
+    optimizer, schedule, training = config.optimizer, config.schedule, config.training
+    if optimizer.lr is not None and optimizer.base_lr is not None:
+        keys = ("optimizer.base_lr", "optimizer.lr")
+        yield Mistake(keys, f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null")
+    if schedule.warmup_epochs is not None and schedule.warmup_ratio is not None:
+        keys = ("schedule.warmup_ratio", "schedule.warmup_epochs")
+        yield Mistake(keys, "both warmup_ratio and warmup_epochs are set; set one of them to null")
+    elif schedule.warmup_epochs is not None and schedule.warmup_epochs > training.epochs:
+        yield Mistake(
+            ("schedule.warmup_epochs", "training.epochs"),
+            f"a warm-up of {schedule.warmup_epochs:g} epochs is longer than the run of {training.epochs}; "
+            "shorten it or set schedule.warmup_ratio",
+        )
+    if training.batch_size % training.accumulation:
+        yield Mistake(
+            ("training.accumulation", "training.batch_size"),
+            f"batch_size {training.batch_size} cannot be divided into {training.accumulation} equal micro-batches",
+        )
+    if training.epoch_images is not None and training.epoch_images < training.batch_size:
+        yield Mistake(
+            ("training.epoch_images", "training.batch_size"),
+            f"an epoch of {training.epoch_images} images is less than one batch of {training.batch_size}",
+        )
+
+
+CHECKS: tuple[Check, ...] = (
+    check_image_size,
+    check_channels,
+    check_networks,
+    check_norm_pix,
+    check_discriminator,
+    check_terms,
+    check_weights,
+    check_masking,
+    check_optimisation,
+)
+
+
+def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake]:
+    try:
+        with torch.device("meta"):
+            build()
+    except ValueError as error:
+        yield Mistake(keys, " ".join(str(error).split()))
+    except (NotImplementedError, RuntimeError):
+        pass  # a class of the user's own may not build without memory; it is built in earnest later
+
+
+def _always_on(terms: list[TermSection]) -> bool:
+    phases = {str(term.when) for term in terms if _never_zero(term.weight) and isinstance(term.when, str)}
+    first = any(
+        _never_zero(term.weight) and isinstance(term.when, FromEpoch) and term.when.from_epoch == 1 for term in terms
+    )
+    return first or "always" in phases or {"even_epochs", "odd_epochs"} <= phases
+
+
+def _never_zero(weight: Weight) -> bool:
+    if isinstance(weight, Ramp):
+        return weight.start * weight.end > 0
+    return isinstance(weight, Balanced) or weight != 0

@@ -1,0 +1,134 @@
+"""From layers to a frozen `RunConfig`: all mistakes in one report, each with the layer that made it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from perceptual_mae import layers
+from perceptual_mae.checks import find_misfits
+from perceptual_mae.errors import UserError
+from perceptual_mae.mistakes import Mistake, mistakes_of
+from perceptual_mae.sections import (
+    DataSection,
+    DiscriminatorSection,
+    EvaluationSection,
+    GeneratorSection,
+    LossesSection,
+    MaskingSection,
+    OptimizerSection,
+    RunConfig,
+    ScheduleSection,
+    TermSection,
+    TrackingSection,
+    TrainingSection,
+)
+
+__all__ = [
+    "DataSection",
+    "DiscriminatorSection",
+    "EvaluationSection",
+    "GeneratorSection",
+    "LossesSection",
+    "MaskingSection",
+    "OptimizerSection",
+    "RunConfig",
+    "ScheduleSection",
+    "TermSection",
+    "TrackingSection",
+    "TrainingSection",
+    "json_schema",
+    "load_config",
+    "parse_config",
+    "to_yaml",
+]
+
+
+def load_config(arguments: Sequence[str]) -> RunConfig:
+    """Return the configuration that layers (names or paths) and `key=value` overrides make together.
+
+    Raises UserError with one line a mistake.
+    """
+    merged = layers.merge_layers(arguments)
+    return parse_config(merged.values, merged.origins)
+
+
+def parse_config(
+    values: Mapping[str, Any], origins: Mapping[str, str] | None = None, *, origin: str = "configuration"
+) -> RunConfig:
+    """Return the configuration that a mapping of sections stands for; what it leaves out has its default.
+
+    origins: who set which dotted key, for the report; keys without an entry are `origin`'s. Raises UserError with one
+    line a mistake: `origin: dotted.key: what was found, what is allowed (did you mean 'x'?)`.
+    """
+    merged = layers.Merged()
+    merged.lay(values, origin)
+    # An empty section says nothing; but no discriminator and no losses are choices.
+    said = {name: value for name, value in merged.values.items() if value is not None or name == "discriminator"}
+    if merged.values.get("losses", {}) is None:
+        said["losses"] = {}
+    config, mistakes = _read(said)
+    if config is None:
+        config, _ = _read(_without(said, mistakes))
+    if config is not None:
+        misfits = find_misfits(config)
+        mistakes += [misfit for misfit in misfits if not any(misfit.depends_on(mistake) for mistake in mistakes)]
+    if config is None or mistakes:
+        raise UserError("\n".join(_tell(mistake, origins or {}, origin) for mistake in mistakes))
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Return the resolved configuration as YAML that `parse_config` reads back as the same configuration."""
+    return layers.to_yaml(config.model_dump(mode="json", by_alias=True))
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, for editors."""
+    return RunConfig.model_json_schema(by_alias=True) | {"title": "perceptual-mae run"}
+
+
+def _read(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Mistake]]:
+    try:
+        return RunConfig.model_validate(values), []
+    except ValidationError as error:
+        return None, mistakes_of(RunConfig, error, values)
+
+
+def _without(values: Mapping[str, Any], mistakes: Sequence[Mistake]) -> dict[str, Any]:
+    """Return the values less the mistaken ones, so that the rest can be checked for its fit."""
+    wrong = {mistake.keys[0].removesuffix(".kind") for mistake in mistakes}
+
+    def keep(tree: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        return {
+            key: keep(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+            for key, value in tree.items()
+            if f"{prefix}{key}" not in wrong
+        }
+
+    return keep(values, "")
+
+
+def _tell(mistake: Mistake, origins: Mapping[str, str], origin: str) -> str:
+    """Write a mistake's line; of several keys that do not go together, it is told at the one that was set last."""
+    order = list(origins)
+    places = [key.removesuffix(".*") for key in mistake.keys]
+    set_last = max(places, key=lambda key: order.index(key) if key in origins else -1)
+    label = next((origins[key] for key in _upwards(set_last) if key in origins), origin)
+    meant = mistake.suggestion or (_elsewhere(mistake.unknown) if mistake.unknown else None)
+    hint = f" (did you mean {meant!r}?)" if meant else ""
+    return f"{label}: {set_last}: {mistake.message}{hint}"
+
+
+def _upwards(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+
+
+def _elsewhere(name: str) -> str | None:
+    """Return the dotted key of that name in another section."""
+    for section, field in RunConfig.model_fields.items():
+        for model in (field.annotation, *get_args(field.annotation)):
+            if isinstance(model, type) and issubclass(model, BaseModel) and name in model.model_fields:
+                return f"{section}.{name}"
+    return None

@@ -1,0 +1,50 @@
+"""A batch as the loader hands it over."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with what is known of them; on the CPU uint8 (B, C, H, W) until `to` makes them floats in [0, 1].
+
+    `indices` and `passes` (int64 (B,), always on the CPU) say which sample of the plan an image stands for, and in
+    which pass over the data (0 in evaluation): they key what is drawn for it. `unreadable` lists the files, with the
+    reason, that could not be read on the way; in training the next readable image stands in for each.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    passes: Tensor
+    unreadable: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with images as float32 in [0, 1], and labels, on `device`; the copy may run on behind."""
+        images = self.images.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32).div_(255)
+        return replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """Return the batch in page-locked memory, from which copies to a GPU run in the background."""
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+def collate(
+    images: Sequence[Tensor],
+    labels: Sequence[int],
+    samples: Sequence[tuple[int, int]],
+    unreadable: Sequence[str],
+) -> Batch:
+    """Return the batch of images (C, H, W) and labels that stand for `samples`, the (pass, index) of each."""
+    keys = torch.tensor(samples, dtype=torch.int64).view(-1, 2)
+    stacked = torch.stack(list(images)) if images else torch.empty(0, dtype=torch.uint8)
+    passes, indices = keys[:, 0].clone(), keys[:, 1].clone()
+    return Batch(stacked, torch.tensor(labels, dtype=torch.int64), indices, passes, tuple(unreadable))

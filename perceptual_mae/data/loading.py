@@ -1,0 +1,232 @@
+"""Batches for training and evaluation, the same whatever the number of workers, processes and interruptions."""
+
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from perceptual_mae.data.batch import Batch, collate
+from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.data.plan import EpochPlan
+from perceptual_mae.errors import UserError
+from perceptual_mae.randomness import stream
+
+__all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
+
+logger = logging.getLogger(__name__)
+
+Samples = list[tuple[int, int]]
+"""The (pass, index) of each image of a micro-batch."""
+
+MAX_UNREADABLE_SHARE = 0.01
+
+
+class TrainLoader:
+    """Batches of a plan, read and augmented by `workers` processes (0: in this one).
+
+    Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
+    on. The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
+    next readable one and logged once; UserError when more than 1% of the data set turn out unreadable.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        transform: Callable[[Tensor, torch.Generator], Tensor],
+        plan: EpochPlan,
+        *,
+        seed: int,
+        workers: int,
+        num_processes: int = 1,
+        process_index: int = 0,
+        accumulation: int = 1,
+    ) -> None:
+        if plan.batch_size % (num_processes * accumulation):
+            raise UserError(
+                f"training.batch_size {plan.batch_size} is not a multiple of {num_processes} process(es) x "
+                f"{accumulation} micro-batch(es); change it or training.accumulation"
+            )
+        self.plan = plan
+        self.accumulation = accumulation
+        self._stride = num_processes * accumulation
+        self._first = process_index * accumulation
+        self._reader = _TrainReader(dataset, transform, seed)
+        self._unreadable = _Unreadable(len(dataset))
+        self._schedule = _Schedule()
+        self._loader = _worker_loader(self._reader, self._schedule, workers, persistent=True) if workers else None
+
+    @property
+    def num_unreadable(self) -> int:
+        """Return how many distinct files this process has found unreadable so far."""
+        return len(self._unreadable.seen)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+        """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
+
+        The iterator may be left at any point; asking for an epoch ends the one before.
+        """
+        micro_batches = self._read(self._samples(epoch, first_step))
+        for _ in range(first_step, self.plan.steps_per_epoch):
+            step = []
+            for _ in range(self.accumulation):
+                batch = next(micro_batches)
+                self._unreadable.record(batch.unreadable)
+                step.append(batch)
+            yield step
+
+    def close(self) -> None:
+        """End the worker processes; the loader is of no use afterwards."""
+        self._loader = None
+
+    def _samples(self, epoch: int, first_step: int) -> Iterator[Samples]:
+        for step in range(first_step, self.plan.steps_per_epoch):
+            batch = self.plan.batch(epoch, step)
+            for micro_batch in range(self.accumulation):
+                yield batch[self._first + micro_batch :: self._stride]
+
+    def _read(self, samples: Iterator[Samples]) -> Iterator[Batch]:
+        if self._loader is None:
+            return map(self._reader.__getitem__, samples)
+        self._schedule.samples = samples
+        return iter(self._loader)
+
+
+def evaluation_batches(
+    dataset: ImageDataset,
+    transform: Callable[[Tensor], Tensor],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    limit: int | None = None,
+) -> Iterator[Batch]:
+    """Yield the first `limit` images (all without it) in index order; an unreadable one is logged and left out.
+
+    Raises UserError when more than 1% of the data set turn out unreadable.
+    """
+    num_images = len(dataset) if limit is None else min(limit, len(dataset))
+    starts = range(0, num_images, batch_size)
+    schedule = _Schedule()
+    schedule.samples = ([(0, i) for i in range(start, min(start + batch_size, num_images))] for start in starts)
+    reader = _EvaluationReader(dataset, transform)
+    unreadable = _Unreadable(len(dataset))
+    if workers:
+        batches: Iterator[Batch] = iter(_worker_loader(reader, schedule, workers, persistent=False))
+    else:
+        batches = map(reader.__getitem__, schedule.samples)
+    for batch in batches:
+        unreadable.record(batch.unreadable)
+        if len(batch):
+            yield batch
+
+
+class _TrainReader(Dataset[Batch]):
+    """Reads and augments a micro-batch; runs in the workers."""
+
+    def __init__(
+        self, dataset: ImageDataset, transform: Callable[[Tensor, torch.Generator], Tensor], seed: int
+    ) -> None:
+        self._dataset = dataset
+        self._transform = transform
+        self._seed = seed
+
+    def __getitem__(self, samples: Samples) -> Batch:
+        images, labels, unreadable = [], [], list[str]()
+        for pass_, index in samples:
+            found = self._readable_from(index, unreadable)
+            if found is None:  # far too many are broken: the main process stops at this report
+                return collate([], [], [], unreadable)
+            images.append(self._transform(found[0], stream("augment", self._seed, pass_, index)))
+            labels.append(found[1])
+        return collate(images, labels, samples, unreadable)
+
+    def _readable_from(self, index: int, unreadable: list[str]) -> tuple[Tensor, int] | None:
+        num_images = len(self._dataset)
+        for offset in range(num_images):
+            try:
+                return self._dataset[(index + offset) % num_images]
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+            if offset > MAX_UNREADABLE_SHARE * num_images:
+                break
+        return None
+
+
+class _EvaluationReader(Dataset[Batch]):
+    """Reads a batch in order, without those that cannot be read; runs in the workers."""
+
+    def __init__(self, dataset: ImageDataset, transform: Callable[[Tensor], Tensor]) -> None:
+        self._dataset = dataset
+        self._transform = transform
+
+    def __getitem__(self, samples: Samples) -> Batch:
+        images, labels, read, unreadable = [], [], [], []
+        for sample in samples:
+            try:
+                image, label = self._dataset[sample[1]]
+            except UnreadableImageError as error:
+                unreadable.append(str(error))
+                continue
+            images.append(self._transform(image))
+            labels.append(label)
+            read.append(sample)
+        return collate(images, labels, read, unreadable)
+
+
+class _Unreadable:
+    """The distinct unreadable files met so far."""
+
+    def __init__(self, num_images: int) -> None:
+        self._num_images = num_images
+        self.seen: dict[str, None] = {}  # a set that keeps its order
+
+    def record(self, unreadable: tuple[str, ...]) -> None:
+        """Log what is new; raise UserError beyond 1% of the data set."""
+        for report in unreadable:
+            if report not in self.seen:
+                self.seen[report] = None
+                logger.warning("left out an image that cannot be read: %s", report)
+        if len(self.seen) > MAX_UNREADABLE_SHARE * self._num_images:
+            raise UserError(
+                f"{len(self.seen)} of {self._num_images} images cannot be read so far, more than 1%; mend or remove "
+                f"them; the first is {next(iter(self.seen))}"
+            )
+
+
+class _Schedule(Sampler[Samples]):
+    """What a DataLoader reads next; set anew before each epoch, so that its workers can stay."""
+
+    def __init__(self) -> None:
+        self.samples: Iterator[Samples] = iter(())
+
+    def __iter__(self) -> Iterator[Samples]:
+        return self.samples
+
+
+def _worker_loader(reader: Dataset[Batch], schedule: _Schedule, workers: int, *, persistent: bool) -> DataLoader[Batch]:
+    return DataLoader(
+        reader,
+        batch_size=None,  # the schedule gives whole micro-batches, and the reader stacks them
+        sampler=schedule,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        persistent_workers=persistent,
+        generator=torch.Generator(),  # else each epoch draws from, and so moves, the global generator
+    )
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(worker: int) -> None:
+    """Keep a worker to one thread, and alive when the whole process group is signalled: the run then ends its step."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,176 @@
+"""What is wrong with a configuration, one line a mistake: what was found, what is allowed, what was probably meant."""
+
+import inspect
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from perceptual_mae.layers import nearest
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake and the dotted keys it depends on: one wrong key, or several that do not go together.
+
+    A key such as `generator.*` stands for everything below. `unknown` is the last part of a key that does not exist.
+    """
+
+    keys: tuple[str, ...]
+    message: str
+    suggestion: str | None = None
+    unknown: str | None = None
+
+    def under(self, prefix: str) -> "Mistake":
+        return replace(self, keys=tuple(join(prefix, key) for key in self.keys))
+
+    def depends_on(self, other: "Mistake") -> bool:
+        """Tell whether this mistake may vanish once `other`, a single wrong key, is corrected."""
+        wrong = other.keys[0].removesuffix(".kind")
+        meant = join(wrong.rpartition(".")[0], other.suggestion) if other.suggestion else wrong
+        return any(
+            key in (wrong, meant) or key.startswith((f"{wrong}.", f"{meant}.")) or _is_below(wrong, key)
+            for key in self.keys
+        )
+
+
+class RejectedError(ValueError):
+    """A part of a configuration that has mistakes; their keys are relative to that part."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("; ".join(f"{mistake.keys[0]}: {mistake.message}" for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -> list[Mistake]:
+    """Translate pydantic's errors about `value` into one mistake a key, with keys relative to `model`."""
+    mistakes: dict[str, Mistake] = {}
+    for problem in error.errors(include_url=False):
+        inner, found, prefix, place = _innermost(model, value, problem["loc"])
+        cause = problem.get("ctx", {}).get("error")
+        if isinstance(cause, RejectedError):
+            for mistake in cause.mistakes:
+                told = mistake.under(join(prefix, ".".join(map(str, place))))
+                mistakes.setdefault(told.keys[0], told)
+        elif not place:
+            message = f"found {show(found)}, must be a mapping of {', '.join(fields_of(inner))}"
+            mistakes.setdefault(prefix, Mistake((prefix,), message))
+        else:
+            name = str(place[0])
+            key = join(prefix, name)
+            mistakes.setdefault(key, _about(inner, name, key, found))
+    return list(mistakes.values())
+
+
+def describe(annotation: Any, metadata: Any = ()) -> str:
+    """Say in words which values a type with its bounds allows: "a number > 0", "one of constant, follow"."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return describe(arguments[0], [*arguments[1:], *metadata])
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(argument, metadata) for argument in arguments)
+    if origin is Literal:
+        return (
+            "one of " + ", ".join(str(argument) for argument in arguments) if len(arguments) > 1 else str(arguments[0])
+        )
+    if origin in (tuple, list):
+        return _describe_list(arguments)
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        return "{" + ", ".join(f"{name}: ..." for name in fields_of(annotation)) + "}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+    word = words.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return f"{word}{_bounds(metadata)}" if annotation in (int, float) else word
+
+
+def show(value: object, limit: int = 60) -> str:
+    """Return a value as a short piece of YAML."""
+    if isinstance(value, str):
+        text = repr(value)
+    else:
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, sort_keys=False)
+        text = text.removesuffix("\n").removesuffix("\n...")
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return a model's fields by the names they have in a file."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+def join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _about(model: type[BaseModel], name: str, key: str, values: object) -> Mistake:
+    field = fields_of(model).get(name)
+    if field is None:
+        owner = f"option of {kind}" if (kind := _fixed_kind(model)) else "key"
+        allowed = f"unknown {owner}; allowed: {', '.join(fields_of(model))}"
+        suggestion = nearest(name, fields_of(model)) or _inside(model, name)
+        return Mistake((key,), allowed, suggestion, unknown=name)
+    allowed = describe(field.annotation, field.metadata)
+    if not isinstance(values, Mapping) or name not in values:
+        return Mistake((key,), f"is missing, must be {allowed}")
+    value = values[name]
+    words = [word for word in _words(field.annotation) if isinstance(word, str)]
+    suggestion = nearest(value, words) if isinstance(value, str) else None
+    return Mistake((key,), f"found {show(value)}, must be {allowed}", suggestion)
+
+
+def _inside(model: type[BaseModel], name: str) -> str | None:
+    """Return the dotted key under which a value of one of the model's fields takes `name`, as weight.balanced."""
+    for field, info in fields_of(model).items():
+        for form in (info.annotation, *get_args(info.annotation)):
+            if inspect.isclass(form) and issubclass(form, BaseModel) and name in fields_of(form):
+                return f"{field}.{name}"
+    return None
+
+
+def _innermost(
+    model: type[BaseModel], value: object, place: tuple[int | str, ...]
+) -> tuple[type[BaseModel], object, str, tuple[int | str, ...]]:
+    """Descend through plain nested sections: return the model, value and dotted key in which the problem lies."""
+    prefix = ""
+    while place and (field := model.model_fields.get(str(place[0]))):
+        if not (inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)):
+            break
+        value = value.get(place[0]) if isinstance(value, Mapping) else value
+        model, prefix, place = field.annotation, join(prefix, str(place[0])), place[1:]
+    return model, value, prefix, place
+
+
+def _is_below(wrong: str, key: str) -> bool:
+    return key.endswith(".*") and wrong.startswith(key[:-1])
+
+
+def _fixed_kind(model: type[BaseModel]) -> str | None:
+    field = model.model_fields.get("kind")
+    is_fixed = field is not None and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    return str(get_args(field.annotation)[0]) if field is not None and is_fixed else None
+
+
+def _describe_list(arguments: tuple[Any, ...]) -> str:
+    plural = {"a number": "numbers", "a whole number": "whole numbers", "text": "texts"}
+    inner = describe(arguments[0]) if arguments else "values"
+    inner = plural.get(inner, inner)
+    counted = len(arguments) > 1 and arguments[-1] is not Ellipsis
+    return f"a list of {len(arguments)} {inner}" if counted else f"a list of {inner}"
+
+
+def _bounds(metadata: Any) -> str:
+    flat = [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
+    bounds = [
+        f"{sign} {bound}" for part in flat for name, sign in signs if (bound := getattr(part, name, None)) is not None
+    ]
+    return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _words(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Literal:
+        return list(get_args(annotation))
+    return [word for argument in get_args(annotation) for word in _words(argument)]

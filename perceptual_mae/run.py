@@ -1,0 +1,64 @@
+"""A run folder opened again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from perceptual_mae import checkpoint
+from perceptual_mae.build import build_generator
+from perceptual_mae.config import RunConfig
+from perceptual_mae.errors import UserError
+from perceptual_mae.folder import read_config
+from perceptual_mae.generator import MaskedAutoencoder
+
+
+class Run:
+    """A finished or unfinished run: its configuration, networks and metrics.
+
+    `path` is a run folder or one checkpoint in it. Raises UserError where it is neither, or where no whole checkpoint
+    is there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        if not path.exists():
+            raise UserError(f"{path}: does not exist; give a run folder or a checkpoint in it")
+        is_checkpoint = path.parent.name == "checkpoints" and path.name.startswith("step_")
+        self.path = path.parent.parent if is_checkpoint else path
+        self.config: RunConfig = read_config(self.path)
+        if is_checkpoint and (flaw := checkpoint.find_flaw(path)):
+            raise UserError(f"{path}: is not a whole checkpoint: {flaw}")
+        found = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")
+        if found is None:
+            raise UserError(f"{self.path}: holds no checkpoint yet; let the run go on until it has saved one")
+        self.checkpoint: Path = found
+
+    @property
+    def step(self) -> int:
+        """The optimiser steps taken when the checkpoint was written."""
+        return int(checkpoint.load_facts(self.checkpoint)["step"])
+
+    @property
+    def has_ema(self) -> bool:
+        return (self.checkpoint / "generator_ema.safetensors").exists()
+
+    def generator(self, *, ema: bool | None = None) -> MaskedAutoencoder:
+        """Return the generator in evaluation mode; `ema` None takes the averaged weights where there are any."""
+        if ema and not self.has_ema:
+            raise UserError(
+                f"{self.checkpoint}: holds no averaged weights; train with training.ema_kimg or set ema=False"
+            )
+        name = "generator_ema" if (self.has_ema if ema is None else ema) else "generator"
+        generator = build_generator(self.config)
+        checkpoint.load_module(generator, checkpoint.load_tensors(self.checkpoint, name), self.checkpoint)
+        return generator.eval()
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the records of metrics.jsonl, in order."""
+        path = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return summary.json, or None while the run is unfinished."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None

@@ -1,0 +1,64 @@
+"""Shared fixtures: one thread, a fresh Accelerate for every test, runs of debug size."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from perceptual_mae.assembly import build_trainer, make_accelerator
+from perceptual_mae.build import Timetable
+from perceptual_mae.config import RunConfig, load_config
+from perceptual_mae.data.loading import Batch
+from perceptual_mae.trainer import Trainer
+
+DEBUG = str(Path(__file__).with_name("debug.yaml"))
+SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
+
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state for the whole process; no test may see another's."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def debug_config(*arguments: str) -> RunConfig:
+    """A configuration of debug size, with methods and overrides on top."""
+    return load_config([DEBUG, *arguments])
+
+
+def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Trainer:
+    """A trainer of debug size on this process, with 8 steps an epoch for the schedules."""
+    config = debug_config(*arguments)
+    torch.set_default_dtype(dtype)
+    try:
+        return build_trainer(config, make_accelerator(config), Timetable(8, 16, 1))
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3, 32, 32), seed: int = 0) -> list[Batch]:
+    """One global batch of random images cut by stride into micro-batches, as the loader cuts it."""
+    images = torch.randint(0, 256, (size, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    indices = torch.arange(size)
+    cut = [slice(first, None, micro_batches) for first in range(micro_batches)]
+    ones = torch.ones_like(indices)
+    return [Batch(images[part], -ones[part], indices[part], ones[part], ()) for part in cut]
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The real images and networks that lie beside a checkout where they are at hand."""
+    if not SHARED_DATA.exists():
+        pytest.skip("needs the real images of ../shared/data, which are not beside this checkout")
+    return SHARED_DATA.resolve()

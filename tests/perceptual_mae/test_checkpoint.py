@@ -1,0 +1,94 @@
+"""Checkpoints are whole or not there."""
+
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Adam
+
+from perceptual_mae import checkpoint
+from perceptual_mae.errors import UserError
+
+
+def write(folder: Path, step: int, value: float = 1.0) -> Path:
+    return checkpoint.save(folder, step, {"generator": {"weight": torch.full((3,), value)}}, {"step": step})
+
+
+def test_what_was_saved_comes_back(tmp_path: Path) -> None:
+    path = write(tmp_path, 7)
+    assert checkpoint.newest(tmp_path) == path
+    assert checkpoint.load_facts(path) == {"step": 7}
+    torch.testing.assert_close(checkpoint.load_tensors(path, "generator"), {"weight": torch.ones(3)})
+    assert checkpoint.load_tensors(path, "discriminator") is None
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    good, bad = write(tmp_path, 1), write(tmp_path, 2)
+    content = bytearray((bad / "generator.safetensors").read_bytes())
+    content[-1] ^= 1
+    (bad / "generator.safetensors").write_bytes(content)
+    assert checkpoint.newest(tmp_path) == good
+    assert "generator.safetensors" in checkpoint.find_flaw(bad)
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "step_00000009").mkdir()
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = write(tmp_path, 1)
+
+    def no_space(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    with pytest.raises(UserError, match=r"disk is full.*step_00000001, is intact"):
+        write(tmp_path, 2)
+    assert checkpoint.newest(tmp_path) == last
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000001"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    write(tmp_path, 1, value=1.0)
+    path = write(tmp_path, 1, value=2.0)
+    assert float(checkpoint.load_tensors(path, "generator")["weight"][0]) == 2.0
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+def test_pruning_keeps_the_last_and_every_nth(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40, 50):
+        write(tmp_path, step)
+    checkpoint.prune(tmp_path, keep_last=2, keep_steps=20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}" for step in (20, 40, 50)]
+
+
+def test_another_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    state = nn.Linear(3, 2).state_dict()
+    with pytest.raises(UserError, match=r"another architecture.*weight"):
+        checkpoint.load_module(nn.Linear(4, 2), state, tmp_path)
+    with pytest.raises(UserError, match=r"missing \(first: bias\)"):
+        checkpoint.load_module(nn.Linear(3, 2), {"weight": state["weight"]}, tmp_path)
+
+
+def test_optimizer_moments_keep_the_memory_format_of_their_parameters() -> None:
+    torch.manual_seed(0)
+    networks = [nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    optimizers = [Adam(network.parameters(), fused=True) for network in networks]
+    images = torch.randn(2, 3, 8, 8)
+
+    def step(which: int) -> None:
+        optimizers[which].zero_grad()
+        networks[which](images).square().sum().backward()
+        optimizers[which].step()
+
+    step(0)
+    kept = {key: value.contiguous() for key, value in checkpoint.optimizer_tensors(optimizers[0]).items()}
+    networks[1].load_state_dict(networks[0].state_dict())
+    checkpoint.load_optimizer(optimizers[1], kept)
+    step(0)
+    step(1)
+    assert torch.equal(networks[0].weight, networks[1].weight)

@@ -1,0 +1,370 @@
+"""The generator: what it promises, at every option, and that it cannot see what is hidden."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from perceptual_mae.generator import MaskedAutoencoder, count_parameters
+from perceptual_mae.images import patchify, resolutions
+from perceptual_mae.masking import draw_masks, num_hidden, random
+
+TINY = {"width": 32, "depth": 4, "heads": 4, "decoder_width": 16, "decoder_depth": 4, "decoder_heads": 2}
+OPTIONS = {
+    "mae": {},
+    "heads": {"rgb_heads": True},
+    "skips": {"skips": True},
+    "msg_mae": {"skips": True, "rgb_heads": True},
+    "official": {"skips": True, "rgb_heads": True, "skip_projection": "shared", "head_form": "full"},
+    "even": {"skips": True, "rgb_heads": True, "skip_map": "even"},
+    "norm_pix": {"norm_pix": True},
+}
+
+
+def build(size=(32, 32), channels=3, patch_size=8, **options):
+    torch.manual_seed(0)
+    mean, std = [0.5 - 0.02 * channel for channel in range(channels)], [0.25 + 0.01 * c for c in range(channels)]
+    return MaskedAutoencoder(size, channels, mean, std, patch_size=patch_size, **{**TINY, **options})
+
+
+def batch_for(generator, batch=2, ratio=0.75):
+    rows, columns = generator.grid
+    images = torch.rand(batch, generator.channels, *generator.image_size)
+    hidden = num_hidden(rows * columns, ratio)
+    return images, draw_masks(random, (rows, columns), hidden, [torch.Generator().manual_seed(i) for i in range(batch)])
+
+
+def check_shapes(generator, batch=2, ratio=0.75):
+    images, mask = batch_for(generator, batch, ratio)
+    fake = generator(images, mask)
+    expected = [(batch, generator.channels, *size) for size in generator.resolutions]
+    assert [tuple(level.shape) for level in fake.pyramid] == expected
+    assert [tuple(level.shape) for level in fake.prediction] == expected
+    assert all(level.dtype == torch.float32 for level in (*fake.pyramid, *fake.prediction))
+    assert all(level.isfinite().all() for level in fake.pyramid)
+    assert torch.equal(fake.mask, mask)
+    assert fake.latent.shape == (batch, 1 + mask.shape[1], generator.decoder.blocks[0].norm1.weight.numel())
+    assert fake.composite(images).shape == images.shape
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_any_batch_size_gives_the_declared_pyramid(options, batch):
+    generator = build(**options)
+    assert generator.resolutions == (resolutions((32, 32)) if options.get("rgb_heads") else ((32, 32),))
+    check_shapes(generator, batch)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize(
+    ("size", "patch_size"), [((96, 64), 8), ((64, 96), 16), ((32, 32), 2), ((56, 112), 14), ((48, 48), 6)]
+)
+def test_any_shape_patch_and_channel_count_works(size, patch_size, channels):
+    check_shapes(build(size, channels, patch_size, **OPTIONS["msg_mae"]))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.97])
+def test_any_ratio_works_from_nothing_hidden_to_everything(options, ratio):
+    check_shapes(build(**options), ratio=ratio)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_every_parameter_gets_a_gradient(options):
+    generator = build(**options)
+    fake = generator(*batch_for(generator))
+    sum(level.square().mean() for level in fake.pyramid).backward()
+    dead = [name for name, parameter in generator.named_parameters() if parameter.grad is None]
+    assert dead == []
+    silent = [name for name, parameter in generator.named_parameters() if not parameter.grad.any()]
+    assert silent == []
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_class_and_mask_tokens_get_gradients_from_the_full_image_alone(options):
+    generator = build(**options)
+    generator(*batch_for(generator)).prediction[0].square().mean().backward()
+    assert generator.encoder.cls_token.grad.abs().max() > 0
+    assert generator.decoder.mask_token.grad.abs().max() > 0
+
+
+def test_every_level_of_the_pyramid_reaches_its_own_head_only():
+    generator = build(**OPTIONS["msg_mae"])
+    for level in range(1, len(generator.resolutions)):
+        generator.zero_grad()
+        generator(*batch_for(generator)).pyramid[level].square().mean().backward()
+        alive = [head.predict.weight.grad is not None for head in generator.decoder.heads]
+        assert alive == [other == level for other in range(1, len(generator.resolutions))]
+        assert generator.decoder.pred.weight.grad is None
+
+
+def test_nothing_hidden_still_gives_the_mask_token_a_gradient_of_zero():
+    generator = build(**OPTIONS["msg_mae"])
+    generator(*batch_for(generator, ratio=0.0)).pyramid[0].sum().backward()
+    assert generator.decoder.mask_token.grad.abs().max() == 0, "not None: distributed training waits for every gradient"
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_hidden_pixels_cannot_influence_the_prediction(options):
+    generator = build(patch_size=4, **options).eval()
+    images, mask = batch_for(generator)
+    fake = generator(images, mask)
+    hidden = fake.composite(torch.zeros_like(images)) != 0
+    changed = torch.where(hidden, torch.rand_like(images), images)
+    assert (changed != images).any()
+    for before, after in zip(fake.prediction, generator(changed, mask).prediction, strict=True):
+        assert torch.equal(before, after)
+
+
+def test_visible_pixels_do_influence_the_prediction():
+    generator = build(patch_size=4, **OPTIONS["msg_mae"])
+    images, mask = batch_for(generator)
+    for before, after in zip(generator(images, mask).prediction, generator(1 - images, mask).prediction, strict=True):
+        assert not torch.allclose(before, after, atol=1e-3)
+
+
+def test_visible_tokens_return_to_their_places():
+    generator = build(patch_size=4)
+    _, mask = batch_for(generator, batch=3)
+    visible = (~mask).nonzero()[:, 1].view(3, -1)
+    tokens = torch.randn(3, 1 + visible.shape[1], 16)
+    placed = generator.decoder.place(tokens, visible) - generator.decoder.pos_embed
+    torch.testing.assert_close(placed[:, 0], tokens[:, 0])
+    for image in range(3):
+        expected = generator.decoder.mask_token[0, 0].repeat(64, 1)
+        expected[~mask[image]] = tokens[image, 1:]
+        torch.testing.assert_close(placed[image, 1:], expected)
+
+
+def test_images_do_not_mix_within_a_batch():
+    generator = build(**OPTIONS["msg_mae"])
+    images, mask = batch_for(generator, batch=3)
+    together, alone = generator(images, mask), generator(images[1:2], mask[1:2])
+    for one, other in zip(together.pyramid, alone.pyramid, strict=True):
+        torch.testing.assert_close(one[1:2], other, atol=1e-5, rtol=1e-5)
+
+
+def test_encoder_sees_every_patch_of_any_image_size():
+    generator = build((32, 32), patch_size=8, **OPTIONS["msg_mae"])
+    assert generator.encoder(torch.rand(2, 3, 32, 32)).shape == (2, 17, 32)
+    assert generator.encoder(torch.rand(2, 3, 96, 64)).shape == (2, 1 + 12 * 8, 32)
+    images, mask = batch_for(generator, ratio=0.0)
+    tokens, _ = generator.encoder.encode(images, (~mask).nonzero()[:, 1].view(2, -1))
+    torch.testing.assert_close(generator.encoder(images), tokens)
+
+
+def test_encoder_normalises_images_itself():
+    encoder = build().encoder
+    images = torch.rand(2, 3, 32, 32)
+    by_hand = torch.stack([(images[:, c] - (0.5 - 0.02 * c)) / (0.25 + 0.01 * c) for c in range(3)], dim=1)
+    torch.testing.assert_close(encoder.normalise(images), by_hand)
+    torch.testing.assert_close(encoder.denormalise(by_hand), images)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 33, 32), (2, 1, 32, 32), (3, 32, 32)])
+def test_encoder_refuses_images_it_cannot_cut(shape):
+    with pytest.raises(ValueError, match="multiples of patch_size 8"):
+        build().encoder(torch.rand(shape))
+
+
+def test_exported_encoder_has_the_names_of_timm_whatever_the_generator():
+    block = ["norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"]
+    modules = ["patch_embed.proj", *(f"blocks.{index}.{part}" for index in range(4) for part in block), "norm"]
+    names = {"cls_token", "pos_embed", *(f"{module}.{kind}" for module in modules for kind in ("weight", "bias"))}
+    for options in OPTIONS.values():
+        exported = build(**options).encoder.export_state_dict()
+        assert set(exported) == names
+    assert exported["patch_embed.proj.weight"].shape == (32, 3, 8, 8)
+    assert exported["blocks.0.attn.qkv.weight"].shape == (96, 32)
+    assert exported["pos_embed"].shape == (1, 17, 32)
+
+
+def test_plain_and_msg_mae_encoders_exchange_weights():
+    plain, msg = build(), build(**OPTIONS["msg_mae"])
+    with torch.no_grad():
+        msg.encoder.blocks[0].mlp.fc1.weight.add_(1)
+    plain.encoder.load_state_dict(msg.encoder.state_dict(), strict=True)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(plain.encoder(images), msg.encoder(images))
+
+
+def test_saved_generator_holds_mean_and_deviation():
+    state = build().state_dict()
+    torch.testing.assert_close(state["encoder.mean"].flatten(), torch.tensor([0.5, 0.48, 0.46]))
+    torch.testing.assert_close(state["encoder.std"].flatten(), torch.tensor([0.25, 0.26, 0.27]))
+
+
+def test_prediction_and_pyramid_are_the_same_images_in_two_spaces():
+    generator = build(**OPTIONS["msg_mae"])
+    fake = generator(*batch_for(generator))
+    for image, prediction in zip(fake.pyramid, fake.prediction, strict=True):
+        torch.testing.assert_close(generator.encoder.normalise(image), prediction)
+
+
+def test_target_is_the_pooled_and_normalised_image():
+    generator = build(**OPTIONS["msg_mae"])
+    images, _ = batch_for(generator)
+    target = generator.target(images, 4)
+    assert [level.shape[-1] for level in target] == [32, 16, 8, 4]
+    torch.testing.assert_close(generator.encoder.denormalise(target[0]), images)
+    by_hand = images[:, :, :8, :8].mean(dim=(2, 3))
+    torch.testing.assert_close(generator.encoder.denormalise(target[3])[:, :, 0, 0], by_hand)
+    for pooled, image in zip(generator.to_images(target, images), target, strict=True):
+        torch.testing.assert_close(generator.encoder.normalise(pooled), image)
+
+
+def test_norm_pix_target_has_unit_patches_and_maps_back_to_the_image():
+    generator = build(norm_pix=True)
+    images, mask = batch_for(generator)
+    target = generator.target(images, 1)
+    patches = patchify(target[0], 8)
+    torch.testing.assert_close(patches.mean(dim=-1), torch.zeros(2, 16), atol=1e-5, rtol=0)
+    torch.testing.assert_close(patches.std(dim=-1), torch.ones(2, 16), atol=1e-4, rtol=0)
+    torch.testing.assert_close(generator.to_images(target, images)[0], images, atol=1e-5, rtol=0)
+    assert generator(images, mask).uses_target_statistics
+    assert not build()(images, mask).uses_target_statistics
+    with pytest.raises(ValueError, match="1 level, not 3"):
+        generator.target(images, 3)
+
+
+def test_norm_pix_borrows_statistics_without_gradient():
+    generator = build(norm_pix=True)
+    images, _ = batch_for(generator)
+    images.requires_grad_()
+    prediction = torch.randn(2, 3, 32, 32, requires_grad=True)
+    generator.to_images((prediction,), images)[0].sum().backward()
+    assert images.grad is None
+    assert prediction.grad.abs().max() > 0
+
+
+def test_composite_keeps_visible_pixels_bit_for_bit_and_fills_the_hidden():
+    generator = build()
+    images, mask = batch_for(generator)
+    fake = generator(images, mask)
+    hidden = mask.view(2, 1, 4, 4).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    assert torch.equal(fake.composite(images), torch.where(hidden, fake.pyramid[0], images))
+    assert torch.equal(fake.composite(images), generator(images, mask).composite(images))
+
+
+def test_reconstruction_is_read_only():
+    generator = build()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        generator(*batch_for(generator)).grid = (1, 1)
+
+
+def test_latent_is_the_decoder_input_the_images_depend_on():
+    generator = build(**OPTIONS["msg_mae"])
+    images, mask = batch_for(generator)
+    fake = generator(images, mask)
+    for level in fake.pyramid:
+        (slope,) = torch.autograd.grad(level.square().sum(), fake.latent, retain_graph=True)
+        assert slope.abs().max() > 0
+    hidden = fake.latent[:, 1:][mask]
+    expected = (generator.decoder.mask_token + generator.decoder.pos_embed[:, 1:]).expand(2, -1, -1)[mask]
+    torch.testing.assert_close(hidden, expected)
+
+
+def test_generator_has_second_derivatives_for_path_length():
+    generator = build(**OPTIONS["msg_mae"]).double()
+    images, mask = batch_for(generator)
+    with sdpa_kernel(SDPBackend.MATH):
+        fake = generator(images.double(), mask)
+    assert fake.pyramid[0].dtype == torch.float64
+    (slope,) = torch.autograd.grad(fake.pyramid[0].square().sum(), fake.latent, create_graph=True)
+    slope.square().sum().backward()
+    assert generator.decoder.pred.weight.grad.abs().max() > 0
+    assert generator.encoder.patch_embed.proj.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_bfloat16_autocast_stays_close_and_returns_float32(options):
+    generator = build(**options)
+    images, mask = batch_for(generator)
+    exact = generator(images, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = generator(images, mask)
+    for one, other in zip(exact.prediction, rounded.prediction, strict=True):
+        assert other.dtype == torch.float32
+        assert (one - other).square().mean().sqrt() < 0.02 * one.square().mean().sqrt()
+    assert all(level.dtype == torch.float32 for level in rounded.pyramid)
+
+
+def test_generator_works_wholly_in_bfloat16():
+    generator = build(**OPTIONS["msg_mae"]).bfloat16()
+    fake = generator(*batch_for(generator))
+    assert all(level.dtype == torch.float32 and level.isfinite().all() for level in fake.pyramid)
+
+
+def test_mask_may_lie_elsewhere_than_the_images():
+    with torch.device("meta"):
+        generator = build(**OPTIONS["msg_mae"])
+        images = torch.rand(2, 3, 32, 32)
+    mask = torch.arange(16).expand(2, -1) < 12
+    fake = generator(images, mask)
+    assert fake.mask.device.type == "meta"
+    assert [tuple(level.shape[-2:]) for level in fake.pyramid] == list(generator.resolutions)
+
+
+@pytest.mark.parametrize(
+    ("images", "mask", "message"),
+    [
+        (torch.rand(2, 3, 32, 40), torch.ones(2, 16, dtype=torch.bool), r"\(B, 3, 32, 32\)"),
+        (torch.rand(2, 1, 32, 32), torch.ones(2, 16, dtype=torch.bool), r"\(B, 3, 32, 32\)"),
+        (torch.rand(3, 32, 32), torch.ones(2, 16, dtype=torch.bool), r"\(B, 3, 32, 32\)"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.ones(2, 16, dtype=torch.bool), r"float images"),
+        (torch.rand(2, 3, 32, 32), torch.ones(2, 15, dtype=torch.bool), r"bool mask \(2, 16\)"),
+        (torch.rand(2, 3, 32, 32), torch.ones(1, 16, dtype=torch.bool), r"bool mask \(2, 16\)"),
+        (torch.rand(2, 3, 32, 32), torch.ones(2, 16), r"bool mask \(2, 16\)"),
+        (torch.rand(2, 3, 32, 32), torch.eye(16)[:1].bool().repeat(2, 1).logical_xor(torch.eye(2, 16).bool()), "same"),
+    ],
+)
+def test_images_and_masks_that_do_not_fit_are_refused(images, mask, message):
+    with pytest.raises(ValueError, match=message):
+        build()(images, mask)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"size": (225, 225), "patch_size": 16},
+            "image size 225x225 is not a multiple of patch_size 16; use 224x224 or set generator.patch_size",
+        ),
+        ({"size": (8, 8), "patch_size": 16}, "use 16x16"),
+        ({"norm_pix": True, "rgb_heads": True}, "norm_pix predicts normalised patches"),
+        ({"norm_pix": True, "patch_size": 1, "channels": 1}, "set generator.patch_size above 1"),
+        ({"size": (36, 36), "patch_size": 6, "rgb_heads": True}, "cannot be halved"),
+        ({"width": 30}, "generator.width 30 must be a multiple of 4 and of generator.heads 4"),
+        ({"decoder_heads": 3}, "generator.decoder_width 16 must be a multiple of 4 and of generator.decoder_heads 3"),
+        ({"depth": 0}, "generator.depth must be at least 1, got 0"),
+        ({"skips": True, "skip_map": "mirror", "depth": 2}, "skip_map mirror needs depth >= decoder_depth, got 2 < 4"),
+        ({"size": (32, 32), "channels": 0}, "channels"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_unknown_size_and_wrong_statistics_are_refused():
+    with pytest.raises(ValueError, match="unknown size 'big'; choose from: tiny, small, base, large, huge"):
+        MaskedAutoencoder((32, 32), 3, [0.5] * 3, [0.5] * 3, size="big")
+    with pytest.raises(ValueError, match="images of 3 channels need 3 means"):
+        MaskedAutoencoder((32, 32), 3, [0.5], [0.5], **TINY, patch_size=8)
+    with pytest.raises(ValueError, match="positive standard deviations"):
+        MaskedAutoencoder((32, 32), 3, [0.5] * 3, [0.5, 0.5, 0.0], **TINY, patch_size=8)
+
+
+def test_same_seed_gives_the_same_weights_and_reconstruction():
+    one, other = build(**OPTIONS["msg_mae"]), build(**OPTIONS["msg_mae"])
+    images, mask = batch_for(one)
+    assert torch.equal(one(images, mask).pyramid[0], other(images, mask).pyramid[0])
+
+
+def test_fixed_positions_are_saved_but_never_trained():
+    generator = build()
+    assert "encoder.pos_embed" in generator.state_dict()
+    assert not any("pos_embed" in name for name, _ in generator.named_parameters())
+    trainable, with_positions = count_parameters(generator)
+    assert with_positions - trainable == 17 * (32 + 16)

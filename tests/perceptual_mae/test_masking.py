@@ -1,0 +1,62 @@
+"""Masks hide exactly what they should, evenly, and as their generators say."""
+
+import pytest
+import torch
+
+from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, visible_patches
+from perceptual_mae.randomness import stream
+
+
+@pytest.mark.parametrize(
+    ("num_patches", "ratio", "visible"),
+    [(196, 0.75, 49), (36, 0.75, 9), (64, 0.75, 16), (256, 0.75, 64), (100, 0.9, 10), (10, 0.7, 3), (7, 0.0, 7)],
+)
+def test_mask_hides_exactly_the_requested_ratio(num_patches, ratio, visible):
+    assert num_patches - num_hidden(num_patches, ratio) == visible
+
+
+@pytest.mark.parametrize("ratio", [-0.1, 1.0, 75])
+def test_ratio_outside_the_unit_interval_is_refused(ratio):
+    with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
+        num_hidden(64, ratio)
+
+
+@pytest.mark.parametrize("kind", MASKINGS)
+@pytest.mark.parametrize("grid", [(8, 8), (6, 4), (1, 5)])
+def test_every_masking_hides_the_given_number_in_every_sample(kind, grid):
+    hidden = num_hidden(grid[0] * grid[1], 0.75)
+    masks = draw_masks(MASKINGS[kind], grid, hidden, [stream("mask", 0, index) for index in range(5)])
+    assert masks.shape == (5, grid[0] * grid[1])
+    assert masks.dtype == torch.bool
+    assert masks.sum(dim=1).tolist() == [hidden] * 5
+
+
+@pytest.mark.parametrize("kind", MASKINGS)
+def test_a_sample_keeps_its_mask_whatever_batch_it_is_drawn_in(kind):
+    alone = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, 3)])
+    together = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, index) for index in range(6)])
+    assert torch.equal(together[3], alone[0])
+    assert not torch.equal(together[2], together[3])
+
+
+def test_random_masking_hides_every_patch_equally_often():
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.stack([random((4, 4), 12, generator) for _ in range(4000)]).float().mean(dim=0)
+    sigma = (0.75 * 0.25 / 4000) ** 0.5
+    assert (frequency - 0.75).abs().max() < 4 * sigma
+
+
+def test_a_masking_that_miscounts_is_refused():
+    with pytest.raises(ValueError, match="exactly 3 hidden"):
+        draw_masks(lambda grid, num_hidden, generator: torch.arange(4) < 2, (2, 2), 3, [torch.Generator()])
+
+
+def test_visible_patches_are_listed_in_ascending_order():
+    mask = torch.tensor([[True, False, True, False], [False, False, True, True]])
+    assert visible_patches(mask).tolist() == [[1, 3], [0, 1]]
+    assert visible_patches(torch.ones(2, 4, dtype=torch.bool)).shape == (2, 0)
+
+
+def test_masks_of_unequal_counts_are_refused():
+    with pytest.raises(ValueError, match="same number of hidden patches, got 1 to 2"):
+        visible_patches(torch.tensor([[True, False, True], [False, False, True]]))

@@ -1,0 +1,191 @@
+"""A run loses nothing when it stops, and harms nobody's files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import DEBUG, debug_config
+from perceptual_mae import Run, UserError, pretrain, pretraining
+from perceptual_mae.interrupts import Interrupted
+from perceptual_mae.trainer import Trainer
+
+
+def trained(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a run's last checkpoint: networks, optimisers, averages, balance."""
+    files = sorted(Run(path).checkpoint.glob("*.safetensors"))
+    return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
+
+
+def losses(path: Path) -> list[dict]:
+    return [record | {"images_per_second": 0, "data_wait": 0} for record in Run(path).metrics()]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Let a signal arrive while the given step of a run is under way."""
+    step, taken = Trainer.step, []
+
+    def interrupted(self: Trainer, *arguments: object) -> dict[str, torch.Tensor]:
+        taken.append(1)
+        if len(taken) == steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+def test_a_run_stopped_in_mid_epoch_and_resumed_equals_an_unbroken_one(
+    method: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["training.epoch_images=48", "training.ema_kimg=0.05", "training.keep_last=9"]  # 6 steps an epoch
+    unbroken = debug_config(method, *options)
+    resumed = debug_config(method, *options, f"data.workers={workers}")
+    pretrain(unbroken, tmp_path / "unbroken", quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted, match="after step 4"):
+            pretrain(resumed, tmp_path / "resumed", quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Interrupted, match="after step 8"):
+            pretrain(resumed, tmp_path / "resumed", quiet=True)
+    summary = pretrain(resumed, tmp_path / "resumed", quiet=True)
+    whole, parts = trained(tmp_path / "unbroken"), trained(tmp_path / "resumed")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(value, parts[name]) for name, value in whole.items())
+    assert summary["psnr"] == Run(tmp_path / "unbroken").summary()["psnr"]
+    assert losses(tmp_path / "resumed")[-1] == losses(tmp_path / "unbroken")[-1]
+
+
+def test_a_finished_run_goes_on_when_it_gets_more_epochs(tmp_path: Path) -> None:
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    summary = pretrain(debug_config("mse", "training.epochs=3"), tmp_path / "run", quiet=True)
+    assert summary["steps"] == 12
+    assert [record["step"] for record in Run(tmp_path / "run").metrics() if "evaluation" not in record][-1] == 12
+
+
+def test_the_run_folder_holds_what_it_promises(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    summary = pretrain(debug_config("ls_gan_p"), path, quiet=True)
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "images", "checkpoints", "summary.json", "log.txt"} <= {
+        child.name for child in path.iterdir()
+    }
+    assert {"psnr", "ssim", "psnr_masked", "baselines"} <= summary.keys()
+    assert set(summary["baselines"]) == {"mean_color", "nearest_patch", "inverse_distance"}
+    assert sorted(image.name for image in (path / "images").iterdir()) == ["epoch_0001.png", "epoch_0002.png"]
+    record = next(record for record in Run(path).metrics() if record["epoch"] == 2)
+    assert {"step", "images_seen", "raw", "weighted", "active", "discriminator", "learning_rate"} <= record.keys()
+    assert {"images_per_second", "data_wait", "total"} <= record.keys()
+    assert set(record["active"]) == set(record["raw"]) == {"l1", "feature_matching", "style", "adversarial"}
+    assert record["images_seen"] == record["step"] * 8
+    reopened = Run(path).generator()
+    assert not reopened.training
+    images = torch.rand(2, 3, 32, 32)
+    assert reopened.encoder(images).shape == (2, 17, 32)
+
+
+def test_two_evaluations_are_bit_identical(tmp_path: Path) -> None:
+    runs = [pretrain(debug_config("mse"), tmp_path / name, quiet=True) for name in ("a", "b")]
+    assert runs[0] == runs[1]
+    pages = [(tmp_path / name / "images" / "epoch_0002.png").read_bytes() for name in ("a", "b")]
+    assert pages[0] == pages[1]
+
+
+def test_another_configuration_may_not_resume_a_run(tmp_path: Path) -> None:
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    with pytest.raises(UserError, match=r"other values of optimizer\.lr, training\.seed"):
+        pretrain(debug_config("mse", "optimizer.lr=2e-3", "training.seed=1"), tmp_path / "run", quiet=True)
+
+
+def test_somebody_elses_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="holds files that are not a run's"):
+        pretrain(debug_config("mse"), tmp_path, quiet=True)
+    assert [child.name for child in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_fresh_starts_beside_a_run_and_never_deletes_it(tmp_path: Path) -> None:
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    pretrain(debug_config("l1"), tmp_path / "run", fresh=True, quiet=True)
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+    assert Run(tmp_path / "run-2").config != Run(tmp_path / "run").config
+
+
+def test_a_loss_that_stops_being_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.step
+
+    def spoiled(self: Trainer, batches: object, moment: object) -> dict[str, torch.Tensor]:
+        if moment.step == 5:
+            for parameter in self.bare_generator.parameters():
+                parameter.data.fill_(float("nan"))
+        return step(self, batches, moment)
+
+    monkeypatch.setattr(Trainer, "step", spoiled)
+    with pytest.raises(UserError, match=r"'discriminator/loss' stopped being finite at step 5.*step_00000004"):
+        pretrain(debug_config("ls_gan_p"), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").step == 4
+    assert all(bool(value.isfinite().all()) for value in trained(tmp_path / "run").values())
+
+
+def test_running_out_of_memory_is_told_with_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Trainer, "step", exhausted)
+    with pytest.raises(UserError, match=r"training.batch_size=8.*training.accumulation=2"):
+        pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    last = Run(tmp_path / "run").checkpoint
+    (last / "optimizer.safetensors").write_bytes(b"damaged")
+    assert Run(tmp_path / "run").step == 4
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").step == 8
+
+
+def test_alarms_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretraining.Health, "observe", lambda *_: ["the generator has stopped looking"])
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    assert "the generator has stopped looking" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_the_papers_constant_adversarial_weight_trains_with_a_warning(tmp_path: Path) -> None:
+    pretrain(debug_config("ls_gan_p", "losses.adversarial.weight=1.0"), tmp_path / "run", quiet=True)
+    assert "the paper's constant 1" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
+    pretrain(debug_config("mse", "tracking.trackers=[tensorboard]"), tmp_path / "run", quiet=True)
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.slow
+def test_a_signal_saves_and_exits_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "perceptual_mae.cli", "pretrain", DEBUG, "mse", "training.epochs=200"]
+    command += ["evaluation.every=0", "training.checkpoint_every=1000", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") > 3) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    step = Run(tmp_path / "run").step
+    assert 0 < step < 800
+    assert json.loads(metrics.read_text().splitlines()[-1])["step"] == step

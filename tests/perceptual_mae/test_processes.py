@@ -1,0 +1,42 @@
+"""Two processes train what one process trains."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from perceptual_mae.schedule import Moment
+from two_processes import CASES, train
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Everything two gloo processes found, all cases in one launch."""
+    folder = tmp_path_factory.mktemp("two")
+    paths = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [*launch, str(HERE / "two_processes.py"), str(folder)],
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        check=True,
+        timeout=240,
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("method", "accumulation"), CASES)
+def test_two_processes_equal_one_with_the_same_global_batch(by_two: Path, method: str, accumulation: int) -> None:
+    both, one = load_file(by_two / f"{method}-{accumulation}"), train(method, accumulation)
+    assert both.keys() == one.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(both[name], value, rtol=0, atol=1e-5, msg=lambda told, name=name: f"{name}: {told}")
+
+
+def test_the_cases_cross_an_even_epoch() -> None:
+    assert Moment(1 + 5 // 3, 5, 0.0).epoch == 2

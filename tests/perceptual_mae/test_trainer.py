@@ -1,0 +1,208 @@
+"""The adversarial step: each half moves its own network and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import debug_config, debug_trainer, random_batches
+from perceptual_mae.layers import list_methods
+from perceptual_mae.objective import Objective
+from perceptual_mae.schedule import Moment
+from perceptual_mae.trainer import Trainer
+
+ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
+METHODS = sorted(method.name for method in list_methods())
+ADVERSARIAL = [name for name in METHODS if debug_config(name).discriminator is not None]
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(before: dict[str, torch.Tensor], module: nn.Module) -> bool:
+    return all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def views(trainer: Trainer, batch_size: int = 4) -> list:
+    made = [trainer.view(batch, EVEN) for batch in random_batches(batch_size)]
+    made[0].reconstruction = trainer.generator(made[0].images, made[0].mask)
+    return made
+
+
+@pytest.mark.parametrize("method", ADVERSARIAL)
+def test_the_discriminator_half_leaves_the_generator_bit_identical(method: str) -> None:
+    trainer = debug_trainer(method)
+    for group in trainer.discriminator_optimizer.param_groups:
+        group["lr"] = 1e-3
+    generator, discriminator = weights(trainer.bare_generator), weights(trainer.bare_discriminator)
+    trainer.discriminator_half(views(trainer))
+    assert same(generator, trainer.bare_generator)
+    assert all(parameter.grad is None for parameter in trainer.bare_generator.parameters())
+    assert not same(discriminator, trainer.bare_discriminator)
+
+
+@pytest.mark.parametrize("method", ADVERSARIAL)
+def test_the_generator_half_leaves_the_discriminator_bit_identical_and_without_gradient(method: str) -> None:
+    trainer = debug_trainer(method)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = 1e-3
+    generator, discriminator = weights(trainer.bare_generator), weights(trainer.bare_discriminator)
+    trainer.generator_half(views(trainer), EVEN)
+    assert same(discriminator, trainer.bare_discriminator)
+    assert all(parameter.grad is None for parameter in trainer.bare_discriminator.parameters())
+    assert not same(generator, trainer.bare_generator)
+
+
+@pytest.mark.parametrize("heads", ["false", "true"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trainable_tensor_gets_a_gradient_within_an_odd_and_an_even_epoch(method: str, heads: str) -> None:
+    if method == "mse_norm_pix" and heads == "true":
+        pytest.skip("norm_pix predicts normalised patches, which have no pyramid")
+    if method == "ms_ssim_l1" and heads == "true":
+        pytest.skip("refused: no term of this method reads the low levels")
+    trainer = debug_trainer(method, f"generator.skips={heads}", f"generator.rgb_heads={heads}")
+    touched: set[str] = set()
+
+    def watch(name: str):  # noqa: ANN202
+        return lambda gradient: touched.add(name) if gradient.abs().sum() > 0 else None
+
+    networks = {"generator": trainer.bare_generator}
+    if trainer.adversary is not None:
+        networks["discriminator"] = trainer.bare_discriminator
+    expected = set()
+    for owner, network in networks.items():
+        for name, parameter in network.named_parameters():
+            expected.add(f"{owner}.{name}")
+            parameter.register_hook(watch(f"{owner}.{name}"))
+    for moment in (ODD, EVEN, EVEN):
+        trainer.step(random_batches(4), moment)
+    assert touched == expected
+
+
+@pytest.mark.parametrize("name", ["feature_matching", "style"])
+def test_a_perceptual_term_alone_reaches_every_weight_of_the_decoder_and_the_encoder(name: str) -> None:
+    trainer = debug_trainer("ls_gan_p")
+    line = trainer.objective.lines[name]
+    trainer.objective.lines = {name: line}
+    (view,) = views(trainer)
+    losses = trainer.objective(trainer.compare(view.reconstruction, view.images), EVEN)
+    losses.total.backward()
+    without = [key for key, value in trainer.bare_generator.named_parameters() if value.grad is None or not value.grad.any()]
+    assert without == []
+
+
+def test_perceptual_terms_are_on_in_even_epochs_counted_from_one() -> None:
+    objective: Objective = debug_trainer("ls_gan_p").objective
+    active = {epoch: objective.active(Moment(epoch, 0, 0.0)) for epoch in range(1, 7)}
+    for epoch in (1, 3, 5):
+        assert active[epoch] == ["l1", "adversarial"]
+    for epoch in (2, 4, 6):
+        assert set(active[epoch]) == {"l1", "feature_matching", "style", "adversarial"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_total_is_the_sum_of_the_terms_each_counted_once(method: str) -> None:
+    trainer = debug_trainer(method)
+    trainer.step(random_batches(4), Moment(2, 8, 0.5))
+    scalars = trainer.step(random_batches(4), EVEN)
+    weighted = [value for name, value in scalars.items() if name.startswith("weighted/")]
+    torch.testing.assert_close(scalars["total"], torch.stack(weighted).sum())
+    constant = {name: line.weight for name, line in trainer.objective.lines.items() if isinstance(line.weight, float)}
+    for name, weight in constant.items():
+        torch.testing.assert_close(scalars[f"weighted/{name}"], weight * scalars[f"raw/{name}"])
+
+
+def test_features_come_from_the_live_discriminator() -> None:
+    trainer = debug_trainer("ls_gan_p")
+    (view,) = views(trainer)
+    comparison = trainer.compare(view.reconstruction, view.images)
+    with torch.no_grad():
+        expected = trainer.bare_discriminator((view.images,)).features
+    for own, live in zip(comparison.real_features, expected, strict=True):
+        torch.testing.assert_close(own, live, rtol=0, atol=0)
+    assert not any(feature.requires_grad for feature in comparison.real_features)
+    assert all(feature.requires_grad for feature in comparison.fake_features)
+
+
+def test_no_discriminator_pass_runs_that_no_active_term_reads() -> None:
+    trainer = debug_trainer("ls_gan_p")
+    passes = []
+    trainer.bare_discriminator.register_forward_hook(lambda *_: passes.append(1))
+    trainer.step(random_batches(4), Moment(1, 3, 0.1))
+    assert len(passes) == 3  # real and fake for the discriminator, fake for the adversarial term
+    passes.clear()
+    trainer.step(random_batches(4), Moment(2, 9, 0.6))
+    assert len(passes) == 4  # and real for the perceptual terms
+
+
+def test_one_generator_forward_serves_both_halves() -> None:
+    trainer = debug_trainer("ls_gan_p")
+    passes = []
+    trainer.bare_generator.register_forward_hook(lambda *_: passes.append(1))
+    trainer.step(random_batches(4), EVEN)
+    assert len(passes) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("method", ["mse", "ms_ssim_l1", "ls_gan_p"])
+def test_any_batch_size_trains(method: str, batch_size: int) -> None:
+    trainer = debug_trainer(method)
+    for moment in (Moment(1, 0, 0.0), EVEN):
+        scalars = trainer.step(random_batches(batch_size), moment)
+        assert all(torch.isfinite(value) for value in scalars.values())
+
+
+@pytest.mark.parametrize("method", ["mse", "l1", "ls_gan_p"])
+def test_images_need_not_be_square(method: str) -> None:
+    trainer = debug_trainer(method, "data.image_size=[96, 64]", "generator.rgb_heads=true", "generator.skips=true")
+    scalars = trainer.step(random_batches(2, shape=(3, 96, 64)), EVEN)
+    assert all(torch.isfinite(value) for value in scalars.values())
+
+
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+def test_accumulated_micro_batches_equal_one_batch(method: str) -> None:
+    trained = []
+    for micro_batches in (1, 2):
+        trainer = debug_trainer(method, dtype=torch.float64)
+        for step in range(4):
+            moment = Moment(1 + step // 2, step, step / 16)
+            scalars = trainer.step(random_batches(8, micro_batches, seed=step), moment)
+        trained.append((scalars, weights(trainer.bare_generator)))
+    (whole, whole_weights), (parts, parts_weights) = trained
+    for name in whole:
+        if name != "variety":  # a deviation over the images of one micro-batch
+            torch.testing.assert_close(parts[name], whole[name], rtol=1e-6, atol=1e-8)
+    for name, value in whole_weights.items():
+        torch.testing.assert_close(parts_weights[name], value, rtol=0, atol=1e-8)
+
+
+def test_a_plain_run_repeats_bit_for_bit() -> None:
+    outcomes = []
+    for _ in range(2):
+        trainer = debug_trainer("ls_gan_p")
+        for step in range(3):
+            trainer.step(random_batches(4, seed=step), Moment(2, step, 0.1))
+        outcomes.append(weights(trainer.bare_generator))
+    assert all(torch.equal(value, outcomes[1][name]) for name, value in outcomes[0].items())
+
+
+def test_the_average_of_weights_follows_the_generator() -> None:
+    trainer = debug_trainer("mse", "training.ema_kimg=0.01")
+    before = copy.deepcopy(weights(trainer.ema.module))
+    for step in range(3):
+        trainer.step(random_batches(8), Moment(1, step + 1, 0.2))
+    decay = 0.5 ** (8 / 10)
+    name = "decoder.pred.weight"
+    assert not torch.equal(before[name], trainer.ema.module.state_dict()[name])
+    assert 0 < decay < 1
+    own, average = weights(trainer.bare_generator)[name], trainer.ema.module.state_dict()[name]
+    assert (average - before[name]).norm() < (own - before[name]).norm()
+
+
+def test_a_generator_learns_one_batch_by_heart() -> None:
+    trainer = debug_trainer("l1")
+    batches = random_batches(2)
+    losses = [float(trainer.step(batches, Moment(1, min(step, 8), 0.5))["raw/l1"]) for step in range(60)]
+    assert losses[-1] < 0.9 * losses[0]

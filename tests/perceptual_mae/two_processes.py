@@ -1,0 +1,36 @@
+"""Run by torchrun from test_processes.py: a few steps in float64, then the losses and weights of rank 0 to a file."""
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+from conftest import debug_trainer, random_batches
+from perceptual_mae.schedule import Moment
+
+CASES = [(method, accumulation) for method in ("mse", "ls_gan_p") for accumulation in (1, 2)]
+
+
+def train(method: str, accumulation: int) -> dict[str, torch.Tensor]:
+    """Train six steps over odd and even epochs on this process's share of 8 images; return losses and weights."""
+    trainer = debug_trainer(method, dtype=torch.float64)
+    accelerator = trainer.accelerator
+    stride = accelerator.num_processes * accumulation
+    first = accelerator.process_index * accumulation
+    outcome = {}
+    for step in range(6):
+        own = random_batches(8, stride, seed=step)[first : first + accumulation]
+        scalars = trainer.step(own, Moment(1 + step // 3, step, step / 16))
+        del scalars["variety" if "variety" in scalars else "total"]
+        for name, value in scalars.items():
+            outcome[f"{step}/{name}"] = accelerator.reduce(value, reduction="mean")
+    return outcome | {f"weights/{name}": value for name, value in trainer.bare_generator.state_dict().items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for method, accumulation in CASES:
+        outcome = train(method, accumulation)
+        if int(torch.distributed.get_rank()) == 0:
+            save_file({name: value.contiguous() for name, value in outcome.items()}, f"{sys.argv[1]}/{method}-{accumulation}")
+    torch.distributed.destroy_process_group()
