@@ -6,9 +6,8 @@ from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from discriminators import Discriminator
 from perceptual_mae.config import RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
@@ -34,14 +33,14 @@ def build_generator(config: RunConfig) -> MaskedAutoencoder:
         )
 
 
-def build_discriminator(config: RunConfig) -> Discriminator | None:
+def build_discriminator(config: RunConfig) -> nn.Module | None:
     """Return the discriminator with weights drawn from the run's seed, or None for a plain MAE."""
     if config.discriminator is None:
         return None
     section, data = config.discriminator, config.data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("discriminator", config.training.seed))
-        discriminator: Discriminator = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
+        discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
     return discriminator.to(memory_format=torch.channels_last)
 
 

@@ -187,8 +187,8 @@ def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake
     try:
         with torch.device("meta"):
             build()
-    except ValueError as error:
-        yield Mistake(keys, " ".join(str(error).split()))
+    except (ValueError, TypeError) as error:
+        yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
     except (NotImplementedError, RuntimeError):
         pass  # a class of the user's own may not build without memory; it is built in earnest later
 

@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from perceptual_mae.layers import nearest
-from perceptual_mae.mistakes import Mistake, RejectedError, mistakes_of
+from perceptual_mae.mistakes import Mistake, RejectedError, fields_of, mistakes_of
 
 
 class Section(BaseModel):
@@ -127,7 +127,11 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
     """Annotate a section that holds a kind of the table and its options; `default` is the kind where none is named."""
 
     def read(value: Mapping[str, Any]) -> Choice:
-        return read_as(model(value.get("kind", default)), {"kind": default, **value})
+        chosen = model(value.get("kind", default))
+        known = fields_of(chosen)
+        # null removes what a layer below said of another kind
+        said = {name: option for name, option in value.items() if option is not None or name in known}
+        return read_as(chosen, {"kind": default, **said})
 
     def model(kind: object) -> type[Choice]:
         target = find_kind(kind, table, what)

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def write_atomically(path: Path, text: str) -> None:
 _ABSENT = object()
 
 
-def _names(out: Path) -> Any:
+def _names(out: Path) -> Iterator[Path]:
     yield out
     number = 2
     while True:

@@ -17,13 +17,15 @@ from perceptual_mae.layers import nearest
 class Mistake:
     """A mistake and the dotted keys it depends on: one wrong key, or several that do not go together.
 
-    A key such as `generator.*` stands for everything below. `unknown` is the last part of a key that does not exist.
+    A key such as `generator.*` stands for everything below. `unknown` is the last part of a key that does not exist,
+    `children` are the keys of the mapping that stands there.
     """
 
     keys: tuple[str, ...]
     message: str
     suggestion: str | None = None
     unknown: str | None = None
+    children: tuple[str, ...] = ()
 
     def under(self, prefix: str) -> "Mistake":
         return replace(self, keys=tuple(join(prefix, key) for key in self.keys))
@@ -31,10 +33,14 @@ class Mistake:
     def depends_on(self, other: "Mistake") -> bool:
         """Tell whether this mistake may vanish once `other`, a single wrong key, is corrected."""
         wrong = other.keys[0].removesuffix(".kind")
-        meant = join(wrong.rpartition(".")[0], other.suggestion) if other.suggestion else wrong
+        doubtful = [wrong]
+        if other.suggestion:
+            meant = join(wrong.rpartition(".")[0], other.suggestion)
+            doubtful += [join(meant, child) for child in other.children] or [meant]
         return any(
-            key in (wrong, meant) or key.startswith((f"{wrong}.", f"{meant}.")) or _is_below(wrong, key)
+            key == doubt or key.startswith(f"{doubt}.") or (key.endswith(".*") and doubt.startswith(key[:-1]))
             for key in self.keys
+            for doubt in doubtful
         )
 
 
@@ -108,16 +114,19 @@ def join(*parts: str) -> str:
 def _about(model: type[BaseModel], name: str, key: str, values: object) -> Mistake:
     field = fields_of(model).get(name)
     if field is None:
-        owner = f"option of {kind}" if (kind := _fixed_kind(model)) else "key"
+        owner = f"option of {kind} (null removes it)" if (kind := _fixed_kind(model)) else "key"
         allowed = f"unknown {owner}; allowed: {', '.join(fields_of(model))}"
         suggestion = nearest(name, fields_of(model)) or _inside(model, name)
-        return Mistake((key,), allowed, suggestion, unknown=name)
+        value = values.get(name) if isinstance(values, Mapping) else None
+        children = tuple(map(str, value)) if isinstance(value, Mapping) else ()
+        return Mistake((key,), allowed, suggestion, unknown=name, children=children)
     allowed = describe(field.annotation, field.metadata)
     if not isinstance(values, Mapping) or name not in values:
         return Mistake((key,), f"is missing, must be {allowed}")
     value = values[name]
     words = [word for word in _words(field.annotation) if isinstance(word, str)]
-    suggestion = nearest(value, words) if isinstance(value, str) else None
+    said = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+    suggestion = next((nearest(word, words) for word in said if word not in words), None)
     return Mistake((key,), f"found {show(value)}, must be {allowed}", suggestion)
 
 
@@ -143,10 +152,6 @@ def _innermost(
     return model, value, prefix, place
 
 
-def _is_below(wrong: str, key: str) -> bool:
-    return key.endswith(".*") and wrong.startswith(key[:-1])
-
-
 def _fixed_kind(model: type[BaseModel]) -> str | None:
     field = model.model_fields.get("kind")
     is_fixed = field is not None and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
@@ -154,9 +159,9 @@ def _fixed_kind(model: type[BaseModel]) -> str | None:
 
 
 def _describe_list(arguments: tuple[Any, ...]) -> str:
-    plural = {"a number": "numbers", "a whole number": "whole numbers", "text": "texts"}
     inner = describe(arguments[0]) if arguments else "values"
-    inner = plural.get(inner, inner)
+    for one, many in (("a number", "numbers"), ("a whole number", "whole numbers"), ("text", "texts")):
+        inner = many + inner.removeprefix(one) if inner.startswith(one) else inner
     counted = len(arguments) > 1 and arguments[-1] is not Ellipsis
     return f"a list of {len(arguments)} {inner}" if counted else f"a list of {inner}"
 

@@ -93,6 +93,10 @@ class Pretraining:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def images_seen(self) -> int:
+        return self.step * self.config.training.batch_size
+
     def fit(self) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
         found = checkpoint.newest(self.checkpoints)
@@ -161,7 +165,7 @@ class Pretraining:
         means = average(steps)
         speed = taken * self.config.training.batch_size / seconds
         moment = self.timetable.moment(self.step - 1)
-        record = {"epoch": epoch, "step": self.step, "images_seen": self.step * self.config.training.batch_size}
+        record: dict[str, Any] = {"epoch": epoch, "step": self.step, "images_seen": self.images_seen}
         rates = {"generator": self.trainer.learning_rate(moment.step)}
         if self.trainer.adversary is not None:
             rates["discriminator"] = self.trainer.adversary.learning_rate(moment.step)
@@ -206,7 +210,7 @@ class Pretraining:
 
     def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
         generator = self.trainer.ema.module if self.trainer.ema is not None else self.generator
-        reconstruction: Reconstruction = generator(images.to(generator.encoder.mean.dtype), mask)
+        reconstruction: Reconstruction = generator(images.to(self.generator.encoder.mean.dtype), mask)
         return reconstruction
 
     def fixed_masks(self) -> build.FixedMasks:
@@ -232,8 +236,7 @@ class Pretraining:
             self.accelerator.wait_for_everyone()
             return
         tensors, facts = snapshot.capture(self.trainer, self.accelerator)
-        seen = self.step * self.config.training.batch_size
-        facts |= {"step": self.step, "images_seen": seen, "alarms": self.health.counts}
+        facts |= {"step": self.step, "images_seen": self.images_seen, "alarms": self.health.counts}
         checkpoint.save(self.checkpoints, self.step, tensors, facts)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
@@ -258,7 +261,7 @@ class Pretraining:
             "ema": self.trainer.ema is not None,
             "epochs": self.config.training.epochs,
             "steps": self.step,
-            "images_seen": self.step * self.config.training.batch_size,
+            "images_seen": self.images_seen,
             "losses": self.last_losses,
         }
         if self.accelerator.is_main_process:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -27,7 +28,7 @@ LearningRate = Callable[[int], float]
 class Adversary:
     """The discriminator's side: the network, its optimiser, its loss (real logits, fake logits) and decision level."""
 
-    network: Discriminator
+    network: nn.Module
     optimizer: Optimizer
     learning_rate: LearningRate
     loss: Callable[[Tensor, Tensor], Tensor]
@@ -66,11 +67,11 @@ class Trainer:
         self.accelerator, self.objective, self.draw_masks = accelerator, objective, draw_masks
         self.learning_rate, self.adversary, self.clip_norm = learning_rate, adversary, clip_norm
         self.bare_generator = generator.to(accelerator.device).train()
-        average = get_ema_multi_avg_fn(ema_decay) if ema_decay else None
+        average = get_ema_multi_avg_fn(ema_decay) if ema_decay else None  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
         self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
         if adversary is not None:
-            self.levels = adversary.network.levels
+            self.levels = cast(Discriminator, adversary.network).levels
             self.bare_discriminator = adversary.network.to(accelerator.device).train()
             self.discriminator, self.discriminator_optimizer = accelerator.prepare(
                 adversary.network, adversary.optimizer

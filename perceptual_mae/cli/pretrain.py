@@ -5,12 +5,14 @@ import traceback
 from pathlib import Path
 
 import torch
-from perceptual_mae.config import RunConfig, load_config, to_yaml
+import typer
 from rich.console import Console
 
 from perceptual_mae import build, folder
+from perceptual_mae.config import RunConfig, load_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator import count_parameters
+from perceptual_mae.interrupts import EXIT_CODE, Interrupted
 from perceptual_mae.pretraining import pretrain
 
 OPTIMIZER_MOMENTS = 2
@@ -27,9 +29,9 @@ def run(arguments: list[str], out: Path | None, dry_run: bool, fresh: bool) -> N
     logging.getLogger("perceptual_mae").setLevel(logging.INFO)
     try:
         pretrain(config, out, fresh=fresh)
-    except UserError as mistake:
-        logging.getLogger("perceptual_mae").error("%s", mistake)
-        raise
+    except Interrupted as stopped:
+        Console(stderr=True, soft_wrap=True).print(str(stopped), highlight=False, markup=False)
+        raise typer.Exit(EXIT_CODE) from None
     except Exception:
         if (out / folder.CONFIG).exists():
             with (out / "log.txt").open("a") as file:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from perceptual_mae.data.loading import Batch, evaluation_batches
 from rich.console import Console
 
 from perceptual_mae import build
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
+from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.errors import UserError
 from perceptual_mae.grids import reconstruction_columns, save, sheet
 from perceptual_mae.run import Run

@@ -52,7 +52,11 @@ class Scenes:
 
 
 def read_scenes(draws: Tensor) -> Scenes:
-    """Return the scenes that uniform numbers (N, NUM_DRAWS) in [0, 1) stand for."""
+    """Return the scenes that uniform numbers (N, NUM_DRAWS) in [0, 1) stand for.
+
+    In float64, so that no byte depends on how many scenes are drawn at once, nor on the processor's sine.
+    """
+    draws = draws.double()
     hue, spread = draws[:, :1], 0.04 + 0.16 * draws[:, 1:2]
     grid = draws[:, 2:BACKGROUND_DRAWS].reshape(-1, 9, 3)
     background = _rgb(hue + spread * (2 * grid[..., 0] - 1), 0.15 + 0.6 * grid[..., 1], 0.2 + 0.75 * grid[..., 2])
@@ -65,8 +69,8 @@ def read_scenes(draws: Tensor) -> Scenes:
         counts=1 + (draws[:, BACKGROUND_DRAWS] * MAX_SHAPES).long(),
         kinds=kinds,
         fills=fills,
-        radii=radii * (math.pi / torch.tensor(AREAS)[kinds]).sqrt(),
-        centres=0.5 + torch.tensor(REACHES)[:, None] * (2 * u[..., 2:4] - 1),
+        radii=radii * (math.pi / torch.tensor(AREAS, dtype=torch.float64)[kinds]).sqrt(),
+        centres=0.5 + torch.tensor(REACHES, dtype=torch.float64)[:, None] * (2 * u[..., 2:4] - 1),
         angles=2 * math.pi * u[..., 4],
         fill_angles=2 * math.pi * u[..., 12],
         periods=_between(STRIPE_PERIODS, u[..., 13]),
@@ -77,7 +81,7 @@ def read_scenes(draws: Tensor) -> Scenes:
 
 def draw(scenes: Scenes, size: int) -> Tensor:
     """Return the uint8 images (N, 3, size, size), edges antialiased."""
-    middles = (torch.arange(size) + 0.5) / size
+    middles = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     basis = torch.stack([(1 - middles) ** 2, 2 * middles * (1 - middles), middles**2], dim=1)  # quadratic Bernstein
     canvas = torch.einsum("yi,xj,nijc->ncyx", basis, basis, scenes.background).flatten(2)
     for shape in range(MAX_SHAPES):
@@ -158,7 +162,7 @@ def _surface_colours(hue: Tensor, striped: Tensor, u: Tensor) -> Tensor:
 
 def _offsets(scenes: Scenes, shape: int, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Return x and y (len(rows), P) of the pixels' middles from the shape's centre."""
-    middles = (torch.arange(size) + 0.5) / size
+    middles = (torch.arange(size, dtype=torch.float64) + 0.5) / size
     centres = scenes.centres[rows, shape]
     return middles.repeat(size) - centres[:, :1], middles.repeat_interleave(size) - centres[:, 1:]
 
@@ -169,6 +173,6 @@ def _between(bounds: tuple[float, float], u: Tensor) -> Tensor:
 
 def _rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Return the RGB colours (..., 3) of hue (in turns, any number), saturation and value."""
-    sector = (torch.tensor([5.0, 3.0, 1.0]) + 6 * hue[..., None]) % 6
+    sector = (torch.tensor([5.0, 3.0, 1.0], dtype=torch.float64) + 6 * hue[..., None]) % 6
     shade = torch.minimum(sector, 4 - sector).clamp(0, 1)
     return value[..., None] * (1 - saturation[..., None] * shade)

@@ -14,7 +14,8 @@ from perceptual_mae.data.shape_drawing import KINDS, NUM_DRAWS, coverage, draw, 
 from perceptual_mae.errors import UserError
 from perceptual_mae.randomness import stream
 
-CHUNK = 500
+PIXELS_AT_ONCE = 1 << 19
+"""Bounds the memory that drawing takes."""
 MAX_CACHED_BYTES = 1 << 30
 
 
@@ -95,9 +96,15 @@ def _draw_some(split: int, size: int, seed: int, first: int, last: int) -> tuple
 def _draw_all(split: int, size: int, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
     images = torch.empty(num_images, 3, size, size, dtype=torch.uint8)
     labels = torch.empty(num_images, dtype=torch.int64)
-    for first in range(0, num_images, CHUNK):
-        last = min(first + CHUNK, num_images)
-        images[first:last], labels[first:last] = _draw_some(split, size, seed, first, last)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so many small operations gain nothing by more, and lose tenfold on a busy machine
+    try:
+        chunk = max(1, PIXELS_AT_ONCE // size**2)
+        for first in range(0, num_images, chunk):
+            last = min(first + chunk, num_images)
+            images[first:last], labels[first:last] = _draw_some(split, size, seed, first, last)
+    finally:
+        torch.set_num_threads(threads)
     return images, labels
 
 

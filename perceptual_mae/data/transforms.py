@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from perceptual_mae.errors import UserError
 from perceptual_mae.images import Size
 
 CROP_RATIOS = (3 / 4, 4 / 3)
@@ -36,12 +37,14 @@ class TrainTransform:
         grayscale: float = 0.0,
     ) -> None:
         if crop not in ("random_resized", "center"):
-            raise ValueError(f"crop is '{crop}'; choose from: random_resized, center")
+            raise UserError(f"data.crop is '{crop}'; choose from: random_resized, center")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
-            raise ValueError(f"crop_scale is {crop_scale}; give two shares of the area, 0 < smallest <= largest <= 1")
+            raise UserError(
+                f"data.crop_scale is {crop_scale}; give two shares of the area, 0 < smallest <= largest <= 1"
+            )
         for name, value in (("flip", flip), ("grayscale", grayscale), ("color_jitter", color_jitter)):
             if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it must lie in [0, 1]")
+                raise UserError(f"data.{name} is {value}; it must lie in [0, 1]")
         self.size = size
         self.crop = crop
         self.crop_scale = crop_scale
@@ -76,8 +79,8 @@ class EvaluationTransform:
 
     def __init__(self, size: Size, resize: int | None = None) -> None:
         if resize is not None and resize < min(size):
-            raise ValueError(
-                f"resize is {resize}, less than the crop's shorter side {min(size)}; enlarge it or drop it"
+            raise UserError(
+                f"data.eval_resize is {resize}, less than the crop's shorter side {min(size)}; raise or drop it"
             )
         self.size = size
         self.resize = resize

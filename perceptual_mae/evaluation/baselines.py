@@ -5,6 +5,7 @@ hidden patch filled and the visible ones kept.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from perceptual_mae.images import Size, patchify, unpatchify
@@ -45,7 +46,7 @@ def _grid(images: Tensor, patch_size: int) -> Size:
 
 def _patch_colors(images: Tensor, patch_size: int) -> Tensor:
     """Return each patch's mean colour (B, L, C)."""
-    return patchify(images, patch_size).unflatten(2, (patch_size**2, images.shape[1])).mean(2)
+    return F.avg_pool2d(images, patch_size).flatten(2).mT
 
 
 def _flat_patches(colors: Tensor, patch_size: int) -> Tensor:
@@ -57,7 +58,7 @@ def _distances(grid: Size) -> Tensor:
     """Return the distances between all patch centres (L, L), in patches."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     centers = torch.stack([rows.flatten(), columns.flatten()], 1).float()
-    return (centers.unsqueeze(0) - centers.unsqueeze(1)).norm(dim=2)
+    return torch.cdist(centers, centers)
 
 
 def _fill(images: Tensor, mask: Tensor, patch_size: int, filling: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def test_every_trainable_tensor_gets_a_gradient_within_an_odd_and_an_even_epoch(
     trainer = debug_trainer(method, f"generator.skips={heads}", f"generator.rgb_heads={heads}")
     touched: set[str] = set()
 
-    def watch(name: str):  # noqa: ANN202
+    def watch(name: str):
         return lambda gradient: touched.add(name) if gradient.abs().sum() > 0 else None
 
     networks = {"generator": trainer.bare_generator}
@@ -89,8 +89,8 @@ def test_a_perceptual_term_alone_reaches_every_weight_of_the_decoder_and_the_enc
     (view,) = views(trainer)
     losses = trainer.objective(trainer.compare(view.reconstruction, view.images), EVEN)
     losses.total.backward()
-    without = [key for key, value in trainer.bare_generator.named_parameters() if value.grad is None or not value.grad.any()]
-    assert without == []
+    gradients = {key: value.grad for key, value in trainer.bare_generator.named_parameters()}
+    assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
 
 
 def test_perceptual_terms_are_on_in_even_epochs_counted_from_one() -> None:

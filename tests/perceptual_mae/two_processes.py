@@ -32,5 +32,6 @@ if __name__ == "__main__":
     for method, accumulation in CASES:
         outcome = train(method, accumulation)
         if int(torch.distributed.get_rank()) == 0:
-            save_file({name: value.contiguous() for name, value in outcome.items()}, f"{sys.argv[1]}/{method}-{accumulation}")
+            contiguous = {name: value.contiguous() for name, value in outcome.items()}
+            save_file(contiguous, f"{sys.argv[1]}/{method}-{accumulation}")
     torch.distributed.destroy_process_group()

@@ -10,7 +10,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from conftest import random_batches
 from perceptual_mae.evaluation import baselines
 from perceptual_mae.evaluation.reconstruction import image_scores, psnr, score_reconstructions
-from perceptual_mae.images import mask_image
+from perceptual_mae.images import mask_image, unpatchify
 from perceptual_mae.reconstruction import Reconstruction
 
 GRID = (4, 4)
@@ -56,7 +56,7 @@ def test_an_image_outside_the_unit_range_is_refused_with_its_range() -> None:
 
 
 @pytest.mark.parametrize("fill", baselines.BASELINES.values(), ids=list(baselines.BASELINES))
-def test_a_filling_keeps_the_visible_pixels_and_never_sees_the_hidden_ones(fill) -> None:  # noqa: ANN001
+def test_a_filling_keeps_the_visible_pixels_and_never_sees_the_hidden_ones(fill) -> None:
     real, mask = torch.rand(2, 3, 32, 32), half_mask(2)
     hidden = mask_image(mask, GRID, (32, 32)).bool().expand_as(real)
     filled = fill(real, mask, 8)
@@ -74,7 +74,7 @@ def test_mean_color_is_the_mean_of_the_visible_pixels() -> None:
 
 
 def test_nearest_patch_copies_the_closest_visible_patch() -> None:
-    real = torch.arange(16.0).repeat_interleave(8).repeat(8, 1).view(8, 4, 32).permute(1, 0, 2).reshape(1, 1, 32, 32) / 16
+    real = unpatchify((torch.arange(16.0) / 16).view(1, 16, 1).expand(1, 16, 64), 8, GRID)
     filled = baselines.nearest_patch(real, half_mask(1), 8)
     for column in range(4):
         below, above = filled[0, 0, 24, 8 * column], real[0, 0, 8, 8 * column]

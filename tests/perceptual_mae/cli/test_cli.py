@@ -1,0 +1,137 @@
+"""The command line: quick where it can be, exit codes, one line a mistake."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from perceptual_mae import cli
+from perceptual_mae.errors import UserError
+
+BROKEN = "training: [1\nseed: 2"
+
+WITHOUT_TORCH = """
+import sys
+from perceptual_mae.cli import main
+code = main(sys.argv[1:])
+heavy = {"torch", "torchvision", "accelerate", "numpy"} & set(sys.modules)
+assert not heavy, heavy
+sys.exit(code)
+"""
+
+
+def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["pretrain", "--help"], ["visualize", "--help"], ["configs", "--help"], ["configs"]]
+)
+def test_help_and_lists_come_without_torch(arguments):
+    result = run_without_torch(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+
+
+@pytest.mark.parametrize("command", ["pretrain", "configs"])
+def test_unknown_layers_and_broken_files_come_without_torch(command, tmp_path):
+    (tmp_path / "broken.yaml").write_text(BROKEN)
+    result = run_without_torch(command, "cifar11")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("pmae: unknown layer 'cifar11'")
+    assert "did you mean 'cifar10'?" in result.stderr
+    result = run_without_torch(command, str(tmp_path / "broken.yaml"))
+    assert result.returncode == 2, result.stderr
+    assert "broken.yaml: line 2, column 5" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_list_names_the_papers_rows(capsys):
+    assert cli.main(["configs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split() == ["ls_gan_p", "LS-GAN-P"] for line in lines)
+    assert any(line.split()[0] == "quickstart" for line in lines)
+
+
+def test_layers_resolve_to_yaml(capsys):
+    assert cli.main(["configs", "quickstart", "mse", "training.epochs=3"]) == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    assert resolved["training"]["epochs"] == 3
+    assert resolved["discriminator"] is None
+    assert list(resolved["losses"]) == ["mse"]
+
+
+def test_the_schema_is_json(capsys):
+    assert cli.main(["configs", "--schema"]) == 0
+    assert "training" in json.loads(capsys.readouterr().out)["properties"]
+
+
+def test_every_mistake_is_a_line_without_traceback(capsys):
+    assert cli.main(["configs", "quickstart", "training.epoch=3", "generator.patch_size=5"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("pmae: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain"], "Missing argument"),
+        (["pretrain", "quickstart", "--dryrun"], "No such option: --dryrun"),
+        (["trian"], "No such command 'trian'"),
+        (["visualize", "no/such/run"], "no/such/run: does not exist"),
+        (["visualize", ".", "--count", "none"], "Invalid value for '--count'"),
+    ],
+)
+def test_mistakes_of_usage_are_one_line_and_exit_two(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pmae: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(UserError("out: full"), 2), (KeyboardInterrupt(), 130), (RuntimeError("a bug"), 1), (None, 0)],
+)
+def test_exit_codes(failure, code, monkeypatch, capsys):
+    from perceptual_mae.cli import configs
+
+    def run(arguments: list[str], schema: bool) -> None:
+        if failure is not None:
+            raise failure
+
+    monkeypatch.setattr(configs, "run", run)
+    assert cli.main(["configs"]) == code
+    error = capsys.readouterr().err
+    assert ("Traceback" in error) == (code == 1)
+    assert (error == "pmae: out: full\n") == (code == 2)
+
+
+def test_an_exit_asked_for_by_a_command_passes_through(monkeypatch):
+    from perceptual_mae.cli import configs
+
+    def run(arguments: list[str], schema: bool) -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr(configs, "run", run)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["configs"])
+    assert caught.value.code == 130
+
+
+def test_the_module_runs_as_the_script_does():
+    result = subprocess.run(
+        [sys.executable, "-m", "perceptual_mae.cli", "pretrain", "nothing"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("pmae: unknown layer")
+
+
+def test_shipped_files_are_found_from_any_folder(tmp_path):
+    result = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, "configs"], capture_output=True, cwd=tmp_path)
+    assert result.returncode == 0
