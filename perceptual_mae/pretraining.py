@@ -34,13 +34,13 @@ STOP_CHECK_EVERY = 10
 """Steps between which several processes agree on whether one of them was asked to stop."""
 
 
-def pretrain(config: RunConfig, out: Path, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
+def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Train the run that `config` describes in the folder `out` and return its summary.
 
     An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can mend and
     Interrupted when a signal asked the run to stop (it is saved then).
     """
-    run = Pretraining(config, folder.claim(out, config, fresh=fresh), quiet=quiet)
+    run = Pretraining(config, folder.claim(Path(out), config, fresh=fresh), quiet=quiet)
     try:
         return run.fit()
     except torch.OutOfMemoryError as failure:
@@ -106,9 +106,12 @@ class Pretraining:
             folder.create(self.path, self.config, str(self.accelerator.device))
             self.log_handler = folder.log_to_file(self.path)
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
-        if self.config.tracking.trackers:
+        tracking = self.config.tracking
+        if tracking.trackers:
             flat = {key: str(value) for key, value in folder.flatten(self.config.model_dump(mode="json"))}
-            self.accelerator.init_trackers(self.config.tracking.project, config=flat)
+            name = {"name": tracking.run_name or self.path.name}
+            named = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
+            self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=named)
         self.accelerator.wait_for_everyone()
         with (
             StopSignal() as self.stop,
