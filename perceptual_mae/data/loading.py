@@ -1,27 +1,23 @@
 """Batches for training and evaluation, the same whatever the number of workers, processes and interruptions."""
 
 import logging
-import signal
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset
 
 from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.plan import EpochPlan
+from perceptual_mae.data.workers import Samples, Schedule, worker_loader
 from perceptual_mae.errors import UserError
 from perceptual_mae.randomness import stream
 
 __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
 
 logger = logging.getLogger(__name__)
-
-Samples = list[tuple[int, int]]
-"""The (pass, index) of each image of a micro-batch."""
 
 MAX_UNREADABLE_SHARE = 0.01
 
@@ -57,8 +53,8 @@ class TrainLoader:
         self._first = process_index * accumulation
         self._reader = _TrainReader(dataset, transform, seed)
         self._unreadable = _Unreadable(len(dataset))
-        self._schedule = _Schedule()
-        self._loader = _worker_loader(self._reader, self._schedule, workers, persistent=True) if workers else None
+        self._schedule = Schedule()
+        self._loader = worker_loader(self._reader, self._schedule, workers, persistent=True) if workers else None
 
     @property
     def num_unreadable(self) -> int:
@@ -110,12 +106,12 @@ def evaluation_batches(
     """
     num_images = len(dataset) if limit is None else min(limit, len(dataset))
     starts = range(0, num_images, batch_size)
-    schedule = _Schedule()
+    schedule = Schedule()
     schedule.samples = ([(0, i) for i in range(start, min(start + batch_size, num_images))] for start in starts)
     reader = _EvaluationReader(dataset, transform)
     unreadable = _Unreadable(len(dataset))
     if workers:
-        batches: Iterator[Batch] = iter(_worker_loader(reader, schedule, workers, persistent=False))
+        batches: Iterator[Batch] = iter(worker_loader(reader, schedule, workers, persistent=False))
     else:
         batches = map(reader.__getitem__, schedule.samples)
     for batch in batches:
@@ -195,38 +191,3 @@ class _Unreadable:
                 f"{len(self.seen)} of {self._num_images} images cannot be read so far, more than 1%; mend or remove "
                 f"them; the first is {next(iter(self.seen))}"
             )
-
-
-class _Schedule(Sampler[Samples]):
-    """What a DataLoader reads next; set anew before each epoch, so that its workers can stay."""
-
-    def __init__(self) -> None:
-        self.samples: Iterator[Samples] = iter(())
-
-    def __iter__(self) -> Iterator[Samples]:
-        return self.samples
-
-
-def _worker_loader(reader: Dataset[Batch], schedule: _Schedule, workers: int, *, persistent: bool) -> DataLoader[Batch]:
-    return DataLoader(
-        reader,
-        batch_size=None,  # the schedule gives whole micro-batches, and the reader stacks them
-        sampler=schedule,
-        num_workers=workers,
-        collate_fn=_as_is,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        persistent_workers=persistent,
-        generator=torch.Generator(),  # else each epoch draws from, and so moves, the global generator
-    )
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
-def _start_worker(worker: int) -> None:
-    """Keep a worker to one thread, and alive when the whole process group is signalled: the run then ends its step."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -204,7 +204,7 @@ def test_evaluation_without_a_limit_reads_all_and_a_large_limit_is_no_error() ->
         assert [len(batch) for batch in batches] == [8, 8, 4]
 
 
-@pytest.mark.parametrize("ending", ["leave", "raise", "interrupt"])
+@pytest.mark.parametrize("ending", ["leave", "raise", "SIGINT", "SIGTERM"])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""
     script = textwrap.dedent(
@@ -220,10 +220,10 @@ def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending
         next(steps)
         if {ending!r} == "raise":
             raise SystemExit(130)
-        if {ending!r} == "interrupt":
+        if {ending!r}.startswith("SIG"):
             asked = []
-            signal.signal(signal.SIGINT, lambda *_: asked.append(1))
-            os.killpg(0, signal.SIGINT)
+            signal.signal(signal.{ending if ending.startswith("SIG") else "SIGINT"}, lambda *_: asked.append(1))
+            os.killpg(0, signal.{ending if ending.startswith("SIG") else "SIGINT"})
             for _ in range(20):
                 next(steps)
             assert asked

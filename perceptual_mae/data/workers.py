@@ -1,0 +1,71 @@
+"""Worker processes that read micro-batches, survive the signals meant for the run, and end with it."""
+
+import atexit
+import functools
+import os
+import signal
+from collections.abc import Iterator
+from ctypes import c_byte
+from multiprocessing.sharedctypes import RawValue
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from perceptual_mae.data.batch import Batch
+
+Samples = list[tuple[int, int]]
+"""The (pass, index) of each image of a micro-batch."""
+
+
+class Schedule(Sampler[Samples]):
+    """What a DataLoader reads next; set anew before each epoch, so that its workers can stay."""
+
+    def __init__(self) -> None:
+        self.samples: Iterator[Samples] = iter(())
+
+    def __iter__(self) -> Iterator[Samples]:
+        return self.samples
+
+
+def worker_loader(reader: Dataset[Batch], schedule: Schedule, workers: int, *, persistent: bool) -> DataLoader[Batch]:
+    """Return a loader whose `workers` processes call `reader` with what the schedule gives, in that order."""
+    return DataLoader(
+        reader,
+        batch_size=None,  # the schedule gives whole micro-batches, and the reader stacks them
+        sampler=schedule,
+        num_workers=workers,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=functools.partial(_start, _ending()),
+        persistent_workers=persistent,
+        generator=torch.Generator(),  # else each epoch draws from, and so moves, the global generator
+    )
+
+
+@functools.cache
+def _ending() -> Any:
+    """Return a number shared with all workers: 1 once this process is on its way out."""
+    flag = RawValue(c_byte, 0)
+    atexit.register(setattr, flag, "value", 1)  # runs before multiprocessing ends its children, which it imported first
+    return flag
+
+
+def _start(ending: Any, worker: int) -> None:
+    """Keep a worker to one thread, and alive while the run ends its step and saves.
+
+    Ctrl-C and a batch system signal the whole process group. A SIGTERM counts only when the parent is ending: then it is
+    multiprocessing's, which waits for the worker. (A worker whose parent has vanished ends by itself.)
+    """
+
+    def end_with_parent(*_: object) -> None:
+        if ending.value:
+            os._exit(0)
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_with_parent)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
