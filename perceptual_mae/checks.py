@@ -4,6 +4,7 @@ Each mistake names all the keys it depends on, and is not told where one of them
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 import torch
 
@@ -108,6 +109,21 @@ def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(("discriminator", *ANY_TERM), message)
 
 
+def check_heads(config: RunConfig) -> Iterator[Mistake]:
+    """Low levels that no term reads would never learn (and several processes would wait for their gradients)."""
+    if not config.generator.rgb_heads or any(term.options().get("low_levels") for _, term in config.losses.items()):
+        return
+    if config.discriminator is not None and any(TERMS[name].needs_discriminator for name, _ in config.losses.items()):
+        with suppress(Exception), torch.device("meta"):
+            discriminator = config.discriminator.build(resolutions(config.data.size), len(config.data.mean))
+            if discriminator.levels > 1:
+                return
+    keys = ("generator.rgb_heads", "losses.*", "discriminator")
+    yield Mistake(
+        keys, "no term reads the low levels of generator.rgb_heads; set losses.l1.low_levels or switch them off"
+    )
+
+
 def check_weights(config: RunConfig) -> Iterator[Mistake]:
     for name, term in config.losses.items():
         if isinstance(term.weight, Balanced) and (name == "l1" or "l1" not in config.losses):
@@ -176,6 +192,7 @@ CHECKS: tuple[Check, ...] = (
     check_networks,
     check_norm_pix,
     check_discriminator,
+    check_heads,
     check_terms,
     check_weights,
     check_masking,

@@ -93,7 +93,9 @@ def log_to_file(folder: Path) -> logging.Handler:
     """Append the package's log to `log.txt` of the folder."""
     handler = logging.FileHandler(folder / "log.txt")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    logging.getLogger("perceptual_mae").addHandler(handler)
+    package = logging.getLogger("perceptual_mae")
+    package.addHandler(handler)
+    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
     return handler
 
 

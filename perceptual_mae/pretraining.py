@@ -102,6 +102,7 @@ class Pretraining:
         found = checkpoint.newest(self.checkpoints)
         if found is not None:
             self.load(found)
+        self.accelerator.wait_for_everyone()  # all processes have found the folder as it was
         if self.accelerator.is_main_process:
             folder.create(self.path, self.config, str(self.accelerator.device))
             self.log_handler = folder.log_to_file(self.path)
@@ -152,7 +153,7 @@ class Pretraining:
         if every and epoch % every == 0 and not last:
             scores = self.evaluate()
             self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
-            self.reporter.say(f"epoch {epoch}  {headline(scores)}")
+            self.tell(f"epoch {epoch}  {headline(scores)}")
         if last or (every and epoch % every == 0):
             self.draw(epoch)
         if last or epoch % self.config.training.checkpoint_every == 0:
@@ -266,11 +267,12 @@ class Pretraining:
             "steps": self.step,
             "images_seen": self.images_seen,
             "losses": self.last_losses,
+            "unreadable_images": self.loader.num_unreadable,
         }
         if self.accelerator.is_main_process:
             self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
             folder.write_json(self.path / "summary.json", summary)
-            self.reporter.say(farewell(self.path, summary))
+            self.tell(farewell(self.path, summary))
         self.accelerator.end_training()
         return summary
 
@@ -279,20 +281,24 @@ class Pretraining:
         training, processes = self.config.training, self.accelerator.num_processes
         share = training.batch_size // (processes * training.accumulation)
         rate = self.config.optimizer.learning_rate(training.batch_size)
-        self.reporter.say(
+        self.tell(
             f"{self.path}: {self.timetable.total_steps} steps of {training.batch_size} images "
             f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "
             f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share} images) "
             f"on {self.accelerator.device}, precision {training.precision}, learning rate {rate:g}"
         )
         if found is not None:
-            self.reporter.say(f"resumed from {found} after {self.step} steps")
+            self.tell(f"resumed from {found} after {self.step} steps")
         adversarial = self.trainer.objective.lines.get("adversarial")
         if adversarial is not None and adversarial.weight == 1.0:
             self.warn(
                 "losses.adversarial.weight is the paper's constant 1: at small scale the generator then ignores its "
                 "input; {balanced: 0.1, cap: 1.0} keeps it in check"
             )
+
+    def tell(self, message: str) -> None:
+        log.info(message)
+        self.reporter.say(message)
 
     def warn(self, message: str) -> None:
         log.warning(message)

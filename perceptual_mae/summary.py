@@ -22,6 +22,8 @@ def farewell(path: Path, summary: Mapping[str, Any]) -> str:
     for name, row in rows.items():
         cells = [_cell(row.get(key), digits) for key, digits in (("psnr", 2), ("psnr_masked", 2), ("ssim", 3))]
         lines.append(f"  {name:18}{''.join(cells)}")
+    if summary["unreadable_images"]:
+        lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see log.txt")
     if summary["uses_target_statistics"]:
         lines.append("  (norm_pix: patches were un-normalised with the true patch's mean and deviation)")
     lines.append(f"the run lies in {path}: summary.json, metrics.jsonl, images/, checkpoints/")

@@ -1,6 +1,5 @@
 """`pmae pretrain`: train, or with --dry-run say what would be trained."""
 
-import logging
 import traceback
 from pathlib import Path
 
@@ -26,7 +25,6 @@ def run(arguments: list[str], out: Path | None, dry_run: bool, fresh: bool) -> N
     if dry_run:
         Console(soft_wrap=True).print(describe(config, out), highlight=False, markup=False)
         return
-    logging.getLogger("perceptual_mae").setLevel(logging.INFO)
     try:
         pretrain(config, out, fresh=fresh)
     except Interrupted as stopped:

@@ -66,7 +66,9 @@ class TrainLoader:
 
         The iterator may be left at any point; asking for an epoch ends the one before.
         """
-        micro_batches = self._read(self._samples(epoch, first_step))
+        micro_batches = self._read(
+            _micro_batches(self.plan, epoch, first_step, self._first, self.accumulation, self._stride)
+        )
         for _ in range(first_step, self.plan.steps_per_epoch):
             step = []
             for _ in range(self.accumulation):
@@ -79,17 +81,24 @@ class TrainLoader:
         """End the worker processes; the loader is of no use afterwards."""
         self._loader = None
 
-    def _samples(self, epoch: int, first_step: int) -> Iterator[Samples]:
-        for step in range(first_step, self.plan.steps_per_epoch):
-            batch = self.plan.batch(epoch, step)
-            for micro_batch in range(self.accumulation):
-                yield batch[self._first + micro_batch :: self._stride]
-
     def _read(self, samples: Iterator[Samples]) -> Iterator[Batch]:
         if self._loader is None:
             return map(self._reader.__getitem__, samples)
         self._schedule.samples = samples
         return iter(self._loader)
+
+
+def _micro_batches(
+    plan: EpochPlan, epoch: int, first_step: int, first: int, accumulation: int, stride: int
+) -> Iterator[Samples]:
+    """Yield the samples of each micro-batch. No method: what a DataLoader holds must not hold the loader's owner.
+
+    In such a cycle its queues would be collected before it could tell its workers to end.
+    """
+    for step in range(first_step, plan.steps_per_epoch):
+        batch = plan.batch(epoch, step)
+        for micro_batch in range(accumulation):
+            yield batch[first + micro_batch :: stride]
 
 
 def evaluation_batches(

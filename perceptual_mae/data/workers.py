@@ -4,6 +4,7 @@ import atexit
 import functools
 import os
 import signal
+import weakref
 from collections.abc import Iterator
 from ctypes import c_byte
 from multiprocessing.sharedctypes import RawValue
@@ -30,41 +31,37 @@ class Schedule(Sampler[Samples]):
 
 def worker_loader(reader: Dataset[Batch], schedule: Schedule, workers: int, *, persistent: bool) -> DataLoader[Batch]:
     """Return a loader whose `workers` processes call `reader` with what the schedule gives, in that order."""
-    return DataLoader(
+    ending = RawValue(c_byte, 0)  # shared with the workers: 1 once they may be ended
+    loader = DataLoader(
         reader,
         batch_size=None,  # the schedule gives whole micro-batches, and the reader stacks them
         sampler=schedule,
         num_workers=workers,
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=functools.partial(_start, _ending()),
+        worker_init_fn=functools.partial(_start, ending),
         persistent_workers=persistent,
         generator=torch.Generator(),  # else each epoch draws from, and so moves, the global generator
     )
-
-
-@functools.cache
-def _ending() -> Any:
-    """Return a number shared with all workers: 1 once this process is on its way out."""
-    flag = RawValue(c_byte, 0)
-    atexit.register(setattr, flag, "value", 1)  # runs before multiprocessing ends its children, which it imported first
-    return flag
+    end = weakref.finalize(loader, setattr, ending, "value", 1)
+    atexit.register(end)  # runs before multiprocessing ends its children at exit, for it was imported first
+    return loader
 
 
 def _start(ending: Any, worker: int) -> None:
     """Keep a worker to one thread, and alive while the run ends its step and saves.
 
-    Ctrl-C and a batch system signal the whole process group. A SIGTERM counts only when the parent is ending: then it is
-    multiprocessing's, which waits for the worker. (A worker whose parent has vanished ends by itself.)
+    Ctrl-C and a batch system signal the whole process group. A SIGTERM counts only when the loader is gone or its
+    process is on its way out: then it comes from there. (A worker whose parent has vanished ends by itself.)
     """
 
-    def end_with_parent(*_: object) -> None:
+    def end_with_loader(*_: object) -> None:
         if ending.value:
             os._exit(0)
 
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_with_parent)
+    signal.signal(signal.SIGTERM, end_with_loader)
 
 
 def _as_is(batch: Any) -> Any:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain, pretraining
+from perceptual_mae.build import build_generator
 from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.trainer import Trainer
 
@@ -189,3 +190,13 @@ def test_a_signal_saves_and_exits_with_130_and_the_same_command_goes_on(tmp_path
     step = Run(tmp_path / "run").step
     assert 0 < step < 800
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == step
+
+
+def test_a_run_opened_again_has_the_trained_weights_and_not_fresh_ones(tmp_path: Path) -> None:
+    config = debug_config("ls_gan_p")
+    pretrain(config, tmp_path / "run", quiet=True)
+    reopened = Run(tmp_path / "run").generator().state_dict()
+    kept = {name.removeprefix("generator/"): value for name, value in trained(tmp_path / "run").items()}
+    assert all(torch.equal(value, kept[name]) for name, value in reopened.items())
+    fresh = build_generator(config).state_dict()
+    assert not torch.equal(reopened["encoder.blocks.0.attn.qkv.weight"], fresh["encoder.blocks.0.attn.qkv.weight"])

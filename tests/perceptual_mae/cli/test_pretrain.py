@@ -42,7 +42,10 @@ def bad_input(tmp_path: Path) -> dict[str, tuple[list[str], str]]:
             "real_only",
         ),
         "batch and micro-batches": ([DEBUG, "training.accumulation=3"], "training.accumulation"),
-        "warm-up too long": ([DEBUG, "schedule.warmup_ratio=null", "schedule.warmup_epochs=9"], "schedule.warmup_epochs"),
+        "warm-up too long": (
+            [DEBUG, "schedule.warmup_ratio=null", "schedule.warmup_epochs=9"],
+            "schedule.warmup_epochs",
+        ),
         "too few images": ([DEBUG, "training.epoch_images=null", "training.batch_size=512"], "512"),
         "somebody's folder": ([DEBUG, "--out", str(tmp_path / "somebodys")], "holds files that are not a run's"),
     }
@@ -99,7 +102,15 @@ def test_a_run_prints_where_it_lies_and_its_scores_beside_the_baselines(
 ) -> None:
     assert main([*DEBUG_RUN, "--out", str(tmp_path / "run")]) == 0
     told = capsys.readouterr().err
-    for word in ("this run", "mean color", "nearest patch", "inverse distance", str(tmp_path / "run"), "images/s", "left"):
+    for word in (
+        "this run",
+        "mean color",
+        "nearest patch",
+        "inverse distance",
+        str(tmp_path / "run"),
+        "images/s",
+        "left",
+    ):
         assert word in told
 
 

@@ -1,0 +1,86 @@
+"""From configurations to parts: the presets have the sizes they state, masks follow their schedule."""
+
+import pytest
+import torch
+
+from conftest import debug_config, random_batches
+from perceptual_mae import build
+from perceptual_mae.config import load_config
+from perceptual_mae.generator import count_parameters
+from perceptual_mae.layers import list_methods, list_recipes
+from perceptual_mae.schedule import Moment, learning_rate
+
+COUNTS = {"imagenet": (111_655_680, 111_907_840), "imagenet_vit_l": (329_239_296, 329_541_888)}
+
+
+@pytest.mark.parametrize("recipe", COUNTS)
+def test_the_imagenet_presets_have_the_published_sizes(recipe: str) -> None:
+    with torch.device("meta"):
+        generator = build.build_generator(load_config([recipe, "ls_gan_p"]))
+        discriminator = build.build_discriminator(load_config([recipe, "ls_gan_p"]))
+    assert count_parameters(generator) == COUNTS[recipe]
+    assert sum(parameter.numel() for parameter in discriminator.parameters()) == 6_962_369
+
+
+@pytest.mark.parametrize("method", [layer.name for layer in list_methods()])
+@pytest.mark.parametrize("recipe", [layer.name for layer in list_recipes()])
+def test_every_recipe_builds_with_every_method(recipe: str, method: str) -> None:
+    config = load_config([recipe, method])
+    with torch.device("meta"):
+        build.build_generator(config)
+        assert (build.build_discriminator(config) is None) == (config.discriminator is None)
+    assert build.build_objective(config).lines.keys() == dict(config.losses.items()).keys()
+
+
+def test_two_methods_start_from_the_same_generator_and_see_the_same_masks() -> None:
+    one, other = debug_config("mse"), debug_config("ls_gan_p")
+    states = [build.build_generator(config).state_dict() for config in (one, other)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    masks = [build.TrainingMasks(config, (4, 4))(random_batches(4)[0], Moment(1, 0, 0.0)) for config in (one, other)]
+    assert torch.equal(*masks)
+
+
+def test_building_leaves_the_global_random_state_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    build.build_generator(debug_config("mse"))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_masking_ratio_follows_its_ramp_with_exact_counts() -> None:
+    config = debug_config("mse", "masking.ratio={from: 0.5, to: 0.75, over: 0.5}")
+    masks = build.TrainingMasks(config, (4, 4))
+    hidden = {
+        progress: masks(random_batches(3)[0], Moment(1, 0, progress)).sum(1).tolist() for progress in (0, 0.25, 1)
+    }
+    assert hidden == {0: [8] * 3, 0.25: [10] * 3, 1: [12] * 3}
+    assert build.final_ratio(config) == 0.75
+
+
+def test_a_mask_depends_on_sample_and_pass_and_not_on_the_batch() -> None:
+    masks = build.TrainingMasks(debug_config("mse"), (4, 4))
+    moment = Moment(1, 0, 0.0)
+    whole = masks(random_batches(8)[0], moment)
+    parts = [masks(batch, moment) for batch in random_batches(8, micro_batches=2)]
+    assert torch.equal(whole[0::2], parts[0])
+    assert torch.equal(whole[1::2], parts[1])
+
+
+def test_fixed_masks_stay_the_same_at_every_evaluation() -> None:
+    masks = [build.FixedMasks(debug_config("mse"), (4, 4), seed, 0.75)(random_batches(4)[0]) for seed in (0, 0, 1)]
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(0, 0.0), (20, 7.5e-5), (40, 1.5e-4), (170, 7.5e-5), (300, 0.0)])
+def test_the_learning_rate_warms_up_and_falls_as_the_papers_does(epoch: int, expected: float) -> None:
+    rate = learning_rate(epoch, peak=1.5e-4, floor=0.0, warmup_steps=40, total_steps=300)
+    assert rate == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_timetable_turns_epochs_into_steps() -> None:
+    config = load_config(["imagenet", "mse", "training.epochs=300"])
+    timetable = build.build_timetable(config, 100)
+    assert (timetable.total_steps, timetable.warmup_steps) == (30_000, 4_000)
+    assert [timetable.moment(step).epoch for step in (0, 99, 100, 29_999)] == [1, 1, 2, 300]
