@@ -60,12 +60,6 @@ class Pretraining:
         self.config, self.path = config, path
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, path)
-        training, processes = config.training, self.accelerator.num_processes
-        if training.batch_size % (processes * training.accumulation):
-            raise UserError(
-                f"training.batch_size: {training.batch_size} does not divide over {processes} processes x "
-                f"{training.accumulation} micro-batches; use a multiple of {processes * training.accumulation}"
-            )
         self.train_data = config.data.build("train")
         self.held_out = config.data.build(config.evaluation.split)
         plan = build.build_plan(config, len(self.train_data))
@@ -336,6 +330,8 @@ class Pretraining:
         )
 
     def close(self) -> None:
+        """End the loader's workers and let go of log.txt."""
+        self.loader.close()
         if self.log_handler is not None:
             logging.getLogger("perceptual_mae").removeHandler(self.log_handler)
             self.log_handler.close()

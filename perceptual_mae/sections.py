@@ -34,7 +34,7 @@ class DataSection(Choice):
     crop: Literal["random_resized", "center"] = "random_resized"
     crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)  # MAE
     flip: Fraction = 0.5
-    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    color_jitter: Fraction = 0.0
     grayscale: Fraction = 0.0
     eval_resize: Positive | None = None
     workers: Annotated[int, Field(ge=0)] = 2  # ours

@@ -177,13 +177,19 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_saves_and_exits_with_130_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "perceptual_mae.cli", "pretrain", DEBUG, "mse", "training.epochs=200"]
-    command += ["evaluation.every=0", "training.checkpoint_every=1000", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command += [
+        "evaluation.every=0",
+        "training.checkpoint_every=1000",
+        "data.workers=2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.read_text().count("\n") > 3) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in told

@@ -9,6 +9,8 @@ from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.tree import list_images
 from perceptual_mae.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+
 
 def put(root: Path, *names: str) -> Path:
     """Write a 4x4 image, each of another colour, under each name."""

@@ -204,7 +204,7 @@ def test_evaluation_without_a_limit_reads_all_and_a_large_limit_is_no_error() ->
         assert [len(batch) for batch in batches] == [8, 8, 4]
 
 
-@pytest.mark.parametrize("ending", ["leave", "raise", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("ending", ["raise", "SIGINT", "SIGTERM"])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""
     script = textwrap.dedent(
