@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 
 from perceptual_mae import build
 from perceptual_mae.config import RunConfig
@@ -15,17 +16,17 @@ def make_accelerator(config: RunConfig, path: Path | None = None) -> Accelerator
     """Return Accelerate's view of processes, device and precision; the trackers write to `path`."""
     # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
     constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
-    try:
-        return Accelerator(
-            mixed_precision=config.training.precision,
-            log_with=list(config.tracking.trackers) or None,
-            project_dir=path,
-            kwargs_handlers=[constant_buffers],
-        )
-    except ValueError as failure:
-        raise UserError(
-            f"training.precision: {config.training.precision} cannot run here ({failure}); use bf16 or no"
-        ) from failure
+    # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        mixed_precision=config.training.precision,
+        log_with=list(config.tracking.trackers) or None,
+        project_dir=path,
+        kwargs_handlers=[constant_buffers],
+    )
+    if config.training.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("training.precision: fp16 needs a GPU; use bf16 or no")  # Accelerate would train in float32
+    return accelerator
 
 
 def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.Timetable) -> Trainer:

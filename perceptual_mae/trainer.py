@@ -107,8 +107,7 @@ class Trainer:
                 loss = self.adversary.loss(on_real.logits, on_fake.logits)
                 self.accelerator.backward(loss / len(views))
             seen.append({"discriminator/loss": loss.detach(), **verdict(on_real, on_fake, self.adversary.center)})
-        self.discriminator_optimizer.step()
-        self.discriminator_optimizer.zero_grad()
+        seen[-1] |= self.update("discriminator", self.discriminator_optimizer)
         return mean_of(seen)
 
     def generator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
@@ -133,14 +132,22 @@ class Trainer:
             view.reconstruction = None
         if self.clip_norm is not None:
             seen[-1]["gradient_norm"] = self.accelerator.clip_grad_norm_(self.generator.parameters(), self.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        seen[-1] |= self.update("generator", self.optimizer)
         if self.ema is not None:
             self.ema.update_parameters(self.bare_generator)
         if is_measured:
             self.objective.balance.finish(lambda squares: self.accelerator.reduce(squares, reduction="sum"))
             seen[-1] |= {f"gradient_share/{name}": share for name, share in self.objective.shares(moment).items()}
         return mean_of(seen)
+
+    def update(self, name: str, optimizer: Optimizer) -> Scalars:
+        """Take an optimiser's step; in fp16 report whether the scaler skipped it, which is part of its work."""
+        scaler, one = self.accelerator.scaler, torch.ones((), device=self.accelerator.device)
+        before = scaler.scale(one) if scaler is not None else one
+        optimizer.step()
+        optimizer.zero_grad()
+        # The scale falls exactly when a step is skipped; asking the scaler for a number would wait for the device.
+        return {f"skipped/{name}": (scaler.scale(one) < before).float()} if scaler is not None else {}
 
     def compare(self, reconstruction: Reconstruction, images: Tensor) -> Comparison:
         """Set a reconstruction beside the original, seen by the bare, frozen discriminator (if there is one)."""

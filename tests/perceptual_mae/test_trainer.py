@@ -4,9 +4,11 @@ import copy
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from conftest import debug_config, debug_trainer, random_batches
+from perceptual_mae.errors import UserError
 from perceptual_mae.layers import list_methods
 from perceptual_mae.objective import Objective
 from perceptual_mae.schedule import Moment
@@ -206,3 +208,41 @@ def test_a_generator_learns_one_batch_by_heart() -> None:
     batches = random_batches(2)
     losses = [float(trainer.step(batches, Moment(1, min(step, 8), 0.5))["raw/l1"]) for step in range(60)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_step_that_the_fp16_scaler_skips_is_counted_and_the_next_one_trains_again() -> None:
+    trainer = debug_trainer("ls_gan_p")
+    # Accelerate scales gradients on a GPU only; this is what it sets up there.
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    trainer.accelerator.scaler = scaler
+    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
+    trainer.discriminator_optimizer = AcceleratedOptimizer(trainer.discriminator_optimizer.optimizer, scaler=scaler)
+    networks = (trainer.bare_generator, trainer.bare_discriminator)
+    overflows = [next(network.parameters()).register_hook(lambda gradient: gradient / 0) for network in networks]
+    before = [weights(network) for network in networks]
+    scalars = trainer.step(random_batches(4), ODD)
+    assert float(scalars["skipped/generator"]) == float(scalars["skipped/discriminator"]) == 1
+    assert all(same(state, network) for state, network in zip(before, networks, strict=True))
+    for overflow in overflows:
+        overflow.remove()
+    scalars = trainer.step(random_batches(4), ODD)
+    assert float(scalars["skipped/generator"]) == float(scalars["skipped/discriminator"]) == 0
+    assert not any(same(state, network) for state, network in zip(before, networks, strict=True))
+
+
+def test_fp16_without_a_gpu_is_refused_and_not_silently_ignored() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"training\.precision: fp16 needs a GPU"):
+        debug_trainer("mse", "training.precision=fp16")
+
+
+def test_bf16_agrees_with_full_precision_and_losses_stay_float32() -> None:
+    outcomes = []
+    for kind in ("no", "bf16"):
+        trainer = debug_trainer("ls_gan_p", f"training.precision={kind}")
+        trainer.step(random_batches(8), Moment(1, 0, 0.0))
+        outcomes.append(trainer.step(random_batches(8), Moment(2, 9, 0.5)))
+    for name in ("raw/l1", "raw/feature_matching", "raw/style", "raw/adversarial", "discriminator/loss"):
+        torch.testing.assert_close(outcomes[1][name], outcomes[0][name], rtol=0.05, atol=1e-3)
+        assert outcomes[1][name].dtype == torch.float32
