@@ -126,7 +126,7 @@ class Trainer:
                 self.accelerator.backward(losses.total / len(views))
             scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
             scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
-            if is_measured and len(view.images) > 1:
+            if self.objective.balance.is_due(moment.step) and len(view.images) > 1:
                 scalars["variety"] = variety(reconstruction.pyramid[0], view.images)
             seen.append({name: value.detach() for name, value in scalars.items()})
             view.reconstruction = None

@@ -246,3 +246,11 @@ def test_bf16_agrees_with_full_precision_and_losses_stay_float32() -> None:
     for name in ("raw/l1", "raw/feature_matching", "raw/style", "raw/adversarial", "discriminator/loss"):
         torch.testing.assert_close(outcomes[1][name], outcomes[0][name], rtol=0.05, atol=1e-3)
         assert outcomes[1][name].dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+def test_a_generator_that_gives_every_image_the_same_answer_shows(method: str) -> None:
+    trainer = debug_trainer(method)
+    assert float(trainer.step(random_batches(8), Moment(1, 0, 0.0))["variety"]) > 0.05
+    torch.nn.init.zeros_(trainer.bare_generator.decoder.pred.weight)
+    assert float(trainer.step(random_batches(8), Moment(1, 8, 0.1))["variety"]) < 1e-3

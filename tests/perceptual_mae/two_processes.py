@@ -21,10 +21,14 @@ def train(method: str, accumulation: int) -> dict[str, torch.Tensor]:
     for step in range(6):
         own = random_batches(8, stride, seed=step)[first : first + accumulation]
         scalars = trainer.step(own, Moment(1 + step // 3, step, step / 16))
-        del scalars["variety" if "variety" in scalars else "total"]
+        scalars.pop("variety", None)  # a deviation over the images of one micro-batch
         for name, value in scalars.items():
             outcome[f"{step}/{name}"] = accelerator.reduce(value, reduction="mean")
-    return outcome | {f"weights/{name}": value for name, value in trainer.bare_generator.state_dict().items()}
+    networks = {"generator": trainer.bare_generator}
+    if trainer.adversary is not None:
+        networks["discriminator"] = trainer.bare_discriminator
+    states = {owner: network.state_dict() for owner, network in networks.items()}
+    return outcome | {f"{owner}/{name}": value for owner, state in states.items() for name, value in state.items()}
 
 
 if __name__ == "__main__":
