@@ -1,9 +1,12 @@
 """From a configuration to a trainer on whatever processes and devices there are."""
 
+import warnings
 from pathlib import Path
+from typing import TypeVar
 
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from perceptual_mae import build
 from perceptual_mae.config import RunConfig
@@ -11,11 +14,14 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.trainer import Adversary, Trainer
 
+Value = TypeVar("Value")
+
 
 def make_accelerator(config: RunConfig, path: Path | None = None) -> Accelerator:
     """Return Accelerate's view of processes, device and precision; the trackers write to `path`."""
     # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
     constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
@@ -27,6 +33,12 @@ def make_accelerator(config: RunConfig, path: Path | None = None) -> Accelerator
     if config.training.precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("training.precision: fp16 needs a GPU; use bf16 or no")  # Accelerate would train in float32
     return accelerator
+
+
+def as_main_process(value: Value) -> Value:
+    """Return the main process's value on all processes."""
+    shared: Value = broadcast_object_list([value])[0]
+    return shared
 
 
 def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.Timetable) -> Trainer:

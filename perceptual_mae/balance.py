@@ -48,13 +48,16 @@ class Balance:
         self._squares = {}
         for name, norm in zip(names, squares.sqrt().unbind(), strict=True):
             before = self.norms.get(name, norm)
-            self.norms[name] = self.decay * before + (1 - self.decay) * norm
+            smoothed = torch.where(before.isfinite(), self.decay * before + (1 - self.decay) * norm, norm)
+            self.norms[name] = torch.where(norm.isfinite(), smoothed, before)  # an overflow (fp16) must not stay
 
     def coefficient(self, name: str, share: float, cap: float) -> float | Tensor:
         """Return the weight of a balanced term: a detached scalar, 0 before the first measurement."""
         if name not in self.norms or "l1" not in self.norms:
             return 0.0
-        return (share * self.norms["l1"] / self.norms[name].clamp_min(1e-12)).clamp_max(cap)
+        anchor, norm = self.norms["l1"], self.norms[name]
+        coefficient = (share * anchor / norm.clamp_min(1e-12)).clamp_max(cap)
+        return torch.where(anchor.isfinite() & norm.isfinite(), coefficient, 0.0)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {f"norm.{name}": value for name, value in self.norms.items()}

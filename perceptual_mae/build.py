@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from discriminators import Discriminator
 from perceptual_mae.config import RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
@@ -41,6 +42,10 @@ def build_discriminator(config: RunConfig) -> nn.Module | None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("discriminator", config.training.seed))
         discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
+    if not isinstance(discriminator, Discriminator):
+        raise UserError(
+            f"discriminator.kind: {section.kind} is no discriminator: it needs `levels` and `forward(pyramid)`"
+        )
     return discriminator.to(memory_format=torch.channels_last)
 
 
@@ -105,7 +110,8 @@ class TrainingMasks:
             stream("mask", seed, one_pass, index)
             for one_pass, index in zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
         ]
-        return draw_masks(partial(masking.target, **masking.options()), self.grid, hidden, draws)
+        draw = partial(masking.target, **masking.options())
+        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, draws))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch.optim import Optimizer
 from perceptual_mae.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step_\d{8,}")
 
 
 def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
@@ -44,8 +47,10 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], f
         _write_json(partial / "manifest.json", {path.name: _fingerprint(path) for path in files})
         for path in (*partial.iterdir(), partial):
             _flush_to_disk(path)
-        # Two renames, so that an unfinished replacement never leaves the step without its earlier checkpoint.
-        replaced = folder / f".{final.name}.replaced"
+        replaced = (
+            folder / f".{final.name}.replaced"
+        )  # the same step again: out of the way, and gone once it is replaced
+        shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
             final.rename(replaced)
         partial.rename(final)
@@ -56,7 +61,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], f
         full = getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(failure).lower()
         if not full and not isinstance(failure, OSError):
             raise
-        last = newest(folder)
+        last = next((path for path in reversed(checkpoints(folder)) if find_flaw(path) is None), None)
         reason = "the disk is full" if full else str(failure)
         raise UserError(
             f"{final}: could not write the checkpoint ({reason}); "
@@ -66,12 +71,32 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], f
     return final
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """List the checkpoints of a folder, whole or not, in the order of their steps; other names are somebody else's."""
+    return sorted((path for path in folder.glob("step_*") if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in a checkpoint's name."""
+    return int(path.name.removeprefix("step_"))
+
+
 def newest(folder: Path) -> Path | None:
-    """Return the newest checkpoint of a folder whose files are all what its manifest says, or None."""
-    for path in sorted(folder.glob("step_*"), reverse=True):
+    """Return the newest checkpoint of a folder whose files are all what its manifest says, None where there is none.
+
+    Raises UserError where there are checkpoints and none is whole: starting over in silence would lose the run.
+    """
+    flaws = []
+    for path in reversed(checkpoints(folder)):
         if (flaw := find_flaw(path)) is None:
             return path
         log.warning("%s is not used: %s", path, flaw)
+        flaws.append(f"{path.name}: {flaw}")
+    if flaws:
+        raise UserError(
+            f"{folder}: no checkpoint is whole ({'; '.join(flaws)}); "
+            "restore one from a copy, or start over with --fresh"
+        )
     return None
 
 
@@ -79,6 +104,8 @@ def find_flaw(path: Path) -> str | None:
     """Say what is wrong with a checkpoint, or return None: every file must have its size and SHA-256."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
+        if not isinstance(manifest, dict) or not {"generator.safetensors", "state.json"} <= manifest.keys():
+            return "its manifest does not list a generator and its state"
         wrong = [name for name, print_ in manifest.items() if _fingerprint(path / name) != print_]
     except (OSError, ValueError) as failure:
         return f"its manifest or a file cannot be read ({failure})"
@@ -134,12 +161,16 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def prune(folder: Path, keep_last: int, keep_steps: int | None) -> None:
-    """Delete all checkpoints but the last `keep_last` and those whose step is a multiple of `keep_steps`."""
-    paths = sorted(folder.glob("step_*"))
-    for path in paths[:-keep_last] if keep_last else paths:
-        step = int(path.name.removeprefix("step_"))
-        if not keep_steps or step % keep_steps:
+def prune(folder: Path, latest: int, keep_last: int, keep_steps: int | None) -> None:
+    """Delete all checkpoints but the last `keep_last` up to step `latest` and the multiples of `keep_steps`.
+
+    Those beyond `latest` belong to a future that was lost: the run went back before them because they were damaged.
+    """
+    steps = [step_of(path) for path in checkpoints(folder)]
+    kept = [step for step in steps if step <= latest][-keep_last:]
+    kept += [step for step in steps if keep_steps and step <= latest and step % keep_steps == 0]
+    for path in checkpoints(folder):
+        if step_of(path) not in kept:
             shutil.rmtree(path)
 
 

@@ -11,6 +11,7 @@ import torch
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import resolutions
+from perceptual_mae.masking import num_hidden
 from perceptual_mae.mistakes import Mistake
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedule import Balanced, FromEpoch, Ramp, Weight
@@ -111,27 +112,51 @@ def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
 
 def check_heads(config: RunConfig) -> Iterator[Mistake]:
     """Low levels that no term reads would never learn (and several processes would wait for their gradients)."""
-    if not config.generator.rgb_heads or any(term.options().get("low_levels") for _, term in config.losses.items()):
+    always = {name: term for name, term in config.losses.items() if _always_on([term])}
+    if not config.generator.rgb_heads or any(term.options().get("low_levels") for term in always.values()):
         return
-    if config.discriminator is not None and any(TERMS[name].needs_discriminator for name, _ in config.losses.items()):
+    if config.discriminator is not None and any(TERMS[name].needs_discriminator for name in always):
         with suppress(Exception), torch.device("meta"):
             discriminator = config.discriminator.build(resolutions(config.data.size), len(config.data.mean))
             if discriminator.levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
     yield Mistake(
-        keys, "no term reads the low levels of generator.rgb_heads; set losses.l1.low_levels or switch them off"
+        keys,
+        "no term always reads the low levels of generator.rgb_heads; set losses.l1.low_levels or switch them off",
     )
 
 
 def check_weights(config: RunConfig) -> Iterator[Mistake]:
+    anchored = "l1" in config.losses and _always_on([config.losses["l1"]])
     for name, term in config.losses.items():
-        if isinstance(term.weight, Balanced) and (name == "l1" or "l1" not in config.losses):
-            reason = "its own gradient" if name == "l1" else "the gradient of l1, which is missing"
+        if isinstance(term.weight, Balanced) and (name == "l1" or not anchored):
+            reason = "its own gradient" if name == "l1" else "the gradient of l1, which is not always on"
             yield Mistake(
                 (f"losses.{name}.weight", "losses.l1"),
                 f"{name} is balanced against {reason}; give it a number" + ("" if name == "l1" else " or add l1"),
             )
+        lowest = min(term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else term.weight
+        if not isinstance(lowest, Balanced) and lowest < 0:
+            yield Mistake((f"losses.{name}.weight",), f"found {lowest:g}, must be >= 0: terms are minimised")
+
+
+def check_term_options(config: RunConfig) -> Iterator[Mistake]:
+    """Call each term once, on a black image: what it refuses is a mistake of the configuration."""
+    if any(check_image_size(config)) or any(check_channels(config)):
+        return  # told already
+    size, patch_size = config.data.size, config.generator.patch_size or SIZES[config.generator.size].patch_size
+    grid = (size[0] // patch_size, size[1] // patch_size)
+    with torch.device("cpu"):
+        image = torch.zeros(1, len(config.data.mean), *size)
+        mask = torch.ones(1, grid[0] * grid[1], dtype=torch.bool)
+        fields = dict.fromkeys(("fake", "real", "prediction", "target", "fake_features", "real_features"), (image,))
+        values: dict[str, object] = {**fields, "mask": mask, "grid": grid, "fake_logits": image}
+        for name, term in config.losses.items():
+            try:
+                TERMS[name].function(*(values[field] for field in TERMS[name].reads), **term.options())
+            except (ValueError, TypeError) as error:
+                yield Mistake((f"losses.{name}.*", "data.image_size"), " ".join(str(error).split()))
 
 
 def check_terms(config: RunConfig) -> Iterator[Mistake]:
@@ -152,11 +177,18 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
     )
     if low < 0 or high >= 1:
         yield Mistake(("masking.ratio",), f"found {low} to {high}, must stay >= 0 and < 1")
+        return
+    if any(check_image_size(config)):
+        return  # told already
+    patch_size = config.generator.patch_size or SIZES[config.generator.size].patch_size
+    num_patches = (config.data.size[0] // patch_size) * (config.data.size[1] // patch_size)
+    try:
+        num_hidden(num_patches, high)
+    except ValueError as error:
+        yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
     for name, term in config.losses.items():
-        if term.options().get("region") == "masked" and low <= 0:
-            message = (
-                f"{name} looks at hidden patches only, but masking.ratio reaches 0; use region: all or a higher ratio"
-            )
+        if term.options().get("region") == "masked" and num_hidden(num_patches, low) == 0:
+            message = f"{name} looks at hidden patches only, but masking.ratio comes to hide none; use region: all"
             yield Mistake((f"losses.{name}.region", "masking.ratio"), message)
 
 
@@ -195,6 +227,7 @@ CHECKS: tuple[Check, ...] = (
     check_heads,
     check_terms,
     check_weights,
+    check_term_options,
     check_masking,
     check_optimisation,
 )

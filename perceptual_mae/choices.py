@@ -157,7 +157,7 @@ def find_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) 
     module, _, name = kind.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # a module of the user's own may fail in any way
         raise RejectedError([Mistake(("kind",), f"cannot import {what} {kind!r}: {error}")]) from error
     return found
 

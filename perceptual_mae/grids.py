@@ -29,7 +29,7 @@ def reconstruction_columns(images: Tensor, reconstruction: Reconstruction) -> di
 
 
 def sheet(columns: dict[str, Tensor]) -> Image.Image:
-    """Lay out columns of images (B, C, H, W) in [0, 1] under their names; C is 1 or 3."""
+    """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one."""
     views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
     count, _, height, width = views[0].shape
     page = Image.new(
@@ -40,7 +40,8 @@ def sheet(columns: dict[str, Tensor]) -> Image.Image:
         x = MARGIN + column * (width + MARGIN)
         draw.text((x, 2), name, fill="black")
         for row, image in enumerate(images):
-            pixels = image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
+            shown = image[:3] if len(image) >= 3 else image[:1]
+            pixels = shown.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
             page.paste(Image.fromarray(pixels), (x, HEADER + MARGIN + row * (height + MARGIN)))
     return page
 
@@ -49,8 +50,11 @@ def save(page: Image.Image, path: Path) -> None:
     """Write a sheet as PNG, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
-    page.save(beside, format="PNG")
-    os.replace(beside, path)
+    try:
+        page.save(beside, format="PNG")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _magnify(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from types import FrameType, TracebackType
 
 EXIT_CODE = 130
@@ -31,5 +32,8 @@ class StopSignal:
 
     def _listen(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if sys.stderr.isatty():
+                sys.stderr.write("\x1b[?25h\n")  # give the terminal back the cursor that the progress bar hid
+                sys.stderr.flush()
             os._exit(EXIT_CODE)
         self.requested = True

@@ -1,5 +1,6 @@
 """Which patches are hidden: bool masks (B, L), True = hidden, the same number in every image of a batch."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,11 @@ def num_hidden(num_patches: int, ratio: float) -> int:
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"masking ratio {ratio} is outside [0, 1); use a fraction such as 0.75")
-    return num_patches - int(num_patches * (1 - ratio) + 1e-6)
+    visible = int(num_patches * (1 - ratio) + 1e-6)
+    if visible == 0:
+        largest = math.floor((1 - 1 / num_patches) * 1e4) / 1e4
+        raise ValueError(f"masking ratio {ratio} leaves none of {num_patches} patches visible; use at most {largest:g}")
+    return num_patches - visible
 
 
 def random(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:

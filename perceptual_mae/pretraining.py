@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from perceptual_mae import build, checkpoint, folder, snapshot
-from perceptual_mae.assembly import build_trainer, make_accelerator
+from perceptual_mae.assembly import as_main_process, build_trainer, make_accelerator
 from perceptual_mae.config import RunConfig
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.errors import UserError
@@ -40,17 +40,31 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
     An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can mend and
     Interrupted when a signal asked the run to stop (it is saved then).
     """
-    run = Pretraining(config, folder.claim(Path(out), config, fresh=fresh), quiet=quiet)
+    path = folder.claim(Path(out), config, fresh=fresh)
+    try:
+        run = Pretraining(config, path, quiet=quiet)
+    except (MemoryError, RuntimeError) as failure:
+        if not is_out_of_memory(failure):
+            raise
+        raise UserError(
+            "out of memory before the first step: choose a smaller generator or smaller images"
+        ) from failure
     try:
         return run.fit()
-    except torch.OutOfMemoryError as failure:
-        raise UserError(run.out_of_memory()) from failure
-    except RuntimeError as failure:
-        if "can't allocate memory" in str(failure):
+    except (UserError, Interrupted, OSError):
+        raise
+    except Exception as failure:
+        if is_out_of_memory(failure):
             raise UserError(run.out_of_memory()) from failure
+        log.exception("the run failed")
         raise
     finally:
         run.close()
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
 
 
 class Pretraining:
@@ -93,13 +107,15 @@ class Pretraining:
 
     def fit(self) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
-        found = checkpoint.newest(self.checkpoints)
-        if found is not None:
-            self.load(found)
         self.accelerator.wait_for_everyone()  # all processes have found the folder as it was
         if self.accelerator.is_main_process:
             folder.create(self.path, self.config, str(self.accelerator.device))
             self.log_handler = folder.log_to_file(self.path)
+        found = self.find_checkpoint()
+        if found is not None:
+            self.load(found)
+        self.first_step = self.step
+        if self.accelerator.is_main_process:
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
@@ -132,32 +148,36 @@ class Pretraining:
             self.meter.add(self.step, self.trainer.step(batches, self.timetable.moment(self.step)))
             self.step, taken = self.step + 1, taken + 1
             self.reporter.advance(self.step)
-            if self.step % log_every == 0 or self.step % self.timetable.steps_per_epoch == 0:
-                self.report(epoch, taken, time.perf_counter() - started, waited)
+            is_last = self.step % self.timetable.steps_per_epoch == 0
+            is_leaving = not is_last and self.is_stopping()
+            if self.step % log_every == 0 or is_last or is_leaving:
+                self.report(epoch, taken, started, waited)
                 started, waited, taken = time.perf_counter(), 0.0, 0
-            if self.is_stopping():
-                self.report(epoch, taken, time.perf_counter() - started, waited)
+            if is_leaving:
+                self.save()
                 self.leave()
         self.end_epoch(epoch)
 
     def end_epoch(self, epoch: int) -> None:
-        """Evaluate, draw the sample grid and save a checkpoint where this epoch is due."""
+        """Save a checkpoint, evaluate and draw the sample grid where this epoch is due."""
         last = epoch == self.config.training.epochs
         every = self.config.evaluation.every
+        is_leaving = not last and self.is_stopping()
+        if last or is_leaving or epoch % self.config.training.checkpoint_every == 0:
+            self.save()  # first: nothing that goes wrong below may cost what was learnt
         if every and epoch % every == 0 and not last:
             scores = self.evaluate()
             self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
             self.tell(f"epoch {epoch}  {headline(scores)}")
         if last or (every and epoch % every == 0):
             self.draw(epoch)
-        if last or epoch % self.config.training.checkpoint_every == 0:
-            self.save()
+        if is_leaving:
+            self.leave()
 
-    def report(self, epoch: int, taken: int, seconds: float, waited: float) -> None:
-        """Fetch the scalars since the last report, write them down and look for trouble."""
-        steps = self.meter.fetch(self.accelerator)
-        if not steps:
-            return
+    def report(self, epoch: int, taken: int, started: float, waited: float) -> None:
+        """Fetch the scalars of the `taken` steps since `started`, write them down and look for trouble."""
+        steps = self.meter.fetch(self.accelerator)  # waits for the device: only now the steps have taken their time
+        seconds = time.perf_counter() - started
         if bad := first_non_finite(steps):
             raise UserError(self.non_finite(*bad))
         means = average(steps)
@@ -209,6 +229,8 @@ class Pretraining:
     def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
         generator = self.trainer.ema.module if self.trainer.ema is not None else self.generator
         reconstruction: Reconstruction = generator(images.to(self.generator.encoder.mean.dtype), mask)
+        if not bool(reconstruction.pyramid[0].isfinite().all()):
+            raise UserError(self.non_finite(self.step, "reconstruction"))
         return reconstruction
 
     def fixed_masks(self) -> build.FixedMasks:
@@ -234,18 +256,29 @@ class Pretraining:
             self.accelerator.wait_for_everyone()
             return
         tensors, facts = snapshot.capture(self.trainer, self.accelerator)
-        facts |= {"step": self.step, "images_seen": self.images_seen, "alarms": self.health.counts}
+        facts |= {"step": self.step, "images_seen": self.images_seen}
+        facts |= {"alarms": self.health.counts, "losses": self.last_losses}
         checkpoint.save(self.checkpoints, self.step, tensors, facts)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
-        checkpoint.prune(self.checkpoints, training.keep_last, keep_steps)
+        checkpoint.prune(self.checkpoints, self.step, training.keep_last, keep_steps)
         self.accelerator.wait_for_everyone()
+
+    def find_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint, as the main process sees it: all must go on from the same one."""
+        return as_main_process(checkpoint.newest(self.checkpoints) if self.accelerator.is_main_process else None)
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
         facts = snapshot.restore(self.trainer, self.accelerator, path)
         self.health.counts |= facts["alarms"]
+        self.last_losses = facts["losses"]
         self.step = facts["step"]
+        if self.step > self.timetable.total_steps:
+            raise UserError(
+                f"training.epochs: {self.config.training.epochs} epochs are {self.timetable.total_steps} steps, but "
+                f"the run in {self.path} has taken {self.step} already; ask for more epochs, or start over with --fresh"
+            )
 
     def finish(self) -> dict[str, Any]:
         """Score the held-out images beside the baselines and write summary.json."""
@@ -264,10 +297,10 @@ class Pretraining:
             "unreadable_images": self.loader.num_unreadable,
         }
         if self.accelerator.is_main_process:
-            self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
+            if self.step > self.first_step:  # a finished run that is only scored again says nothing new
+                self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
             folder.write_json(self.path / "summary.json", summary)
             self.tell(farewell(self.path, summary))
-        self.accelerator.end_training()
         return summary
 
     def greet(self, found: Path | None) -> None:
@@ -284,10 +317,10 @@ class Pretraining:
         if found is not None:
             self.tell(f"resumed from {found} after {self.step} steps")
         adversarial = self.trainer.objective.lines.get("adversarial")
-        if adversarial is not None and adversarial.weight == 1.0:
+        if adversarial is not None and isinstance(adversarial.weight, float) and adversarial.weight >= 1.0:
             self.warn(
-                "losses.adversarial.weight is the paper's constant 1: at small scale the generator then ignores its "
-                "input; {balanced: 0.1, cap: 1.0} keeps it in check"
+                f"losses.adversarial.weight is a constant {adversarial.weight:g} (the paper's is 1): at small scale "
+                "the generator then ignores its input; {balanced: 0.1, cap: 1.0} keeps it in check"
             )
 
     def tell(self, message: str) -> None:
@@ -302,20 +335,24 @@ class Pretraining:
         """Tell whether this run, or with several processes any of them, was asked to stop."""
         if self.accelerator.num_processes == 1:
             return self.stop.requested
-        if self.step % STOP_CHECK_EVERY:
+        on_host = self.accelerator.device.type == "cpu"  # there a step is long, and asking costs next to nothing
+        if not on_host and self.step % STOP_CHECK_EVERY and self.step % self.timetable.steps_per_epoch:
             return False
         requested = torch.tensor(float(self.stop.requested), device=self.accelerator.device)
         return bool(self.accelerator.reduce(requested, reduction="sum").item())
 
     def leave(self) -> None:
-        self.save()
         raise Interrupted(
             f"stopped and saved after step {self.step} in {self.path}; the same command goes on from there"
         )
 
     def non_finite(self, step: int, name: str) -> str:
-        last = checkpoint.newest(self.checkpoints)
-        kept = f"the last good checkpoint is {last}" if last else "no checkpoint was written yet"
+        good = [path for path in checkpoint.checkpoints(self.checkpoints) if checkpoint.find_flaw(path) is None]
+        kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+        if good and checkpoint.step_of(good[-1]) == step:
+            kept = f"{good[-1]} was written right before and is likely spoiled: remove it" + (
+                f" to go on from {good[-2]}" if len(good) > 1 else " and start over"
+            )
         return (
             f"{self.path}: the loss '{name}' stopped being finite at step {step}; {kept}; "
             "lower optimizer.lr or set optimizer.clip_norm, or train with training.precision=no"
@@ -330,8 +367,9 @@ class Pretraining:
         )
 
     def close(self) -> None:
-        """End the loader's workers and let go of log.txt."""
+        """End the loader's workers and the trackers, and let go of log.txt."""
         self.loader.close()
+        self.accelerator.end_training()
         if self.log_handler is not None:
             logging.getLogger("perceptual_mae").removeHandler(self.log_handler)
             self.log_handler.close()

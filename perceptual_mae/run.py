@@ -54,9 +54,10 @@ class Run:
         return generator.eval()
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the records of metrics.jsonl, in order."""
+        """Return the records of metrics.jsonl, in order; a last line that is still being written is left out."""
         path = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None while the run is unfinished."""

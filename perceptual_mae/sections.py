@@ -23,6 +23,8 @@ from perceptual_mae.schedule import Ramp, Weight, When
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class DataSection(Choice):
@@ -90,7 +92,7 @@ class DiscriminatorOptimizerSection(Section):
     """Adam's settings for the discriminator; its learning rate is constant or follows the generator's schedule."""
 
     lr: Annotated[float, Field(gt=0)] = 1.5e-4
-    betas: tuple[Fraction, Fraction] = (0.5, 0.999)  # ours
+    betas: tuple[Decay, Decay] = (0.5, 0.999)  # ours
     schedule: Literal["constant", "follow"] = "constant"  # ours
 
 
@@ -99,7 +101,7 @@ class OptimizerSection(Section):
 
     lr: Annotated[float, Field(gt=0)] | None = None
     base_lr: Annotated[float, Field(gt=0)] | None = None
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     discriminator: DiscriminatorOptimizerSection = DiscriminatorOptimizerSection()
@@ -138,7 +140,7 @@ class TrainingSection(Section):
     accumulation: Positive = 1
     epoch_images: Positive | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: int = 0
+    seed: Seed = 0
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     log_every: Positive = 50
     checkpoint_every: Positive = 1
@@ -152,7 +154,7 @@ class EvaluationSection(Section):
     every: Annotated[int, Field(ge=0)] = 1
     limit: Positive = 1000
     batch_size: Positive = 100
-    seed: int = 0
+    seed: Seed = 0
     grid_images: Positive = 8
     split: Literal["val", "test"] = "test"
 

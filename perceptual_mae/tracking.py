@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
+from perceptual_mae.folder import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,8 @@ def first_non_finite(steps: Sequence[tuple[int, Scalars]]) -> tuple[int, str] | 
     """Return the step and the name of the first loss that is not a finite number, or None."""
     for step, scalars in steps:
         for name, value in scalars.items():
-            if name.startswith(("raw/", "discriminator/loss")) and not math.isfinite(value):
-                return step, name.removeprefix("raw/")
+            if name.startswith(("raw/", "weighted/", "discriminator/loss")) and not math.isfinite(value):
+                return step, name.removeprefix("raw/").removeprefix("weighted/")
     return None
 
 
@@ -74,19 +75,26 @@ class MetricsFile:
     def __init__(self, path: Path, resume_step: int) -> None:
         self.path = path
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= resume_step]
-            path.write_text("".join(f"{line}\n" for line in kept))
+            lines = path.read_text(errors="replace").splitlines()
+            write_atomically(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= resume_step))
 
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
 
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return math.inf  # a line cut off when the machine went down
+
+
+def _finite(tree: Any) -> Any:
+    """Put null where a number is not finite: JSON has no word for it."""
+    if isinstance(tree, dict):
+        return {key: _finite(value) for key, value in tree.items()}
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class Reporter:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from perceptual_mae import _HOMES
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("perceptual_mae", "discriminators")
 
@@ -42,7 +44,9 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a name comes from"
+            assert node.module
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
@@ -54,7 +58,8 @@ def room_of(path: Path) -> str:
 
 def rooms_imported(path: Path) -> set[str]:
     dotted = [name.split(".") for name in imports_of(path)]
-    return {parts[1] for parts in dotted if parts[0] == "perceptual_mae" and len(parts) > 1 and parts[1] in FLOOR_OF}
+    own = [_HOMES.get(parts[1], parts[1]) for parts in dotted if parts[0] == "perceptual_mae" and len(parts) > 1]
+    return {room for room in own if room in FLOOR_OF}
 
 
 OWN_FILES = [path for path in python_files() if path.relative_to(ROOT).parts[0] == "perceptual_mae"]

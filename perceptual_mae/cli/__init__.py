@@ -52,7 +52,7 @@ def visualize_command(
     out: Annotated[Path | None, typer.Option(help="PNG to write; none: beside the run's other grids.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many held-out images.")] = 8,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the masks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the masks.")] = 0,
 ) -> None:
     """Draw original, masked, raw and composite reconstructions side by side."""
     if not folder.exists():
@@ -88,9 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(str(mistake))
     except (KeyboardInterrupt, typer.Abort):
         return 130
+    except RecursionError:
+        return _tell("a YAML file refers to itself without end; remove the reference")
     except BrokenPipeError:  # the reader of our output left; nobody is to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as failure:
+        return _tell(
+            f"{failure.filename or 'a file'}: {failure.strerror or failure}; choose another place or make room"
+        )
     except Exception as error:
         # Typer's own mistakes of usage; the class lives in click or inside typer, depending on the version.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):

@@ -1,13 +1,12 @@
 """`pmae pretrain`: train, or with --dry-run say what would be trained."""
 
-import traceback
 from pathlib import Path
 
 import torch
 import typer
 from rich.console import Console
 
-from perceptual_mae import build, folder
+from perceptual_mae import build
 from perceptual_mae.config import RunConfig, load_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator import count_parameters
@@ -30,11 +29,6 @@ def run(arguments: list[str], out: Path | None, dry_run: bool, fresh: bool) -> N
     except Interrupted as stopped:
         Console(stderr=True, soft_wrap=True).print(str(stopped), highlight=False, markup=False)
         raise typer.Exit(EXIT_CODE) from None
-    except Exception:
-        if (out / folder.CONFIG).exists():
-            with (out / "log.txt").open("a") as file:
-                file.write(traceback.format_exc())
-        raise
 
 
 def default_folder(arguments: list[str]) -> Path:

@@ -20,7 +20,7 @@ class Batch:
     labels: Tensor
     indices: Tensor
     passes: Tensor
-    unreadable: tuple[str, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -41,7 +41,7 @@ def collate(
     images: Sequence[Tensor],
     labels: Sequence[int],
     samples: Sequence[tuple[int, int]],
-    unreadable: Sequence[str],
+    unreadable: Sequence[tuple[str, str]],
 ) -> Batch:
     """Return the batch of images (C, H, W) and labels that stand for `samples`, the (pass, index) of each."""
     keys = torch.tensor(samples, dtype=torch.int64).view(-1, 2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 try:  # The fast path; torchvision announces its removal, and Pillow then reads everything.
@@ -44,9 +44,9 @@ def read_image(path: str | Path) -> Tensor:
             return _to_tensor(to_rgb(picture))
     except MemoryError:
         raise
-    except (
-        Exception
-    ) as error:  # The parsers of broken files raise nearly anything: OSError, SyntaxError, struct.error, ...
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(str(path), "no image of a known format") from error
+    except Exception as error:  # parsers of broken files raise nearly anything: OSError, SyntaxError, struct.error, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(str(path), reason) from error
 

@@ -52,7 +52,7 @@ class TrainLoader:
         self._stride = num_processes * accumulation
         self._first = process_index * accumulation
         self._reader = _TrainReader(dataset, transform, seed)
-        self._unreadable = _Unreadable(len(dataset))
+        self._unreadable = _Unreadable(len(dataset), MAX_UNREADABLE_SHARE * len(dataset))
         self._schedule = Schedule()
         self._loader = worker_loader(self._reader, self._schedule, workers, persistent=True) if workers else None
 
@@ -111,14 +111,15 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield the first `limit` images (all without it) in index order; an unreadable one is logged and left out.
 
-    Raises UserError when more than 1% of the data set turn out unreadable.
+    Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
     """
     num_images = len(dataset) if limit is None else min(limit, len(dataset))
     starts = range(0, num_images, batch_size)
     schedule = Schedule()
     schedule.samples = ([(0, i) for i in range(start, min(start + batch_size, num_images))] for start in starts)
     reader = _EvaluationReader(dataset, transform)
-    unreadable = _Unreadable(len(dataset))
+    # A held-out split may be small; one bad file in it must not cost a run that has trained already.
+    unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
     if workers:
         batches: Iterator[Batch] = iter(worker_loader(reader, schedule, workers, persistent=False))
     else:
@@ -140,7 +141,7 @@ class _TrainReader(Dataset[Batch]):
         self._seed = seed
 
     def __getitem__(self, samples: Samples) -> Batch:
-        images, labels, unreadable = [], [], list[str]()
+        images, labels, unreadable = [], [], list[tuple[str, str]]()
         for pass_, index in samples:
             found = self._readable_from(index, unreadable)
             if found is None:  # far too many are broken: the main process stops at this report
@@ -149,13 +150,13 @@ class _TrainReader(Dataset[Batch]):
             labels.append(found[1])
         return collate(images, labels, samples, unreadable)
 
-    def _readable_from(self, index: int, unreadable: list[str]) -> tuple[Tensor, int] | None:
+    def _readable_from(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[Tensor, int] | None:
         num_images = len(self._dataset)
         for offset in range(num_images):
             try:
                 return self._dataset[(index + offset) % num_images]
             except UnreadableImageError as error:
-                unreadable.append(str(error))
+                unreadable.append((error.path, error.reason))
             if offset > MAX_UNREADABLE_SHARE * num_images:
                 break
         return None
@@ -174,7 +175,7 @@ class _EvaluationReader(Dataset[Batch]):
             try:
                 image, label = self._dataset[sample[1]]
             except UnreadableImageError as error:
-                unreadable.append(str(error))
+                unreadable.append((error.path, error.reason))
                 continue
             images.append(self._transform(image))
             labels.append(label)
@@ -183,20 +184,21 @@ class _EvaluationReader(Dataset[Batch]):
 
 
 class _Unreadable:
-    """The distinct unreadable files met so far."""
+    """The distinct unreadable files met so far, with the reasons; UserError beyond `allowed`."""
 
-    def __init__(self, num_images: int) -> None:
-        self._num_images = num_images
-        self.seen: dict[str, None] = {}  # a set that keeps its order
+    def __init__(self, num_images: int, allowed: float) -> None:
+        self._num_images, self._allowed = num_images, allowed
+        self.seen: dict[str, str] = {}
 
-    def record(self, unreadable: tuple[str, ...]) -> None:
-        """Log what is new; raise UserError beyond 1% of the data set."""
-        for report in unreadable:
-            if report not in self.seen:
-                self.seen[report] = None
-                logger.warning("left out an image that cannot be read: %s", report)
-        if len(self.seen) > MAX_UNREADABLE_SHARE * self._num_images:
+    def record(self, unreadable: tuple[tuple[str, str], ...]) -> None:
+        """Log what is new; raise UserError where there are too many."""
+        for path, reason in unreadable:
+            if path not in self.seen:
+                self.seen[path] = reason
+                logger.warning("left out an image that cannot be read: %s: %s", path, reason)
+        if len(self.seen) > self._allowed:
+            first, reason = next(iter(self.seen.items()))
             raise UserError(
                 f"{len(self.seen)} of {self._num_images} images cannot be read so far, more than 1%; mend or remove "
-                f"them; the first is {next(iter(self.seen))}"
+                f"them; the first is {first}: {reason}"
             )

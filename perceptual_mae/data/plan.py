@@ -16,6 +16,8 @@ class EpochPlan:
     """
 
     def __init__(self, num_images: int, batch_size: int, *, seed: int, epoch_images: int | None = None) -> None:
+        if num_images == 0:
+            raise UserError("the training set is empty; point data.root to a folder with images")
         if epoch_images is None and num_images < batch_size:
             raise UserError(
                 f"{num_images} training images do not fill one batch of {batch_size}; lower training.batch_size, "

@@ -119,6 +119,11 @@ def cover_and_crop(image: Tensor, size: Size, resize: int | None = None) -> Tens
     scale = max(size[0] / height, size[1] / width)
     if resize is not None:
         scale = max(scale, resize / min(height, width))
+    # A very long image is cut before it is resized: most of it would only be thrown away, at great cost.
+    longest = tuple(math.ceil(4 * max(size) / scale) for _ in range(2))
+    if height > longest[0] or width > longest[1]:
+        image = F.center_crop(image, [min(height, longest[0]), min(width, longest[1])])
+        height, width = image.shape[-2:]
     scaled = (max(size[0], round(height * scale)), max(size[1], round(width * scale)))
     image = _resize(image, scaled)
     top, left = round((scaled[0] - size[0]) / 2), round((scaled[1] - size[1]) / 2)

@@ -30,13 +30,13 @@ class Schedule(Sampler[Samples]):
 
 
 def worker_loader(reader: Dataset[Batch], schedule: Schedule, workers: int, *, persistent: bool) -> DataLoader[Batch]:
-    """Return a loader whose `workers` processes call `reader` with what the schedule gives, in that order."""
+    """Return a loader whose `workers` processes (at most one a core) call `reader` with what the schedule gives."""
     ending = RawValue(c_byte, 0)  # shared with the workers: 1 once they may be ended
     loader = DataLoader(
         reader,
         batch_size=None,  # the schedule gives whole micro-batches, and the reader stacks them
         sampler=schedule,
-        num_workers=workers,
+        num_workers=min(workers, os.cpu_count() or 1),
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=functools.partial(_start, ending),

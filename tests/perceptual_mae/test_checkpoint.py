@@ -34,8 +34,32 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:
+    good = write(tmp_path, 1)
     (tmp_path / "step_00000009").mkdir()
-    assert checkpoint.newest(tmp_path) is None
+    assert checkpoint.newest(tmp_path) == good
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "null", "{}", '{"generator.safetensors": {}}'])
+def test_checkpoints_that_are_all_damaged_stop_the_run_instead_of_restarting_it(tmp_path: Path, manifest: str) -> None:
+    (write(tmp_path, 1) / "manifest.json").write_text(manifest)
+    with pytest.raises(UserError, match=r"no checkpoint is whole.*step_00000001.*--fresh"):
+        checkpoint.newest(tmp_path)
+
+
+def test_other_names_are_left_alone(tmp_path: Path) -> None:
+    for name in ("step_00000004_old", "step_backup"):
+        (tmp_path / name).mkdir()
+    write(tmp_path, 5)
+    checkpoint.prune(tmp_path, latest=5, keep_last=1, keep_steps=None)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_pruning_never_keeps_a_damaged_future_for_the_good_present(tmp_path: Path) -> None:
+    damaged = write(tmp_path, 8)
+    (damaged / "manifest.json").write_text("")
+    good = write(tmp_path, 6)
+    checkpoint.prune(tmp_path, latest=6, keep_last=1, keep_steps=None)
+    assert list(tmp_path.iterdir()) == [good]
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +85,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 def test_pruning_keeps_the_last_and_every_nth(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40, 50):
         write(tmp_path, step)
-    checkpoint.prune(tmp_path, keep_last=2, keep_steps=20)
+    checkpoint.prune(tmp_path, latest=50, keep_last=2, keep_steps=20)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{step:08d}" for step in (20, 40, 50)]
 
 

@@ -77,7 +77,7 @@ def test_forms_of_weights_and_phases_survive_the_file():
             "losses.style.when={from_epoch: 3}",
             "losses.feature_matching.when={every: 2}",
             "masking.ratio={from: 0.5, to: 0.75}",
-            "optimizer.discriminator.betas=[0, 1]",
+            "optimizer.discriminator.betas=[0, 0.99]",
             "data.image_size=[32, 64]",
             "tracking.trackers=[tensorboard]",
             "tracking.run_name=7",

@@ -49,7 +49,9 @@ def test_every_term_reaches_the_decoders_input_with_a_finite_gradient(name: str)
 
 
 def test_a_ramp_moves_the_weight_with_the_run() -> None:
-    trainer = debug_trainer("ls_gan_p", "losses.l1.weight={from: 0.0, to: 1.0, over: 0.5}")
+    trainer = debug_trainer(
+        "ls_gan_p", "losses.l1.weight={from: 0.0, to: 1.0, over: 0.5}", "losses.adversarial.weight=0.01"
+    )
     lines = trainer.objective
     assert "l1" not in lines.active(Moment(1, 0, 0.0))  # weight 0: not computed
     for progress, weight in ((0.25, 0.5), (0.5, 1.0), (0.9, 1.0)):

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain, pretraining
 from perceptual_mae.build import build_generator
-from perceptual_mae.interrupts import Interrupted
+from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.trainer import Trainer
 
 
@@ -166,7 +166,7 @@ def test_alarms_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_papers_constant_adversarial_weight_trains_with_a_warning(tmp_path: Path) -> None:
     pretrain(debug_config("ls_gan_p", "losses.adversarial.weight=1.0"), tmp_path / "run", quiet=True)
-    assert "the paper's constant 1" in (tmp_path / "run" / "log.txt").read_text()
+    assert "a constant 1 (the paper's is 1)" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
@@ -206,3 +206,85 @@ def test_a_run_opened_again_has_the_trained_weights_and_not_fresh_ones(tmp_path:
     assert all(torch.equal(value, kept[name]) for name, value in reopened.items())
     fresh = build_generator(config).state_dict()
     assert not torch.equal(reopened["encoder.blocks.0.attn.qkv.weight"], fresh["encoder.blocks.0.attn.qkv.weight"])
+
+
+def test_what_was_learnt_is_saved_before_anything_else_can_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise UserError("a held-out image cannot be read")
+
+    monkeypatch.setattr(pretraining, "score_reconstructions", broken)
+    with pytest.raises(UserError, match="held-out"):
+        pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").step == 4
+
+
+def test_a_generator_that_blew_up_is_told_as_such_and_no_score_is_made_of_it(tmp_path: Path) -> None:
+    config = debug_config("mse", "optimizer.lr=1e30", "training.epoch_images=8", "training.epochs=8")
+    with pytest.raises(UserError, match=r"stopped being finite at step \d+.*(likely spoiled|last good|no checkpoint)"):
+        pretrain(config, tmp_path / "run", quiet=True)
+
+
+def test_a_stop_at_an_epochs_end_still_evaluates_that_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 4)  # the last step of epoch 1
+    with pytest.raises(Interrupted, match="after step 4"):
+        pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").step == 4
+    assert (tmp_path / "run" / "images" / "epoch_0001.png").exists()
+    assert any("evaluation" in record for record in Run(tmp_path / "run").metrics())
+
+
+def test_repeating_a_finished_run_scores_it_again_and_adds_nothing(tmp_path: Path) -> None:
+    first = pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    records = Run(tmp_path / "run").metrics()
+    assert pretrain(debug_config("mse"), tmp_path / "run", quiet=True) == first
+    assert Run(tmp_path / "run").metrics() == records
+    with pytest.raises(UserError, match=r"training\.epochs: 1 epochs are 4 steps, but .* has taken 8 already"):
+        pretrain(debug_config("mse", "training.epochs=1"), tmp_path / "run", quiet=True)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over_in_silence(tmp_path: Path) -> None:
+    pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    for file in (tmp_path / "run" / "checkpoints").rglob("generator.safetensors"):
+        file.write_bytes(b"damaged")
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match="no checkpoint is whole"):
+        pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    assert "is not used" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_an_error_of_ours_leaves_its_traceback_in_the_runs_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    with pytest.raises(KeyError):
+        pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_second_signal_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        assert left == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left == [130]
+
+
+@pytest.mark.slow
+def test_two_processes_train_stop_and_go_on_as_a_whole_run(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, "-m", "perceptual_mae.cli", "pretrain", DEBUG, "ls_gan_p", "training.accumulation=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    for epochs in (1, 2):
+        arguments = [f"training.epochs={epochs}", "schedule.warmup_ratio=0.0", "--out", str(tmp_path / "two")]
+        told = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=240)
+        assert told.returncode == 0, told.stderr
+        assert "2 processes x 2 micro-batches x 2 images" in told.stderr
+    assert Run(tmp_path / "two").step == 8
+    assert Run(tmp_path / "two").summary()["num_images"] == 8

@@ -1,6 +1,7 @@
 """The adversarial step: each half moves its own network and nothing else."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -195,19 +196,20 @@ def test_the_average_of_weights_follows_the_generator() -> None:
     before = copy.deepcopy(weights(trainer.ema.module))
     for step in range(3):
         trainer.step(random_batches(8), Moment(1, step + 1, 0.2))
-    decay = 0.5 ** (8 / 10)
-    name = "decoder.pred.weight"
-    assert not torch.equal(before[name], trainer.ema.module.state_dict()[name])
-    assert 0 < decay < 1
-    own, average = weights(trainer.bare_generator)[name], trainer.ema.module.state_dict()[name]
-    assert (average - before[name]).norm() < (own - before[name]).norm()
+    name, decay = "decoder.pred.weight", 0.5 ** (8 / 10)  # half-life of 10 images, 8 a step
+    average = weights(trainer.ema.module)[name]
+    trainer.step(random_batches(8), Moment(1, 4, 0.2))
+    expected = decay * average + (1 - decay) * weights(trainer.bare_generator)[name]
+    torch.testing.assert_close(trainer.ema.module.state_dict()[name], expected)
+    assert not torch.equal(before[name], average)
 
 
 def test_a_generator_learns_one_batch_by_heart() -> None:
     trainer = debug_trainer("l1")
     batches = random_batches(2)
-    losses = [float(trainer.step(batches, Moment(1, min(step, 8), 0.5))["raw/l1"]) for step in range(60)]
-    assert losses[-1] < 0.9 * losses[0]
+    smooth = [replace(batch, images=batch.images // 8 + 96) for batch in batches]
+    losses = [float(trainer.step(smooth, Moment(1, min(step, 8), 0.5))["raw/l1"]) for step in range(150)]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_a_step_that_the_fp16_scaler_skips_is_counted_and_the_next_one_trains_again() -> None:
@@ -254,3 +256,28 @@ def test_a_generator_that_gives_every_image_the_same_answer_shows(method: str) -
     assert float(trainer.step(random_batches(8), Moment(1, 0, 0.0))["variety"]) > 0.05
     torch.nn.init.zeros_(trainer.bare_generator.decoder.pred.weight)
     assert float(trainer.step(random_batches(8), Moment(1, 8, 0.1))["variety"]) < 1e-3
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
+    trainer = debug_trainer("l1", "optimizer.clip_norm=1e-3")
+    seen = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: seen.append(
+            torch.stack([parameter.grad.norm() for parameter in trainer.bare_generator.parameters()]).norm()
+        )
+    )
+    scalars = trainer.step(random_batches(4), ODD)
+    assert float(scalars["gradient_norm"]) > 1e-3
+    assert float(seen[0]) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("constant", 1.5e-4), ("follow", 0.5 * 1.5e-4)])
+def test_the_discriminators_rate_is_constant_or_follows_the_generators(schedule: str, expected: float) -> None:
+    trainer = debug_trainer("ls_gan_p", f"optimizer.discriminator.schedule={schedule}", "schedule.warmup_ratio=0.0")
+    assert trainer.adversary.learning_rate(0) == pytest.approx(1.5e-4 if schedule == "constant" else 0.0)
+    warmed = 1 + 15 / 2  # half way down the cosine after the one warm-up step of the debug timetable
+    assert trainer.adversary.learning_rate(warmed) == pytest.approx(expected)
+
+
+def test_half_life_of_5000_images_at_batch_16_is_the_published_decay() -> None:
+    assert pytest.approx(0.997784, abs=1e-6) == 0.5 ** (16 / 5000)
