@@ -33,7 +33,8 @@ def test_the_readme_names_layers_and_files_that_exist() -> None:
     readme = (ROOT / "README.md").read_text()
     shipped = {layer.name for layer in (*list_recipes(), *list_methods())}
     for command in re.findall(r"pmae pretrain ([^\n`]*)", readme):
-        layers = [word for word in command.split() if "=" not in word and not word.startswith("-")]
+        words = command.partition("#")[0].split()
+        layers = [word for word in words if "=" not in word and not word.startswith("-")]
         layers = [word for word in layers if not word.startswith("runs/") and word.isidentifier()]
         assert set(layers) <= shipped, command
     for path in re.findall(r"\]\(([^)#:]+)\)", readme) + re.findall(r"pretrain (configs/\S+?\.yaml)", readme):
