@@ -60,3 +60,9 @@ def test_visible_patches_are_listed_in_ascending_order():
 def test_masks_of_unequal_counts_are_refused():
     with pytest.raises(ValueError, match="same number of hidden patches, got 1 to 2"):
         visible_patches(torch.tensor([[True, False, True], [False, False, True]]))
+
+
+def test_a_ratio_that_leaves_nothing_visible_is_refused_with_the_largest_that_does() -> None:
+    with pytest.raises(ValueError, match=r"leaves none of 16 patches visible; use at most 0\.9375"):
+        num_hidden(16, 0.99)
+    assert num_hidden(16, 0.9375) == 15
