@@ -1,0 +1,126 @@
+"""What pyramid discriminators are made of: equalised layers, the blur before halving, the minibatch's deviation.
+
+Everything here can be differentiated twice (R1, path length).
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAK = 0.2
+"""Slope of the leaky ReLU below zero in MSG-GAN and StyleGAN2."""
+
+Group = int | Literal["batch"]
+"""How many images at most a minibatch deviation is taken over; "batch" is all of them."""
+
+
+class EqualizedConv2d(nn.Module):
+    """leaky_relu(convolution * c / sqrt(fan_in) + bias) * gain, with weights of unit variance (Progressive GAN 4.1).
+
+    weight_gain: c, sqrt(2) in MSG-GAN and 1 in StyleGAN2. The factor is applied at run time, so that an optimiser that
+    divides by gradient sizes moves every layer at the same relative speed. Without `equalized` it is built into the
+    initial weights instead: the same function at first, but an ordinary layer to the optimiser.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        activate: bool = True,
+        gain: float = 1.0,
+        weight_gain: float = 1.0,
+        equalized: bool = True,
+    ) -> None:
+        super().__init__()
+        scale = weight_gain / math.sqrt(before * kernel_size**2)
+        weight = torch.randn(after, before, kernel_size, kernel_size)
+        self.weight = nn.Parameter(weight if equalized else weight * scale)
+        self.bias = nn.Parameter(torch.zeros(after)) if bias else None
+        self.scale = scale if equalized else 1.0
+        self.stride, self.padding, self.activate, self.gain = stride, padding, activate, gain
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (B, after, H', W') from (B, before, H, W)."""
+        images, weight = _scaled(images, self.weight, self.scale * self.gain)
+        bias = self.bias if self.bias is None or self.gain == 1 else self.bias * self.gain
+        hidden = F.conv2d(images, weight, bias, self.stride, self.padding)
+        return F.leaky_relu(hidden, LEAK) if self.activate else hidden
+
+
+class EqualizedLinear(nn.Module):
+    """leaky_relu(linear / sqrt(fan_in) + bias) * gain: the fully connected sister of `EqualizedConv2d`."""
+
+    def __init__(self, before: int, after: int, *, activate: bool = True, gain: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(after, before))
+        self.bias = nn.Parameter(torch.zeros(after))
+        self.scale, self.activate, self.gain = 1 / math.sqrt(before), activate, gain
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return (B, after) from (B, before)."""
+        vectors, weight = _scaled(vectors, self.weight, self.scale * self.gain)
+        hidden = F.linear(vectors, weight, self.bias * self.gain)
+        return F.leaky_relu(hidden, LEAK) if self.activate else hidden
+
+
+class Blur(nn.Module):
+    """Each channel convolved with the outer product of [1, 3, 3, 1] / 8 with itself; weighs 1, keeps no parameters."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+        self.register_buffer("kernel", (torch.outer(taps, taps) / 64).view(1, 1, 4, 4), persistent=False)
+
+    def forward(self, images: Tensor, padding: int, step: int = 1) -> Tensor:
+        """Blur (B, C, H, W) with `padding` zeros around it, then keep every `step`-th pixel.
+
+        Before a 3x3 convolution of stride 2 the padding is 2 (StyleGAN2); padding 1 and step 2 halve the image itself.
+        """
+        width = images.shape[1]
+        blurred = F.conv2d(images, self.kernel.expand(width, 1, 4, 4), padding=padding, groups=width)
+        # The same as a stride, whose backward pass is several times slower on CPUs.
+        return blurred if step == 1 else blurred[:, :, ::step, ::step]
+
+
+def minibatch_deviation(images: Tensor, group: Group = 4) -> Tensor:
+    """Append to (B, C, H, W) one map that says how much images of a group differ (Progressive GAN section 3).
+
+    Groups are strided, image i with i + B/g, i + 2B/g, ..., and g is the largest divisor of B up to `group`. The map is
+    the deviation over the group, averaged over channels and pixels, in float32 whatever autocast says.
+    """
+    batch, _, height, width = images.shape
+    largest = batch if group == "batch" else min(group, batch)
+    size = next(size for size in range(largest, 0, -1) if batch % size == 0)
+    # In bfloat16 the differences of alike images would vanish. None of these operations is one that autocast narrows.
+    exact = images if images.dtype == torch.float64 else images.float()
+    groups = exact.reshape(size, batch // size, *images.shape[1:])  # image within its group, group, C, H, W
+    variance = (groups - groups.mean(dim=0)).square().mean(dim=0)  # (groups, C, H, W); several times faster than var()
+    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    maps = deviation.to(images.dtype).repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
+    return torch.cat([images, maps], dim=1)
+
+
+def check_group(name: str, group: Group) -> None:
+    """Raise ValueError unless `group` is a positive number or "batch"."""
+    if group != "batch" and (not isinstance(group, int) or group < 1):
+        raise ValueError(f'minibatch_group of {name} must be 1 or more images, or "batch", not {group!r}')
+
+
+def _scaled(images: Tensor, weight: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Return both with the smaller one multiplied: linear layers, and the leaky ReLU after them, let a factor through.
+
+    Scaling maps after each layer, or always the weights, costs a tenth of a discriminator's time at 32 pixels.
+    """
+    if factor == 1:
+        return images, weight
+    return (images * factor, weight) if images.numel() < weight.numel() else (images, weight * factor)
