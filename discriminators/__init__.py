@@ -4,9 +4,13 @@ from torch import nn
 
 from discriminators.contract import Discriminator, DiscriminatorOutput
 from discriminators.ls_gan import LSGAN
+from discriminators.msg_gan import MSGGAN
+from discriminators.stylegan2 import StyleGAN2
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "ls_gan": LSGAN,
+    "msg_gan": MSGGAN,
+    "stylegan2": StyleGAN2,
 }
 
 __all__ = ["DISCRIMINATORS", "Discriminator", "DiscriminatorOutput"]

@@ -1,6 +1,7 @@
 """What every discriminator promises."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -29,3 +30,33 @@ class Discriminator(Protocol):
     def forward(self, pyramid: Sequence[Tensor]) -> DiscriminatorOutput:
         """Return logits and features of the images; ValueError for images of another size than it was built for."""
         ...
+
+
+def check_resolutions(name: str, resolutions: Sequence[tuple[int, int]], smallest: int) -> None:
+    """Raise ValueError unless there are two sizes or more, each half the one before, no side below `smallest`."""
+    for (height, width), (low_height, low_width) in pairwise(resolutions):
+        if (height, width) != (2 * low_height, 2 * low_width):
+            raise ValueError(
+                f"{name} needs a pyramid whose levels halve exactly, but {low_height}x{low_width} follows "
+                f"{height}x{width}; use a size such as 32, 64, 96 or 224"
+            )
+    if len(resolutions) < 2 or min(resolutions[-1]) < smallest:
+        sizes = ", ".join(f"{height}x{width}" for height, width in resolutions)
+        raise ValueError(f"{name} needs two levels or more, none below {smallest} pixels a side, not ({sizes})")
+
+
+def check_pyramid(
+    name: str, pyramid: Sequence[Tensor], resolutions: Sequence[tuple[int, int]], channels: int, levels: int
+) -> None:
+    """Raise ValueError unless `pyramid` has at least the levels that are read, and each has the size it was built for.
+
+    Levels below those read may be there, as far as `resolutions` go: whoever made them need not cut them off.
+    """
+    shapes = [(channels, *size) for size in resolutions]
+    got = [tuple(level.shape) for level in pyramid]
+    sound = all(len(level) == 4 and level[1:] == shape for level, shape in zip(got, shapes[:levels], strict=False))
+    if not sound or not levels <= len(got) <= len(shapes) or len({level[0] for level in got[:levels]}) != 1:
+        expected = ", ".join(f"(B, {', '.join(map(str, shape))})" for shape in shapes[:levels])
+        raise ValueError(
+            f"{name} was built for {levels} level(s) {expected}, but got {', '.join(map(str, got)) or 'none'}"
+        )

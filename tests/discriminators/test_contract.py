@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 from discriminators import DISCRIMINATORS, Discriminator, DiscriminatorOutput
 
-SIZES = [(32, 32), (96, 64), (64, 64), (224, 224)]
+SIZES = [(32, 32), (64, 64), (96, 96), (96, 64), (224, 224)]
+SMALL = {"msg_gan": {"base_channels": 16}, "stylegan2": {"channel_base": 1024}}
+"""Widths that keep these tests short, for kinds whose default is made for large images."""
+
 every_discriminator = pytest.mark.parametrize("kind", sorted(DISCRIMINATORS))
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
@@ -24,7 +27,7 @@ def resolutions(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 def build(kind: str, size: tuple[int, int], channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
-    return DISCRIMINATORS[kind](resolutions(size), channels)
+    return DISCRIMINATORS[kind](resolutions(size), channels, **SMALL.get(kind, {}))
 
 
 def pyramid(images: int, size: tuple[int, int], channels: int = 3, seed: int = 0) -> tuple[Tensor, ...]:
@@ -86,11 +89,25 @@ def test_each_layer_of_features_has_a_gradient_to_the_image(kind):
 
 
 @every_discriminator
+def test_features_and_their_gradients_can_be_differentiated_again(kind):
+    discriminator = build(kind, (32, 32)).double()
+    levels = tuple(level.double().requires_grad_() for level in pyramid(4, (32, 32)))
+    read = levels[: discriminator.levels]
+    output = discriminator(levels)
+    projection = sum((layer * torch.linspace(-1, 1, layer.numel()).view_as(layer)).sum() for layer in output.features)
+    gradients = torch.autograd.grad(projection, read, create_graph=True, allow_unused=True)
+    lengths = sum(gradient.square().sum() for gradient in gradients if gradient is not None)
+    moved = torch.autograd.grad(lengths, list(discriminator.parameters()), allow_unused=True)
+    assert all(gradient.isfinite().all() for gradient in moved if gradient is not None)
+    assert max(gradient.abs().max() for gradient in moved if gradient is not None) > 0
+
+
+@every_discriminator
 def test_logits_are_raw_and_can_be_driven_past_any_bound(kind):
     discriminator = build(kind, (32, 32))
-    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=3e-3)
     low, high = pyramid(2, (32, 32)), pyramid(2, (32, 32), seed=1)
-    for _ in range(20):
+    for _ in range(40):
         optimizer.zero_grad()
         loss = (discriminator(low).logits + 3).square().mean() + (discriminator(high).logits - 4).square().mean()
         loss.backward()
@@ -154,6 +171,15 @@ def test_images_of_another_size_are_refused(kind):
     for levels in (pyramid(1, (64, 64)), pyramid(1, (32, 32), channels=1)):
         with pytest.raises(ValueError, match="built for"):
             discriminator(levels)
+
+
+@every_discriminator
+def test_the_wrong_number_of_levels_is_refused_where_several_are_read(kind):
+    discriminator, levels = build(kind, (32, 32)), pyramid(1, (32, 32))
+    if discriminator.levels > 1:
+        for wrong in (levels[:1], levels[: discriminator.levels - 1], (*levels, levels[-1]), levels[::-1]):
+            with pytest.raises(ValueError, match="built for"):
+                discriminator(wrong)
 
 
 @every_discriminator

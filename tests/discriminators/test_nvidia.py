@@ -1,0 +1,137 @@
+"""NVIDIA's published discriminator: its formulas read directly, its names, and our network with its weights."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from discriminators.nvidia import from_nvidia
+from discriminators.stylegan2 import StyleGAN2
+
+ARCHITECTURES = ["resnet", "orig", "skip"]
+
+
+def to_four(side: int) -> list[tuple[int, int]]:
+    return [(side >> level, side >> level) for level in range(side.bit_length() - 2)]
+
+
+def nvidia_shapes(side: int, base: int, architecture: str, most: int = 512) -> dict[str, tuple[int, ...]]:
+    """Return names and shapes in the published order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def layer(name: str, *shape: int, bias: bool = True) -> None:
+        shapes[f"{name}.weight"] = shape
+        if bias:
+            shapes[f"{name}.bias"] = shape[:1]
+
+    sides = [res for res, _ in to_four(side)]
+    for res in sides[:-1]:
+        width, after = min(base // res, most), min(base // (res // 2), most)
+        if res == side or architecture == "skip":
+            layer(f"b{res}.fromrgb", width, 3, 1, 1)
+        layer(f"b{res}.conv0", width, width, 3, 3)
+        layer(f"b{res}.conv1", after, width, 3, 3)
+        if architecture == "resnet":
+            layer(f"b{res}.skip", after, width, 1, 1, bias=False)
+    width = min(base // 4, most)
+    if architecture == "skip":
+        layer("b4.fromrgb", width, 3, 1, 1)
+    layer("b4.conv", width, width + 1, 3, 3)
+    layer("b4.fc", width, 16 * width)
+    layer("b4.out", 1, width)
+    return shapes
+
+
+def nvidia_state(side: int, base: int, architecture: str) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = nvidia_shapes(side, base, architecture)
+    return {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+
+
+def nvidia_forward(state: dict[str, Tensor], images: Tensor, architecture: str) -> Tensor:
+    """Return logits (B, 1) of images in [-1, 1]: every formula in its plainest form."""
+    row = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=images.dtype)
+    fir = row[:, None] * row[None, :] / 64
+
+    def filtered(x: Tensor, padding: int, stride: int) -> Tensor:
+        kernel = fir.repeat(x.shape[1], 1, 1, 1)
+        return F.conv2d(F.pad(x, [padding] * 4), kernel, stride=stride, groups=x.shape[1])
+
+    def weight(name: str) -> Tensor:
+        w = state[f"{name}.weight"]
+        return w / math.sqrt(w[0].numel())
+
+    def act(x: Tensor, name: str, gain: float = 1.0) -> Tensor:
+        bias = state[f"{name}.bias"]
+        x = x + bias.view(1, -1, *[1] * (x.ndim - 2))
+        return torch.where(x > 0, x, 0.2 * x) * math.sqrt(2) * gain
+
+    x, side = None, images.shape[-1]
+    for res, _ in to_four(side):
+        if f"b{res}.fromrgb.weight" in state:
+            rgb = act(F.conv2d(images, weight(f"b{res}.fromrgb")), f"b{res}.fromrgb")
+            x = rgb if x is None else x + rgb
+        if architecture == "skip":
+            images = filtered(images, 1, 2)
+        if res == 4:
+            break
+        conv0, conv1, skip = f"b{res}.conv0", f"b{res}.conv1", f"b{res}.skip"
+        half = math.sqrt(0.5) if architecture == "resnet" else 1.0
+        y = act(F.conv2d(x, weight(conv0), padding=1), conv0)
+        y = act(F.conv2d(filtered(y, 2, 1), weight(conv1), stride=2), conv1, half)
+        x = y + F.conv2d(filtered(x, 1, 2), weight(skip)) * half if architecture == "resnet" else y
+
+    batch, _, height, width = x.shape
+    group = max(size for size in (1, 2, 3, 4) if batch % size == 0)
+    maps = torch.zeros(batch, 1, height, width, dtype=x.dtype)
+    for first in range(batch // group):
+        members = x[first :: batch // group]
+        deviation = ((members - members.mean(0)) ** 2).mean(0).add(1e-8).sqrt().mean()
+        maps[first :: batch // group] = deviation
+    x = act(F.conv2d(torch.cat([x, maps], 1), weight("b4.conv"), padding=1), "b4.conv")
+    x = act(x.flatten(1) @ weight("b4.fc").T, "b4.fc")
+    return x @ weight("b4.out").T + state["b4.out.bias"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("side", "base", "batch"), [(32, 256, 5), (64, 512, 6), (8, 64, 4)])
+def test_published_weights_map_over_and_give_the_same_logits_and_gradients(architecture, side, base, batch):
+    state = nvidia_state(side, base, architecture)
+    ours = StyleGAN2(to_four(side), 3, input="single", architecture=architecture, channel_base=base).double()
+    buffers = {"b4.conv.resample_filter": torch.zeros(4, 4), f"b{side}.resample_filter": torch.zeros(4, 4)}
+    ours.load_state_dict(from_nvidia(state | buffers))
+
+    images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    images.requires_grad_()
+    results = [ours([images]).logits, nvidia_forward(state, images * 2 - 1, architecture)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(logits.square().sum(), images)[0] for logits in results))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("side", [32, 64, 256])
+def test_tensors_have_the_published_shapes_and_order(architecture, side):
+    with torch.device("meta"):
+        ours = StyleGAN2(to_four(side), 3, input="single", architecture=architecture)
+    published = nvidia_shapes(side, 16384, architecture)
+    names = from_nvidia({name: torch.empty(shape, device="meta") for name, shape in published.items()})
+    assert [name for name, _ in ours.named_parameters()] == list(names)
+    assert [tuple(parameter.shape) for parameter in ours.parameters()] == list(published.values())
+
+
+def test_states_of_other_networks_are_refused():
+    state = nvidia_state(8, 64, "resnet")
+    for foreign in ("mapping.fc0.weight", "b4.cmap.weight", "b8.torgb.weight", "D.b8.conv0.weight"):
+        with pytest.raises(ValueError, match=foreign):
+            from_nvidia(state | {foreign: torch.zeros(1)})
+    with pytest.raises(ValueError, match="holds nothing"):
+        from_nvidia({})
+
+
+@pytest.mark.parametrize(("side", "count"), [(32, 21_507_073), (64, 23_407_361), (256, 24_001_089)])
+def test_parameter_counts_of_a_single_image_equal_the_published(side, count):
+    with torch.device("meta"):
+        discriminator = StyleGAN2(to_four(side), 3, input="single")
+    assert sum(parameter.numel() for parameter in discriminator.parameters()) == count
