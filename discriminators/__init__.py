@@ -5,6 +5,7 @@ from torch import nn
 from discriminators.contract import Discriminator, DiscriminatorOutput
 from discriminators.ls_gan import LSGAN
 from discriminators.msg_gan import MSGGAN
+from discriminators.penalties import PENALTIES
 from discriminators.stylegan2 import StyleGAN2
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
@@ -13,4 +14,4 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "stylegan2": StyleGAN2,
 }
 
-__all__ = ["DISCRIMINATORS", "Discriminator", "DiscriminatorOutput"]
+__all__ = ["DISCRIMINATORS", "PENALTIES", "Discriminator", "DiscriminatorOutput"]

@@ -1,0 +1,193 @@
+"""Gradient penalties: R1 on what the discriminator receives, and path length from the decoder's input to features.
+
+Both are lazy: computed once in `every` steps and multiplied by `every`, so that their mean strength does not depend on
+it (Analyzing and Improving the Image Quality of StyleGAN, section 3.1 and appendix B).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Images = Sequence[Tensor]
+
+
+class R1:
+    """gamma / 2 times the squared gradient of real logits at the images (Which Training Methods for GANs Converge?).
+
+    gamma "auto" is 0.0002 x pixels / images of the global batch (Training GANs with Limited Data). `leaf` is what the
+    gradient is taken at: the tensors the discriminator receives, or the clean image before pooling and augmentation.
+
+        leaves, seen = r1.watch(real, lambda pyramid: ada.apply(draws, pyramid))
+        loss = r1(discriminator(seen).logits, leaves)
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        batch_size: int,
+        *,
+        gamma: float | Literal["auto"] = "auto",
+        every: int = 16,
+        leaf: Literal["received", "clean_image"] = "received",
+    ) -> None:
+        if gamma != "auto" and gamma < 0:
+            raise ValueError(f"r1's gamma {gamma} is negative; use auto or a number such as 0.01")
+        if every < 1:
+            raise ValueError(f"r1's every {every} must be at least 1 step")
+        self.gamma = auto_gamma(size, batch_size) if gamma == "auto" else gamma
+        self.every, self.leaf = every, leaf
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the penalty is computed at this step, counted from 0."""
+        return step % self.every == 0 and self.gamma > 0
+
+    def watch(self, real: Images, augment: Callable[[Images], Images] = tuple) -> tuple[Images, Images]:
+        """Return the leaves and the pyramid to show the discriminator; `real` holds clean images, largest first."""
+        if self.leaf == "received":
+            leaves = tuple(level.detach().requires_grad_() for level in augment(real))
+            return leaves, leaves
+        image = real[0].detach().requires_grad_()
+        sizes = [(level.shape[-2], level.shape[-1]) for level in real[1:]]
+        return (image,), augment((image, *(F.adaptive_avg_pool2d(image, size) for size in sizes)))
+
+    def __call__(self, real_logits: Tensor, leaves: Images) -> Tensor:
+        """Return the penalty of a due step, `every` times over."""
+        return self.every * r1(real_logits, leaves, self.gamma)
+
+
+class PathLength:
+    """weight times the mean of (path length - running mean)^2 over a batch, and the running mean.
+
+    The mean in a penalty is that of the applications before: so neither micro-batches nor processes change a run.
+    `target` says what to pass as features: the discriminator's on the clean fake pyramid, or the largest fake itself.
+
+        loss = path_length(features, latent, noise)                        # once a micro-batch
+        path_length.finish(lambda sums: accelerator.reduce(sums, "sum"))   # once a due step, on every process
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],  # this and the next: the penalties' common signature
+        batch_size: int,
+        *,
+        weight: float = 2.0,
+        every: int = 4,
+        decay: float = 0.01,
+        target: Literal["features", "image"] = "features",
+    ) -> None:
+        if weight < 0 or every < 1 or not 0 < decay <= 1:
+            raise ValueError(
+                f"path_length needs weight >= 0, every >= 1 and 0 < decay <= 1, not {weight}, {every} and {decay}"
+            )
+        self.weight, self.every, self.decay, self.target = weight, every, decay, target
+        self.mean = torch.zeros(())
+        self._sums: Tensor | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the penalty is computed at this step, counted from 0."""
+        return step % self.every == 0 and self.weight > 0
+
+    def __call__(self, features: Images, latent: Tensor, noise: Images) -> Tensor:
+        """Return the penalty of a due step, `every` times over; see `path_lengths` for what it reads."""
+        lengths = path_lengths(features, latent, noise)
+        with torch.no_grad():
+            sums = torch.stack([lengths.sum(), torch.full_like(lengths.sum(), len(lengths))])
+            self._sums = sums if self._sums is None else self._sums + sums
+        return self.every * self.weight * path_length(lengths, self.mean)
+
+    def finish(self, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
+        """Move the running mean towards the mean length of this step; `reduce_sum` adds up over processes."""
+        if self._sums is None:
+            return
+        total, count = reduce_sum(self._sums).unbind()
+        self.mean = torch.lerp(self.mean.to(total), total / count, self.decay)
+        self._sums = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the running mean, the same on every process."""
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.mean = state["mean"].clone()
+
+
+PENALTIES: dict[str, Callable[..., R1] | Callable[..., PathLength]] = {"r1": R1, "path_length": PathLength}
+
+
+def r1(real_logits: Tensor, leaves: Images, gamma: float) -> Tensor:
+    """Return gamma / 2 * mean over images of the sum over levels of |d logits / d level|^2 / k^2, in float32 or wider.
+
+    real_logits: (B, ...), of which each image's are added up. leaves: images (B, C, H, W) in [0, 1], largest first,
+    that the logits were computed from; gradients count in units of [-1, 1], half as large. k is how much smaller a
+    level is than the first: a gradient sent back through average pooling by k is its square over k^2, so the sum is
+    the penalty at the full-size image, up to the products of levels. No level need be read by the discriminator.
+    """
+    if not all(level.requires_grad for level in leaves):
+        raise ValueError("R1 needs images that require a gradient; take them from R1.watch")
+    with torch.autocast(real_logits.device.type, enabled=False):
+        gradients = torch.autograd.grad(real_logits.sum(), tuple(leaves), create_graph=True, allow_unused=True)
+        # The last bias has no part in any gradient, but must have one of its own where processes wait for all of them.
+        penalty = 0 * _full(real_logits).sum()
+        for level, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                shrunk = leaves[0].shape[-1] / level.shape[-1]
+                square = _full(gradient).square().sum() / (4 * shrunk**2)
+                penalty = penalty + gamma / 2 * square / len(level)
+    return penalty
+
+
+def auto_gamma(size: tuple[int, int], batch_size: int) -> float:
+    """Return the R1 weight that suits an image size and a global batch (Training GANs with Limited Data)."""
+    return 0.0002 * size[0] * size[1] / batch_size
+
+
+def path_lengths(features: Images, latent: Tensor, noise: Images) -> Tensor:
+    """Return lengths (B,), twice differentiable: how far steps of the decoder's input move features, at random.
+
+    features: (B, C_j, H_j, W_j), computed from latent (B, 1+L, d) with the mathematical attention kernel (others have
+    no second derivative). noise: standard normal, of the features' shapes (`path_noise`). The length is the root of
+    the mean over tokens of |d sum_j <f_j, y_j> / d token|^2, y_j = noise_j / sqrt(J N_j) with N_j numbers in f_j, as
+    in Analyzing and Improving the Image Quality of StyleGAN, section 3.2, with tokens for styles.
+    """
+    with torch.autocast(latent.device.type, enabled=False):
+        projections = [
+            (_full(feature) * direction.to(_full(feature))).sum() / (len(features) * feature[0].numel()) ** 0.5
+            for feature, direction in zip(features, noise, strict=True)
+        ]
+        projection = torch.stack(projections).sum()
+        (gradient,) = torch.autograd.grad(projection, latent, create_graph=True)
+        squares = _full(gradient).square().sum(dim=2).mean(dim=1)
+        # The root has no slope at 0. What only adds to features has no part in the lengths: see r1.
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt() + 0 * projection
+
+
+def path_length(lengths: Tensor, mean: Tensor | float) -> Tensor:
+    """Return the mean of (length - running mean)^2 over lengths (B,)."""
+    return (lengths - mean).square().mean()
+
+
+def path_noise(shapes: Sequence[Sequence[int]], generators: Sequence[torch.Generator]) -> tuple[Tensor, ...]:
+    """Return standard normal noise (B, C_j, H_j, W_j) for shapes (C_j, H_j, W_j), image i from generators[i] alone."""
+    of_images = [
+        [torch.randn(*shape, generator=generator, device=generator.device) for shape in shapes]
+        for generator in generators
+    ]
+    return tuple(torch.stack(fields) for fields in zip(*of_images, strict=True))
+
+
+def lazy_adam(lr: float, betas: tuple[float, float], every: int) -> tuple[float, tuple[float, float]]:
+    """Return Adam's rate and betas for an optimiser that takes a lazy penalty in a step of its own.
+
+    With c = every / (every + 1) they are c lr and betas^c: the extra step in `every` then leaves the mean strides and
+    memories as they were (Analyzing and Improving the Image Quality of StyleGAN, appendix B). R1 shares the
+    discriminator's step and needs none of it.
+    """
+    share = every / (every + 1)
+    return share * lr, (betas[0] ** share, betas[1] ** share)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
