@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from discriminators.ada import ADA
 from discriminators.contract import Discriminator, DiscriminatorOutput
 from discriminators.ls_gan import LSGAN
 from discriminators.msg_gan import MSGGAN
@@ -14,4 +15,8 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "stylegan2": StyleGAN2,
 }
 
-__all__ = ["DISCRIMINATORS", "PENALTIES", "Discriminator", "DiscriminatorOutput"]
+AUGMENTATIONS: dict[str, type[ADA]] = {
+    "ada": ADA,
+}
+
+__all__ = ["AUGMENTATIONS", "DISCRIMINATORS", "PENALTIES", "Discriminator", "DiscriminatorOutput"]

@@ -1,0 +1,117 @@
+"""Adaptive discriminator augmentation for pyramids (Training GANs with Limited Data)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from discriminators.ada_color import color_matrices, cut_out, noise_fields, pool_to, recolor
+from discriminators.ada_controller import Controller
+from discriminators.ada_draws import PIPELINES, Draws, draw
+from discriminators.ada_geometry import inverse_maps, move_exact, move_fast
+from discriminators.ada_wavelets import weigh_octaves
+
+Pipeline = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]
+Execution = Literal["auto", "exact", "fast"]
+
+SMALLEST_FAST = 64
+"""Side from which "auto" is fast: there the wavelets cost as much as a step, and detail survives bilinear sampling."""
+
+
+class ADA:
+    """What a discriminator's eyes go through, with a probability p that adapts to how sure it is of real images.
+
+    Draw once, apply to every level of real and fake that are to be compared:
+
+        draws = ada.draw(generators)                       # one torch.Generator an image
+        real, fake = ada.apply(draws, real), ada.apply(draws, fake)
+        ada.controller.observe(sign_sums(real_logits, center), num_images)
+
+    Options: `pipeline` names the operations; `execution` is "exact" (wavelet-filtered resampling), "fast" (one bilinear
+    sampling) or "auto" (exact below 64 pixels). The others are the controller's. Raises ValueError for options out of
+    range and for colours of images that are neither grey nor RGB.
+    """
+
+    def __init__(
+        self,
+        resolutions: Sequence[tuple[int, int]],
+        channels: int,
+        *,
+        pipeline: Pipeline = "bgc",
+        execution: Execution = "auto",
+        target: float | None = 0.6,
+        interval: int = 4,
+        kimg: float = 500.0,
+        p_max: float = 0.85,
+        initial_p: float = 0.0,
+    ) -> None:
+        if pipeline not in PIPELINES:
+            raise ValueError(f"unknown pipeline {pipeline!r} of ada; choose from: {', '.join(PIPELINES)}")
+        if execution not in ("auto", "exact", "fast"):
+            raise ValueError(f"unknown execution {execution!r} of ada; choose from: auto, exact, fast")
+        if "color" in PIPELINES[pipeline] and channels not in (1, 3):
+            raise ValueError(f"ada's pipeline {pipeline} recolours grey or RGB images, not {channels} channels; use bg")
+        automatic = "exact" if min(resolutions[0]) < SMALLEST_FAST else "fast"
+        self.execution = automatic if execution == "auto" else execution
+        self.pipeline = pipeline
+        self.controller = Controller(target, interval, kimg, p_max, initial_p)
+
+    @property
+    def p(self) -> float:
+        """Return the probability of each operation at this step."""
+        return self.controller.p
+
+    def draw(self, generators: Sequence[torch.Generator]) -> Draws:
+        """Return what happens to len(generators) images at today's p; image i draws from generators[i] alone."""
+        return draw(generators, self.p, self.pipeline)
+
+    def apply(self, draws: Draws, pyramid: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the images as the discriminator sees them; see `augment`."""
+        return augment(draws, pyramid, exact=self.execution == "exact")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return p and the controller's statistics."""
+        return self.controller.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.controller.load_state_dict(state)
+
+
+def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Tensor, ...]:
+    """Return a pyramid (B, C, H_s, W_s), largest first, in [0, 1] before and possibly beyond after, all levels alike.
+
+    Twice differentiable in the images, and never clamped. Works in float32 or wider, in autocast too; gives back the
+    dtype it got. Operations that act on no image are skipped: with none at all the same tensors come back.
+    Raises ValueError unless there is a draw for each image.
+    """
+    if len(draws) != len(pyramid[0]):
+        raise ValueError(f"got {len(pyramid[0])} images but draws for {len(draws)}; draw with one generator an image")
+    size = (pyramid[0].shape[-2], pyramid[0].shape[-1])
+    maps = inverse_maps(draws, size) if draws.moves.any() else None
+    colors = color_matrices(draws) if draws.recolors.any() else None
+    gains = draws.band_gains if draws.filters.any() else None
+    noisy, cut = bool(draws.noise.any()), bool(draws.cutout_size.any())
+    if maps is None and colors is None and gains is None and not noisy and not cut:
+        return tuple(pyramid)
+
+    noise = noise_fields(draws, (pyramid[0].shape[1], *size)) if noisy else None
+    levels: list[Tensor] = []
+    for images in pyramid:
+        with torch.autocast(images.device.type, enabled=False):
+            level = 2 * images.to(torch.promote_types(images.dtype, torch.float32)) - 1
+            if maps is not None:
+                level = (move_exact if exact else move_fast)(level, maps)
+            if colors is not None:
+                level = recolor(level, colors)
+            if gains is not None:
+                # A level of half the size has no highest octave: its own highest is the next lower one.
+                octaves_lost = round(math.log2(size[0] / images.shape[-2]))
+                level = weigh_octaves(level, gains[:, : max(1, gains.shape[1] - octaves_lost)])
+            if noise is not None:
+                level = level + pool_to(noise.to(level), (level.shape[-2], level.shape[-1]))
+            if cut:
+                level = cut_out(level, draws)
+            levels.append(((level + 1) / 2).to(images.dtype))
+    return tuple(levels)
