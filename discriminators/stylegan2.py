@@ -21,7 +21,8 @@ class StyleGAN2(nn.Module):
     """Blocks of two 3x3 convolutions, the second after a blur and at stride 2, then two fully connected layers.
 
     The width at a level is `channel_base` divided by its longer side, rounded up to a power of two, at most
-    `max_channels`. The cost grows with the square of the base: 16384 suits 224 pixels, 1024 or 2048 suit 32.
+    `max_channels`. The cost grows with the square of the base: without a number it follows the image size, for 64
+    channels at the largest level (16384 at 224 pixels, 2048 at 32); NVIDIA's own is 16384 below 512 pixels.
 
     input: "pyramid" adds a map of each level's image to the trunk; "single" reads the largest level alone, and is at a
     power of two NVIDIA's network tensor for tensor (see `discriminators.nvidia`).
@@ -40,7 +41,7 @@ class StyleGAN2(nn.Module):
         input: Literal["pyramid", "single"] = "pyramid",
         architecture: Literal["resnet", "orig", "skip"] = "resnet",
         combine: Literal["sum", "lin_cat"] = "sum",
-        channel_base: int = 16384,
+        channel_base: int | None = None,
         max_channels: int = 512,
         minibatch_group: Group = 4,
     ) -> None:
@@ -55,10 +56,11 @@ class StyleGAN2(nn.Module):
             raise ValueError(f"combine {combine!r} of stylegan2 joins the images of a pyramid; input single has none")
         check_group("stylegan2", minibatch_group)
         check_resolutions("stylegan2", resolutions, smallest=1)
-        widths = [_width(size, channel_base, max_channels) for size in resolutions]
+        base = 64 * _power_of_two_above(resolutions[0]) if channel_base is None else channel_base
+        widths = [_width(size, base, max_channels) for size in resolutions]
         if min(widths) < 1 or (combine == "lin_cat" and any(width % 2 for width in widths)):
             raise ValueError(
-                f"channel_base {channel_base} and max_channels {max_channels} of stylegan2 give widths {widths} at "
+                f"channel_base {base} and max_channels {max_channels} of stylegan2 give widths {widths} at "
                 f"{resolutions[0][0]}x{resolutions[0][1]} pixels; they must be positive, and even for lin_cat"
             )
 
@@ -142,5 +144,9 @@ class _Epilogue(nn.Module):
 
 
 def _width(size: tuple[int, int], channel_base: int, max_channels: int) -> int:
-    side = 1 << (max(size) - 1).bit_length()  # the next power of two: 224 counts as 256
-    return min(channel_base // side, max_channels)
+    return min(channel_base // _power_of_two_above(size), max_channels)
+
+
+def _power_of_two_above(size: tuple[int, int]) -> int:
+    """Return the longer side, rounded up to a power of two: 224 counts as 256."""
+    return 1 << (max(size) - 1).bit_length()

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from perceptual_mae.adversary import Adversary
     from perceptual_mae.comparison import Comparison
     from perceptual_mae.config import RunConfig, load_config
     from perceptual_mae.errors import UserError
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from perceptual_mae.pretraining import pretrain
     from perceptual_mae.reconstruction import Reconstruction
     from perceptual_mae.run import Run
-    from perceptual_mae.trainer import Adversary, Trainer
+    from perceptual_mae.trainer import Trainer
 
 _HOMES = {
-    "Adversary": "trainer",
+    "Adversary": "adversary",
     "Comparison": "comparison",
     "MaskedAutoencoder": "generator",
     "Objective": "objective",

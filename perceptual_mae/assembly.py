@@ -8,11 +8,13 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from discriminators.penalties import lazy_adam
 from perceptual_mae import build
+from perceptual_mae.adversary import Adversary
 from perceptual_mae.config import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
-from perceptual_mae.trainer import Adversary, Trainer
+from perceptual_mae.trainer import Trainer
 
 Value = TypeVar("Value")
 
@@ -47,7 +49,7 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
     generator = build.build_generator(config)
     discriminator = build.build_discriminator(config)
     peak = optimizer.learning_rate(training.batch_size)
-    adversary = None
+    adversary, betas = None, optimizer.betas
     if discriminator is not None:
         loss, center = build.build_discriminator_loss(config)
         rate = optimizer.discriminator.lr
@@ -58,12 +60,18 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
             timetable.rate(rate, 0.0) if follows else (lambda step: rate),
             loss,
             center,
+            augmentation=build.build_augmentation(config),
+            r1=build.build_penalty(config, "r1"),
+            path_length=build.build_penalty(config, "path_length"),
+            seed=training.seed,
         )
+        if adversary.path_length is not None:  # it takes a step of its own, in which Adam must not stride further
+            peak, betas = lazy_adam(peak, betas, adversary.path_length.every)
     return Trainer(
         accelerator,
         generator,
         build.build_objective(config),
-        generator_optimizer(generator, betas=optimizer.betas, weight_decay=optimizer.weight_decay),
+        generator_optimizer(generator, betas=betas, weight_decay=optimizer.weight_decay),
         timetable.rate(peak, config.schedule.min_lr),
         build.TrainingMasks(config, generator.grid),
         adversary,

@@ -3,18 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from discriminators import Discriminator
+from discriminators.ada import ADA
 from perceptual_mae.config import RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator import MaskedAutoencoder
-from perceptual_mae.images import Size, resolutions
+from perceptual_mae.images import Size, pyramid_sizes
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
 from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective import TERMS, Objective, WeightedTerm
@@ -49,14 +50,6 @@ def build_discriminator(config: RunConfig) -> nn.Module | None:
     return discriminator.to(memory_format=torch.channels_last)
 
 
-def pyramid_sizes(size: Size) -> tuple[Size, ...]:
-    """Return the sizes of the full pyramid, or the one size that cannot be halved down."""
-    try:
-        return resolutions(size)
-    except ValueError:
-        return (size,)
-
-
 def build_objective(config: RunConfig) -> Objective:
     """Return the generator's objective: the table's terms with the weights, phases and options of the run."""
     return Objective(
@@ -78,6 +71,23 @@ def build_discriminator_loss(config: RunConfig) -> tuple[Callable[[Tensor, Tenso
     user_mistakes(lambda: adversarial_discriminator(torch.zeros(1), torch.zeros(1), **options))
     kind = options.get("kind", "least_squares")
     return partial(adversarial_discriminator, **options), ADVERSARIAL[kind].center
+
+
+def build_augmentation(config: RunConfig) -> ADA | None:
+    """Return what the discriminator's eyes go through, or None."""
+    section, data = config.augment, config.data
+    if section is None:
+        return None
+    augmentation: ADA = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
+    return augmentation
+
+
+def build_penalty(config: RunConfig, name: str) -> Any:
+    """Return a gradient penalty of the run by its name in the table, or None."""
+    section = config.penalties.get(name)
+    if section is None:
+        return None
+    return user_mistakes(lambda: section.build(config.data.size, config.training.batch_size))
 
 
 def build_train_transform(config: RunConfig) -> TrainTransform:
@@ -110,7 +120,7 @@ class TrainingMasks:
             stream("mask", seed, one_pass, index)
             for one_pass, index in zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
         ]
-        draw = partial(masking.target, **masking.options())
+        draw = partial(masking.constructor, **masking.options())
         return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, draws))
 
 
@@ -127,7 +137,7 @@ class FixedMasks:
         masking = self.config.masking
         hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
         draws = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
-        return draw_masks(partial(masking.target, **masking.options()), self.grid, hidden, draws)
+        return draw_masks(partial(masking.constructor, **masking.options()), self.grid, hidden, draws)
 
 
 def final_ratio(config: RunConfig) -> float:

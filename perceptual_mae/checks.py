@@ -3,14 +3,15 @@
 Each mistake names all the keys it depends on, and is not told where one of them is wrong by itself.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import torch
 
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
-from perceptual_mae.images import resolutions
+from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.masking import num_hidden
 from perceptual_mae.mistakes import Mistake
 from perceptual_mae.objective import TERMS
@@ -76,10 +77,7 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
         lambda: MaskedAutoencoder(size, channels, config.data.mean, config.data.std, **config.generator.options()), keys
     )
     if (discriminator := config.discriminator) is not None:
-        try:
-            sizes: Sequence[tuple[int, int]] = resolutions(size)
-        except ValueError:
-            sizes = (size,)
+        sizes = pyramid_sizes(config.data.size)
         yield from _try(lambda: discriminator.build(sizes, channels), ("discriminator.*", "data.image_size"))
 
 
@@ -108,6 +106,22 @@ def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
             f"no loss term reads the discriminator {config.discriminator.kind}; set discriminator=null or add a term"
         )
         yield Mistake(("discriminator", *ANY_TERM), message)
+
+
+def check_discriminators_company(config: RunConfig) -> Iterator[Mistake]:
+    """Augmentation and penalties are a discriminator's; their constructors are asked what they refuse."""
+    wanted = [f"penalties.{name}" for name in config.penalties.root]
+    wanted += ["augment"] if config.augment is not None else []
+    if config.discriminator is None:
+        for key in wanted:
+            yield Mistake((key, "discriminator"), f"{key} is for a discriminator, but discriminator is null; remove it")
+        return
+    sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
+    if (augment := config.augment) is not None:
+        yield from _try(lambda: augment.build(sizes, channels), ("augment.*", "data.image_size"))
+    for name, penalty in config.penalties.root.items():
+        build = partial(penalty.build, config.data.size, config.training.batch_size)
+        yield from _try(build, (f"penalties.{name}.*", "data.image_size"))
 
 
 def check_heads(config: RunConfig) -> Iterator[Mistake]:
@@ -224,6 +238,7 @@ CHECKS: tuple[Check, ...] = (
     check_networks,
     check_norm_pix,
     check_discriminator,
+    check_discriminators_company,
     check_heads,
     check_terms,
     check_weights,

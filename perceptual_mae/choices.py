@@ -51,16 +51,16 @@ class Section(BaseModel):
 class Options(Section):
     """A section that holds the options of one class or function, beside fields of its own."""
 
-    target: ClassVar[Callable[..., Any]]
+    constructor: ClassVar[Callable[..., Any]]
     option_fields: ClassVar[Mapping[str, str]] = {}
 
     def options(self) -> dict[str, Any]:
-        """Return the options alone, as keyword arguments of the target."""
+        """Return the options alone, as keyword arguments of the constructor."""
         return {name: getattr(self, field) for name, field in self.option_fields.items()}
 
     def build(self, *positional: Any) -> Any:
-        """Call the target with what comes from the run, and the options."""
-        return self.target(*positional, **self.options())
+        """Call the constructor with what comes from the run, and the options."""
+        return self.constructor(*positional, **self.options())
 
 
 class Choice(Options):
@@ -96,7 +96,7 @@ def derive(base: type[S], target: Callable[..., Any], kind: str | None = None) -
         default = ... if option.default is option.empty else option.default
         fields[names[name]] = (hints[name], default if names[name] == name else Field(default, alias=name))
     model = create_model(base.__name__, __base__=base, __doc__=inspect.getdoc(target), **fields)
-    model.target = staticmethod(target)
+    model.constructor = staticmethod(target)
     model.option_fields = names
     return model
 

@@ -64,7 +64,11 @@ def parse_config(
     merged = layers.Merged()
     merged.lay(values, origin)
     # An empty section says nothing; but no discriminator and no losses are choices.
-    said = {name: value for name, value in merged.values.items() if value is not None or name == "discriminator"}
+    said = {
+        name: value
+        for name, value in merged.values.items()
+        if value is not None or name in ("discriminator", "augment")
+    }
     if merged.values.get("losses", {}) is None:
         said["losses"] = {}
     config, mistakes = _read(said)

@@ -43,6 +43,14 @@ def resolutions(size: Size) -> tuple[Size, ...]:
     return tuple(sizes)
 
 
+def pyramid_sizes(size: Size) -> tuple[Size, ...]:
+    """List the sizes of a full pyramid, or the one size that cannot be halved down: some networks need no more."""
+    try:
+        return resolutions(size)
+    except ValueError:
+        return (size,)
+
+
 def pyramid(images: Tensor, levels: int) -> Pyramid:
     """Pool images (B, C, H, W) into `levels` images, largest first, by 2x2 averaging (no aliasing, unlike resizing)."""
     levels_so_far = [images]

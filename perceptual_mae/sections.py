@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, model_validator
 from pydantic.json_schema import JsonSchemaValue
 
-from discriminators import DISCRIMINATORS
+from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
 from perceptual_mae.choices import Choice, Options, Reading, Section, choice, derive, options_of, read_as
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
@@ -66,6 +66,14 @@ class DiscriminatorSection(Choice):
     """Options of a discriminator."""
 
 
+class AugmentSection(Choice):
+    """What a discriminator's eyes go through."""
+
+
+class PenaltySection(Options):
+    """Options of one gradient penalty."""
+
+
 class TermSection(Options):
     """One term of the objective: its weight, its phase, and the options of its function."""
 
@@ -86,6 +94,15 @@ class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
 
     def __getitem__(self, name: str) -> TermSection:
         return self.root[name]
+
+
+class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
+    """The gradient penalties by name."""
+
+    model_config = ConfigDict(frozen=True)
+
+    def get(self, name: str) -> PenaltySection | None:
+        return self.root.get(name)
 
 
 class DiscriminatorOptimizerSection(Section):
@@ -193,6 +210,28 @@ def _read_term(name: str, value: object) -> TermSection:
     return section
 
 
+def read_penalties(values: Mapping[str, Any]) -> dict[str, PenaltySection]:
+    """Read each penalty with its options; null removes one."""
+    sections, mistakes = {}, list[Mistake]()
+    for name, value in values.items():
+        try:
+            if name not in PENALTIES:
+                message = f"unknown penalty; choose from: {', '.join(PENALTIES)}"
+                raise RejectedError([Mistake(("",), message, nearest(name, PENALTIES), unknown=name)])
+            if value is not None:
+                sections[name] = read_as(derive(PenaltySection, PENALTIES[name]), value)
+        except RejectedError as rejected:
+            mistakes += [mistake.under(name) for mistake in rejected.mistakes]
+    if mistakes:
+        raise RejectedError(mistakes)
+    return sections
+
+
+def _describe_penalties(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
+    penalties = {name: show(derive(PenaltySection, kind)) for name, kind in PENALTIES.items()}
+    return {"type": "object", "properties": penalties, "additionalProperties": False}
+
+
 def _describe_terms(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
     short: list[JsonSchemaValue] = [{"type": "number"}, {"type": "null"}]
     terms = {name: {"anyOf": [show(derive(TermSection, term.function)), *short]} for name, term in TERMS.items()}
@@ -203,7 +242,9 @@ _DATA = choice(DataSection, DATASETS, "data set", BASE["data"]["kind"])
 _MASKING = choice(MaskingSection, MASKINGS, "masking", BASE["masking"]["kind"])
 _DISCRIMINATOR = choice(DiscriminatorSection, DISCRIMINATORS, "discriminator", BASE["discriminator"]["kind"])
 _GENERATOR = options_of(GeneratorSection, MaskedAutoencoder)
+_AUGMENT = choice(AugmentSection, AUGMENTATIONS, "augmentation", "ada")
 _LOSSES = Reading(read_terms, _describe_terms)
+_PENALTIES = Reading(read_penalties, _describe_penalties)
 _UNSAID: Any = {}
 _BASE: Any = BASE
 
@@ -217,7 +258,9 @@ class RunConfig(BaseModel):
     masking: Annotated[SerializeAsAny[MaskingSection], _MASKING] = _BASE["masking"]
     generator: Annotated[SerializeAsAny[GeneratorSection], _GENERATOR] = _UNSAID
     discriminator: Annotated[SerializeAsAny[DiscriminatorSection] | None, _DISCRIMINATOR] = _BASE["discriminator"]
+    augment: Annotated[SerializeAsAny[AugmentSection] | None, _AUGMENT] = None
     losses: Annotated[LossesSection, _LOSSES] = _BASE["losses"]
+    penalties: Annotated[PenaltiesSection, _PENALTIES] = _UNSAID
     optimizer: OptimizerSection = _UNSAID
     schedule: ScheduleSection = _UNSAID
     training: TrainingSection = _UNSAID

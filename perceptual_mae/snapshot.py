@@ -25,6 +25,10 @@ def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[
     if trainer.adversary is not None:
         tensors["discriminator"] = trainer.bare_discriminator.state_dict()
         tensors["discriminator_optimizer"] = checkpoint.optimizer_tensors(trainer.discriminator_optimizer)
+        if trainer.adversary.augmentation is not None:
+            tensors["augmentation"] = trainer.adversary.augmentation.state_dict()
+        if trainer.adversary.path_length is not None:
+            tensors["path_length"] = trainer.adversary.path_length.state_dict()
     facts = {
         "ema_updates": int(trainer.ema.n_averaged) if trainer.ema is not None else 0,
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
@@ -46,6 +50,10 @@ def restore(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str,
         checkpoint.load_module(trainer.bare_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
         moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
         checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
+        if trainer.adversary.augmentation is not None and (kept := checkpoint.load_tensors(path, "augmentation")):
+            trainer.adversary.augmentation.load_state_dict(kept)
+        if trainer.adversary.path_length is not None and (kept := checkpoint.load_tensors(path, "path_length")):
+            trainer.adversary.path_length.load_state_dict(kept)
     if accelerator.scaler is not None and facts["scaler"]:
         accelerator.scaler.load_state_dict(facts["scaler"])
     return facts

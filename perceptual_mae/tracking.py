@@ -48,7 +48,7 @@ def first_non_finite(steps: Sequence[tuple[int, Scalars]]) -> tuple[int, str] | 
     """Return the step and the name of the first loss that is not a finite number, or None."""
     for step, scalars in steps:
         for name, value in scalars.items():
-            if name.startswith(("raw/", "weighted/", "discriminator/loss")) and not math.isfinite(value):
+            if name.startswith(("raw/", "weighted/", "penalty/", "discriminator/loss")) and not math.isfinite(value):
                 return step, name.removeprefix("raw/").removeprefix("weighted/")
     return None
 

@@ -1,5 +1,6 @@
 """One optimiser step of a generator, with or without a discriminator, on any number of processes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -8,15 +9,20 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from discriminators import Discriminator, DiscriminatorOutput
+from discriminators.ada_controller import sign_sums
+from discriminators.penalties import path_noise
+from perceptual_mae.adversary import Adversary, Look
 from perceptual_mae.comparison import Comparison
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
 from perceptual_mae.images import Pyramid, pyramid
 from perceptual_mae.objective import Objective
+from perceptual_mae.randomness import stream
 from perceptual_mae.schedule import Moment
 
 Scalars = dict[str, Tensor]
@@ -24,23 +30,13 @@ DrawMasks = Callable[[Batch, Moment], Tensor]
 LearningRate = Callable[[int], float]
 
 
-@dataclass(frozen=True)
-class Adversary:
-    """The discriminator's side: the network, its optimiser, its loss (real logits, fake logits) and decision level."""
-
-    network: nn.Module
-    optimizer: Optimizer
-    learning_rate: LearningRate
-    loss: Callable[[Tensor, Tensor], Tensor]
-    center: float
-
-
 @dataclass
 class View:
-    """One micro-batch as the networks see it: images (B, C, H, W) in [0, 1] on the device, masks (B, L) on the CPU."""
+    """One micro-batch: images (B, C, H, W) in [0, 1] on the device; masks (B, L) and sample indices (B,) on the CPU."""
 
     images: Tensor
     mask: Tensor
+    indices: Tensor
     reconstruction: Reconstruction | None = None
 
 
@@ -90,24 +86,36 @@ class Trainer:
         scalars: list[Scalars] = []
         if self.adversary is not None:
             set_learning_rate(self.discriminator_optimizer, self.adversary.learning_rate(moment.step))
-            scalars.append(self.discriminator_half(views))
+            scalars.append(self.discriminator_half(views, moment))
         scalars.append(self.generator_half(views, moment))
+        if self.adversary is not None and self.adversary.path_length is not None:
+            scalars.append(self.path_half(views, moment))
+        if self.ema is not None:
+            self.ema.update_parameters(self.bare_generator)
         return {name: value for half in scalars for name, value in half.items()}
 
-    def discriminator_half(self, views: Sequence[View]) -> Scalars:
+    def discriminator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
         """Tell real from fake: the fake is detached, so nothing of this half reaches the generator."""
-        assert self.adversary is not None
+        adversary = self.adversary
+        assert adversary is not None
         self.bare_discriminator.requires_grad_(True).train()
+        r1 = adversary.r1 if adversary.r1 is not None and adversary.r1.is_due(moment.step) else None
         seen: list[Scalars] = []
+        signs: list[Tensor] = []
         for view, finishing in self.in_turn(views, self.discriminator):
             with finishing:
-                fake = self.without_graph(view).pyramid
-                on_real = self.discriminator(self.levels_of((view.images,)))
-                on_fake = self.discriminator(self.levels_of(tuple(level.detach() for level in fake)))
-                loss = self.adversary.loss(on_real.logits, on_fake.logits)
-                self.accelerator.backward(loss / len(views))
-            seen.append({"discriminator/loss": loss.detach(), **verdict(on_real, on_fake, self.adversary.center)})
-        seen[-1] |= self.update("discriminator", self.discriminator_optimizer)
+                fake = self.levels_of(tuple(level.detach() for level in self.without_graph(view).pyramid))
+                real, look = self.levels_of((view.images,)), adversary.look("real", view.indices, moment.step)
+                leaves, seen_real = r1.watch(real, look) if r1 is not None else ((), look(real))
+                on_real = self.discriminator(seen_real)
+                on_fake = self.discriminator(adversary.look("fake", view.indices, moment.step)(fake))
+                loss = adversary.loss(on_real.logits, on_fake.logits)
+                penalty = {"penalty/r1": r1(on_real.logits, leaves)} if r1 is not None else {}
+                self.accelerator.backward(sum(penalty.values(), loss) / len(views))
+            scalars = {"discriminator/loss": loss, **penalty, **verdict(on_real, on_fake, adversary.center)}
+            seen.append({name: value.detach() for name, value in scalars.items()})
+            signs.append(sign_sums(on_real.logits, adversary.center))
+        seen[-1] |= self.update("discriminator", self.discriminator_optimizer) | self.adapt(signs, views)
         return mean_of(seen)
 
     def generator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
@@ -119,7 +127,7 @@ class Trainer:
         for view, finishing in self.in_turn(views, self.generator):
             with finishing:
                 reconstruction = view.reconstruction or self.generator(view.images, view.mask)
-                comparison = self.compare(reconstruction, view.images)
+                comparison = self.compare(reconstruction, view, moment)
                 losses = self.objective(comparison, moment)
                 if is_measured:
                     self.objective.measure(losses, comparison)
@@ -133,12 +141,45 @@ class Trainer:
         if self.clip_norm is not None:
             seen[-1]["gradient_norm"] = self.accelerator.clip_grad_norm_(self.generator.parameters(), self.clip_norm)
         seen[-1] |= self.update("generator", self.optimizer)
-        if self.ema is not None:
-            self.ema.update_parameters(self.bare_generator)
         if is_measured:
             self.objective.balance.finish(lambda squares: self.accelerator.reduce(squares, reduction="sum"))
             seen[-1] |= {f"gradient_share/{name}": share for name, share in self.objective.shares(moment).items()}
         return mean_of(seen)
+
+    def path_half(self, views: Sequence[View], moment: Moment) -> Scalars:
+        """Keep steps of the decoder's input equally long in features: an update of its own, on half the images."""
+        adversary = self.adversary
+        assert adversary is not None
+        penalty = adversary.path_length
+        assert penalty is not None
+        if not penalty.is_due(moment.step):
+            return {}
+        seen: list[Scalars] = []
+        for view, finishing in self.in_turn(views, self.generator):
+            half = slice(0, max(1, len(view.images) // 2))
+            streams = [stream("path", adversary.seed, moment.step, index) for index in view.indices[half].tolist()]
+            with finishing, sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
+                reconstruction = self.generator(view.images[half], view.mask[half])
+                fake = self.levels_of(reconstruction.pyramid)
+                features = self.bare_discriminator(fake).features if penalty.target == "features" else fake[:1]
+                noise = path_noise([feature.shape[1:] for feature in features], streams)
+                loss = penalty(features, reconstruction.latent, noise)
+                self.accelerator.backward(loss / len(views))
+            seen.append({"penalty/path_length": loss.detach()})
+        penalty.finish(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
+        seen[-1] |= {"path_length/mean": penalty.mean} | self.update("path_length", self.optimizer)
+        return mean_of(seen)
+
+    def adapt(self, signs: Sequence[Tensor], views: Sequence[View]) -> Scalars:
+        """Let the augmentation's probability follow how sure the discriminator was of real images, on all processes."""
+        augmentation = self.adversary.augmentation if self.adversary is not None else None
+        if augmentation is None:
+            return {}
+        num_images = sum(len(view.images) for view in views) * self.accelerator.num_processes
+        sums = self.accelerator.reduce(torch.stack(list(signs)).sum(0), reduction="sum")
+        augmentation.controller.observe(sums, num_images)
+        told = {"augment/p": augmentation.p, "augment/r_t": augmentation.controller.r_t}
+        return {name: sums.new_tensor(value) for name, value in told.items() if not math.isnan(value)}
 
     def update(self, name: str, optimizer: Optimizer) -> Scalars:
         """Take an optimiser's step; in fp16 report whether the scaler skipped it, which is part of its work."""
@@ -149,21 +190,25 @@ class Trainer:
         # The scale falls exactly when a step is skipped; asking the scaler for a number would wait for the device.
         return {f"skipped/{name}": (scaler.scale(one) < before).float()} if scaler is not None else {}
 
-    def compare(self, reconstruction: Reconstruction, images: Tensor) -> Comparison:
-        """Set a reconstruction beside the original, seen by the bare, frozen discriminator (if there is one)."""
-        levels = len(reconstruction.pyramid)
+    def compare(self, reconstruction: Reconstruction, view: View, moment: Moment) -> Comparison:
+        """Set a reconstruction beside the original, seen by the bare, frozen discriminator (if there is one).
+
+        Real and fake go through the same augmentation: features are compared place by place.
+        """
+        images, levels = view.images, len(reconstruction.pyramid)
+        look: Look = self.adversary.look("pair", view.indices, moment.step) if self.adversary is not None else tuple
         return Comparison(
             reconstruction,
             real=lambda: pyramid(images, levels),
             target=lambda: self.bare_generator.target(images, levels),
-            on_fake=lambda: self.bare_discriminator(self.levels_of(reconstruction.pyramid)),
-            on_real=lambda: self.look_without_graph(images),
+            on_fake=lambda: self.bare_discriminator(look(self.levels_of(reconstruction.pyramid))),
+            on_real=lambda: self.look_without_graph(images, look),
         )
 
     @torch.no_grad()
-    def look_without_graph(self, images: Tensor) -> DiscriminatorOutput:
+    def look_without_graph(self, images: Tensor, look: Look) -> DiscriminatorOutput:
         """Show real images to the discriminator; their features are targets and never differentiated."""
-        output: DiscriminatorOutput = self.bare_discriminator(self.levels_of((images,)))
+        output: DiscriminatorOutput = self.bare_discriminator(look(self.levels_of((images,))))
         return output
 
     def levels_of(self, images: Pyramid) -> Pyramid:
@@ -181,7 +226,7 @@ class Trainer:
     def view(self, batch: Batch, moment: Moment) -> View:
         """Move a micro-batch to the device, in the generator's precision, and draw its masks."""
         images = batch.to(self.accelerator.device).images.to(self.bare_generator.encoder.mean.dtype)
-        return View(images, self.draw_masks(batch, moment))
+        return View(images, self.draw_masks(batch, moment), batch.indices)
 
     def in_turn(self, views: Sequence[View], network: nn.Module) -> Iterator[tuple[View, AbstractContextManager[None]]]:
         """Yield the micro-batches; processes exchange gradients in the last one only."""

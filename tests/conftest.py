@@ -32,9 +32,13 @@ def fresh_accelerate() -> Iterator[None]:
     GradientState._reset_state()
 
 
+SMALL = {"msg_gan": "discriminator.base_channels=16", "stylegan2": "discriminator.channel_base=256"}
+
+
 def debug_config(*arguments: str) -> RunConfig:
-    """A configuration of debug size, with methods and overrides on top."""
-    return load_config([DEBUG, *arguments])
+    """A configuration of debug size, with methods (their discriminators narrow) and overrides on top."""
+    narrow = [width for kind, width in SMALL.items() if any(kind in argument for argument in arguments)]
+    return load_config([DEBUG, *arguments, *narrow])
 
 
 def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Trainer:

@@ -16,7 +16,7 @@ FLOORS = (
     ("errors", "images", "randomness", "layers", "schedule", "mistakes"),
     ("losses", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
     ("generator",),
-    ("comparison", "balance"),
+    ("comparison", "balance", "adversary"),
     ("objective", "data", "grids", "choices"),
     ("sections",),
     ("checks",),

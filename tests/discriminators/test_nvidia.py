@@ -114,7 +114,7 @@ def test_published_weights_map_over_and_give_the_same_logits_and_gradients(archi
 @pytest.mark.parametrize("side", [32, 64, 256])
 def test_tensors_have_the_published_shapes_and_order(architecture, side):
     with torch.device("meta"):
-        ours = StyleGAN2(to_four(side), 3, input="single", architecture=architecture)
+        ours = StyleGAN2(to_four(side), 3, input="single", architecture=architecture, channel_base=16384)
     published = nvidia_shapes(side, 16384, architecture)
     names = from_nvidia({name: torch.empty(shape, device="meta") for name, shape in published.items()})
     assert [name for name, _ in ours.named_parameters()] == list(names)
@@ -133,5 +133,5 @@ def test_states_of_other_networks_are_refused():
 @pytest.mark.parametrize(("side", "count"), [(32, 21_507_073), (64, 23_407_361), (256, 24_001_089)])
 def test_parameter_counts_of_a_single_image_equal_the_published(side, count):
     with torch.device("meta"):
-        discriminator = StyleGAN2(to_four(side), 3, input="single")
+        discriminator = StyleGAN2(to_four(side), 3, input="single", channel_base=16384)
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == count

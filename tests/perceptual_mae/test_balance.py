@@ -54,7 +54,7 @@ def test_measuring_leaves_the_gradients_of_the_step_alone() -> None:
         trainer = debug_trainer("ls_gan_p")
         trainer.objective.balance.norms = {"l1": torch.tensor(1.0), "adversarial": torch.tensor(2.0)}
         view = trainer.view(random_batches(4)[0], Moment(2, step, 0.5))
-        seen = trainer.compare(trainer.generator(view.images, view.mask), view.images)
+        seen = trainer.compare(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
         losses = trainer.objective(seen, Moment(2, step, 0.5))
         if trainer.objective.is_measured(step):
             trainer.objective.measure(losses, seen)

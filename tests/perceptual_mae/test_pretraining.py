@@ -43,7 +43,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
 def test_a_run_stopped_in_mid_epoch_and_resumed_equals_an_unbroken_one(
     method: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

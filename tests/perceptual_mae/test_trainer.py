@@ -40,7 +40,7 @@ def test_the_discriminator_half_leaves_the_generator_bit_identical(method: str) 
     for group in trainer.discriminator_optimizer.param_groups:
         group["lr"] = 1e-3
     generator, discriminator = weights(trainer.bare_generator), weights(trainer.bare_discriminator)
-    trainer.discriminator_half(views(trainer))
+    trainer.discriminator_half(views(trainer), EVEN)
     assert same(generator, trainer.bare_generator)
     assert all(parameter.grad is None for parameter in trainer.bare_generator.parameters())
     assert not same(discriminator, trainer.bare_discriminator)
@@ -84,13 +84,14 @@ def test_every_trainable_tensor_gets_a_gradient_within_an_odd_and_an_even_epoch(
     assert touched == expected
 
 
+@pytest.mark.parametrize("method", [name for name in ADVERSARIAL if name.endswith("_p")])
 @pytest.mark.parametrize("name", ["feature_matching", "style"])
-def test_a_perceptual_term_alone_reaches_every_weight_of_the_decoder_and_the_encoder(name: str) -> None:
-    trainer = debug_trainer("ls_gan_p")
+def test_a_perceptual_term_alone_reaches_every_head_and_through_the_skips_the_encoder(name: str, method: str) -> None:
+    trainer = debug_trainer(method)
     line = trainer.objective.lines[name]
     trainer.objective.lines = {name: line}
     (view,) = views(trainer)
-    losses = trainer.objective(trainer.compare(view.reconstruction, view.images), EVEN)
+    losses = trainer.objective(trainer.compare(view.reconstruction, view, EVEN), EVEN)
     losses.total.backward()
     gradients = {key: value.grad for key, value in trainer.bare_generator.named_parameters()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
@@ -120,7 +121,7 @@ def test_the_total_is_the_sum_of_the_terms_each_counted_once(method: str) -> Non
 def test_features_come_from_the_live_discriminator() -> None:
     trainer = debug_trainer("ls_gan_p")
     (view,) = views(trainer)
-    comparison = trainer.compare(view.reconstruction, view.images)
+    comparison = trainer.compare(view.reconstruction, view, EVEN)
     with torch.no_grad():
         expected = trainer.bare_discriminator((view.images,)).features
     for own, live in zip(comparison.real_features, expected, strict=True):
@@ -149,7 +150,7 @@ def test_one_generator_forward_serves_both_halves() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["mse", "ms_ssim_l1", "ls_gan_p"])
+@pytest.mark.parametrize("method", ["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
 def test_any_batch_size_trains(method: str, batch_size: int) -> None:
     trainer = debug_trainer(method)
     for moment in (Moment(1, 0, 0.0), EVEN):
@@ -164,14 +165,14 @@ def test_images_need_not_be_square(method: str) -> None:
     assert all(torch.isfinite(value) for value in scalars.values())
 
 
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
 def test_accumulated_micro_batches_equal_one_batch(method: str) -> None:
     trained = []
     for micro_batches in (1, 2):
         trainer = debug_trainer(method, dtype=torch.float64)
         for step in range(4):
             moment = Moment(1 + step // 2, step, step / 16)
-            scalars = trainer.step(random_batches(8, micro_batches, seed=step), moment)
+            scalars = trainer.step(random_batches(16, micro_batches, seed=step), moment)
         trained.append((scalars, weights(trainer.bare_generator)))
     (whole, whole_weights), (parts, parts_weights) = trained
     for name in whole:
@@ -281,3 +282,46 @@ def test_the_discriminators_rate_is_constant_or_follows_the_generators(schedule:
 
 def test_half_life_of_5000_images_at_batch_16_is_the_published_decay() -> None:
     assert pytest.approx(0.997784, abs=1e-6) == 0.5 ** (16 / 5000)
+
+
+def test_real_and_fake_are_augmented_apart_for_the_discriminator_and_together_for_their_features() -> None:
+    trainer = debug_trainer("stylegan2_ada_p", "augment.initial_p=0.8")
+    indices, image = torch.arange(4), torch.rand(4, 3, 32, 32)
+    looks = {name: trainer.adversary.look(name, indices, 5)((image,))[0] for name in ("real", "fake", "pair")}
+    assert not torch.allclose(looks["real"], looks["fake"])
+    again = trainer.adversary.look("pair", indices, 5)((image,))[0]
+    assert torch.equal(looks["pair"], again)
+    assert not torch.allclose(again, trainer.adversary.look("pair", indices, 6)((image,))[0])
+    one = trainer.adversary.look("pair", indices[2:3], 5)((image[2:3],))[0]
+    torch.testing.assert_close(one, again[2:3])
+
+
+def test_the_augmentation_adapts_every_fourth_step_by_the_speed_that_is_asked_for() -> None:
+    trainer = debug_trainer(
+        "stylegan2_ada_p", "augment.kimg=1.0", "augment.initial_p=0.5", "penalties.path_length=null"
+    )
+    trainer.adversary = replace(
+        trainer.adversary, learning_rate=lambda step: 0.0
+    )  # a discriminator that stays undecided: r_t below its target
+    seen = [float(trainer.step(random_batches(8), Moment(1, step + 1, 0.1))["augment/p"]) for step in range(8)]
+    assert seen == pytest.approx([0.5] * 3 + [0.468] * 4 + [0.436])
+
+
+def test_penalties_are_lazy_and_only_path_length_moves_the_generator_again() -> None:
+    trainer = debug_trainer("stylegan2_ada_p")
+    for step, expected in ((0, {"penalty/r1", "penalty/path_length"}), (4, {"penalty/path_length"}), (5, set())):
+        scalars = trainer.step(random_batches(4), Moment(1, step, 0.1))
+        assert {name for name in scalars if name.startswith("penalty/")} == expected
+        assert all(float(scalars[name]) >= 0 for name in expected)
+    discriminator = weights(trainer.bare_discriminator)
+    generator = weights(trainer.bare_generator)
+    trainer.path_half([trainer.view(random_batches(4)[0], EVEN)], Moment(1, 8, 0.1))
+    assert same(discriminator, trainer.bare_discriminator)
+    assert not same(generator, trainer.bare_generator)
+
+
+def test_path_length_shortens_adams_stride_for_the_extra_step() -> None:
+    plain, extra = debug_trainer("msg_gan_p"), debug_trainer("stylegan2_ada_p")
+    assert extra.learning_rate(1) == pytest.approx(0.8 * plain.learning_rate(1))
+    betas = extra.optimizer.param_groups[0]["betas"]
+    assert betas == pytest.approx((0.9**0.8, 0.95**0.8))

@@ -8,18 +8,24 @@ from safetensors.torch import save_file
 from conftest import debug_trainer, random_batches
 from perceptual_mae.schedule import Moment
 
-CASES = [(method, accumulation) for method in ("mse", "ls_gan_p") for accumulation in (1, 2)]
+METHODS = {
+    "mse": ["mse"],
+    "ls_gan_p": ["ls_gan_p"],
+    "msg_gan_p": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}"],
+    "stylegan2_ada_p": ["stylegan2_ada_p", "penalties.r1.every=2", "augment.initial_p=0.3", "augment.kimg=1.0"],
+}
+CASES = [(method, accumulation) for method in METHODS for accumulation in (1, 2)]
 
 
 def train(method: str, accumulation: int) -> dict[str, torch.Tensor]:
-    """Train six steps over odd and even epochs on this process's share of 8 images; return losses and weights."""
-    trainer = debug_trainer(method, dtype=torch.float64)
+    """Train six steps over odd and even epochs on this process's share of 16 images; return losses and weights."""
+    trainer = debug_trainer(*METHODS[method], dtype=torch.float64)
     accelerator = trainer.accelerator
     stride = accelerator.num_processes * accumulation
     first = accelerator.process_index * accumulation
     outcome = {}
     for step in range(6):
-        own = random_batches(8, stride, seed=step)[first : first + accumulation]
+        own = random_batches(16, stride, seed=step)[first : first + accumulation]
         scalars = trainer.step(own, Moment(1 + step // 3, step, step / 16))
         scalars.pop("variety", None)  # a deviation over the images of one micro-batch
         for name, value in scalars.items():
