@@ -94,6 +94,7 @@ class Pretraining:
         self.meter = Meter()
         self.step = 0
         self.last_losses: dict[str, float] = {}
+        self.has_warned_of_leaks = False
         self.log_handler: logging.Handler | None = None
         self.quiet = quiet or not self.accelerator.is_main_process
 
@@ -200,6 +201,10 @@ class Pretraining:
         for step, scalars in steps:
             for message in self.health.observe(scalars):
                 self.warn(f"step {step}: {message}")
+        augmentation = self.trainer.adversary.augmentation if self.trainer.adversary is not None else None
+        if augmentation is not None and (leak := augmentation.controller.warning) and not self.has_warned_of_leaks:
+            self.has_warned_of_leaks = True
+            self.warn(leak)
 
     def record(self, record: dict[str, Any]) -> None:
         """Write one object to metrics.jsonl and hand its numbers to the trackers."""
