@@ -24,9 +24,10 @@ def run(arguments: list[str], schema: bool) -> None:
 def _list(title: str, layers: list[Shipped]) -> None:
     console = Console()
     if not console.is_terminal:
+        width = max(len(layer.name) for layer in layers)
         print(title)
         for layer in layers:
-            print(f"  {layer.name:<16} {layer.title}")
+            print(f"  {layer.name:<{width}}  {layer.title}")
         return
     table = Table("name", "title", "expects", title=title, title_justify="left")
     for layer in layers:

@@ -56,8 +56,8 @@ def describe(config: RunConfig, out: Path) -> str:
         lines.append(f"RGB heads in full form, because the patch does not divide there: {sizes}")
     share = training.batch_size // training.accumulation
     lines.append(
-        f"effective batch: {training.batch_size} images = {training.accumulation} micro-batches x {share}, "
-        f"shared by all processes"
+        f"effective batch: {training.batch_size} images = {training.accumulation} "
+        f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share}, shared by all processes"
     )
     lines.append(f"learning rate: {config.optimizer.learning_rate(training.batch_size):g}")
     lines.append(count_steps(config))
