@@ -254,7 +254,7 @@ def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake
             build()
     except (ValueError, TypeError) as error:
         yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
-    except (NotImplementedError, RuntimeError):
+    except RuntimeError:
         pass  # a class of the user's own may not build without memory; it is built in earnest later
 
 
