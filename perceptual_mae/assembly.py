@@ -8,7 +8,6 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from discriminators.penalties import lazy_adam
 from perceptual_mae import build
 from perceptual_mae.adversary import Adversary
 from perceptual_mae.config import RunConfig
@@ -48,8 +47,8 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
     optimizer, training = config.optimizer, config.training
     generator = build.build_generator(config)
     discriminator = build.build_discriminator(config)
-    peak = optimizer.learning_rate(training.batch_size)
-    adversary, betas = None, optimizer.betas
+    peak, betas = build.generator_adam(config)
+    adversary = None
     if discriminator is not None:
         loss, center = build.build_discriminator_loss(config)
         rate = optimizer.discriminator.lr
@@ -65,8 +64,6 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
             path_length=build.build_penalty(config, "path_length"),
             seed=training.seed,
         )
-        if adversary.path_length is not None:  # it takes a step of its own, in which Adam must not stride further
-            peak, betas = lazy_adam(peak, betas, adversary.path_length.every)
     return Trainer(
         accelerator,
         generator,

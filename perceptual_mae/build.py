@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from discriminators import Discriminator
 from discriminators.ada import ADA
+from discriminators.penalties import lazy_adam
 from perceptual_mae.config import RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
@@ -87,7 +88,15 @@ def build_penalty(config: RunConfig, name: str) -> Any:
     section = config.penalties.get(name)
     if section is None:
         return None
-    return user_mistakes(lambda: section.build(config.data.size, config.training.batch_size))
+    penalty = user_mistakes(lambda: section.build(config.data.size, config.training.batch_size))
+    return None if getattr(penalty, "weight", 1) == 0 else penalty
+
+
+def generator_adam(config: RunConfig) -> tuple[float, tuple[float, float]]:
+    """Return the generator's peak learning rate and betas, corrected where path length takes steps of its own."""
+    optimizer, path_length = config.optimizer, build_penalty(config, "path_length")
+    rate = optimizer.learning_rate(config.training.batch_size)
+    return lazy_adam(rate, optimizer.betas, path_length.every) if path_length is not None else (rate, optimizer.betas)
 
 
 def build_train_transform(config: RunConfig) -> TrainTransform:

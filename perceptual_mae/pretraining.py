@@ -312,7 +312,7 @@ class Pretraining:
         """Say what is about to run: where, on what, with which effective batch and learning rate."""
         training, processes = self.config.training, self.accelerator.num_processes
         share = training.batch_size // (processes * training.accumulation)
-        rate = self.config.optimizer.learning_rate(training.batch_size)
+        rate, _ = build.generator_adam(self.config)
         self.tell(
             f"{self.path}: {self.timetable.total_steps} steps of {training.batch_size} images "
             f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "

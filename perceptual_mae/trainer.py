@@ -38,6 +38,7 @@ class View:
     mask: Tensor
     indices: Tensor
     reconstruction: Reconstruction | None = None
+    signs: Tensor | None = None
 
 
 class Trainer:
@@ -92,6 +93,7 @@ class Trainer:
             scalars.append(self.path_half(views, moment))
         if self.ema is not None:
             self.ema.update_parameters(self.bare_generator)
+        scalars.append(self.adapt(views))
         return {name: value for half in scalars for name, value in half.items()}
 
     def discriminator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
@@ -101,7 +103,6 @@ class Trainer:
         self.bare_discriminator.requires_grad_(True).train()
         r1 = adversary.r1 if adversary.r1 is not None and adversary.r1.is_due(moment.step) else None
         seen: list[Scalars] = []
-        signs: list[Tensor] = []
         for view, finishing in self.in_turn(views, self.discriminator):
             with finishing:
                 fake = self.levels_of(tuple(level.detach() for level in self.without_graph(view).pyramid))
@@ -110,12 +111,13 @@ class Trainer:
                 on_real = self.discriminator(seen_real)
                 on_fake = self.discriminator(adversary.look("fake", view.indices, moment.step)(fake))
                 loss = adversary.loss(on_real.logits, on_fake.logits)
-                penalty = {"penalty/r1": r1(on_real.logits, leaves)} if r1 is not None else {}
+                judged_real = on_real.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
+                penalty = {"penalty/r1": r1(judged_real, leaves)} if r1 is not None else {}
                 self.accelerator.backward(sum(penalty.values(), loss) / len(views))
             scalars = {"discriminator/loss": loss, **penalty, **verdict(on_real, on_fake, adversary.center)}
             seen.append({name: value.detach() for name, value in scalars.items()})
-            signs.append(sign_sums(on_real.logits, adversary.center))
-        seen[-1] |= self.update("discriminator", self.discriminator_optimizer) | self.adapt(signs, views)
+            view.signs = sign_sums(judged_real, adversary.center)
+        seen[-1] |= self.update("discriminator", self.discriminator_optimizer)
         return mean_of(seen)
 
     def generator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
@@ -138,9 +140,7 @@ class Trainer:
                 scalars["variety"] = variety(reconstruction.pyramid[0], view.images)
             seen.append({name: value.detach() for name, value in scalars.items()})
             view.reconstruction = None
-        if self.clip_norm is not None:
-            seen[-1]["gradient_norm"] = self.accelerator.clip_grad_norm_(self.generator.parameters(), self.clip_norm)
-        seen[-1] |= self.update("generator", self.optimizer)
+        seen[-1] |= self.update("generator", self.optimizer, self.clip_norm)
         if is_measured:
             self.objective.balance.finish(lambda squares: self.accelerator.reduce(squares, reduction="sum"))
             seen[-1] |= {f"gradient_share/{name}": share for name, share in self.objective.shares(moment).items()}
@@ -164,31 +164,39 @@ class Trainer:
                 features = self.bare_discriminator(fake).features if penalty.target == "features" else fake[:1]
                 noise = path_noise([feature.shape[1:] for feature in features], streams)
                 loss = penalty(features, reconstruction.latent, noise)
-                self.accelerator.backward(loss / len(views))
+                # Levels that the penalty does not read need a gradient too, where processes wait for all of them.
+                unread = 0 * torch.stack([level.sum() for level in reconstruction.pyramid]).sum()
+                self.accelerator.backward((loss + unread) / len(views))
             seen.append({"penalty/path_length": loss.detach()})
         penalty.finish(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
-        seen[-1] |= {"path_length/mean": penalty.mean} | self.update("path_length", self.optimizer)
+        seen[-1] |= {"path_length/mean": penalty.mean} | self.update("path_length", self.optimizer, self.clip_norm)
         return mean_of(seen)
 
-    def adapt(self, signs: Sequence[Tensor], views: Sequence[View]) -> Scalars:
+    def adapt(self, views: Sequence[View]) -> Scalars:
         """Let the augmentation's probability follow how sure the discriminator was of real images, on all processes."""
         augmentation = self.adversary.augmentation if self.adversary is not None else None
         if augmentation is None:
             return {}
         num_images = sum(len(view.images) for view in views) * self.accelerator.num_processes
-        sums = self.accelerator.reduce(torch.stack(list(signs)).sum(0), reduction="sum")
+        signs = torch.stack([view.signs for view in views if view.signs is not None]).sum(0)
+        sums = self.accelerator.reduce(signs, reduction="sum")
         augmentation.controller.observe(sums, num_images)
         told = {"augment/p": augmentation.p, "augment/r_t": augmentation.controller.r_t}
-        return {name: sums.new_tensor(value) for name, value in told.items() if not math.isnan(value)}
+        return {name: sums.new_full((), value) for name, value in told.items() if not math.isnan(value)}
 
-    def update(self, name: str, optimizer: Optimizer) -> Scalars:
+    def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
         """Take an optimiser's step; in fp16 report whether the scaler skipped it, which is part of its work."""
         scaler, one = self.accelerator.scaler, torch.ones((), device=self.accelerator.device)
+        told: Scalars = {}
+        if clip_norm is not None:
+            told[f"gradient_norm/{name}"] = self.accelerator.clip_grad_norm_(self.generator.parameters(), clip_norm)
         before = scaler.scale(one) if scaler is not None else one
         optimizer.step()
         optimizer.zero_grad()
         # The scale falls exactly when a step is skipped; asking the scaler for a number would wait for the device.
-        return {f"skipped/{name}": (scaler.scale(one) < before).float()} if scaler is not None else {}
+        if scaler is not None:
+            told[f"skipped/{name}"] = (scaler.scale(one) < before).float()
+        return told
 
     def compare(self, reconstruction: Reconstruction, view: View, moment: Moment) -> Comparison:
         """Set a reconstruction beside the original, seen by the bare, frozen discriminator (if there is one).

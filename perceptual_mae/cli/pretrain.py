@@ -59,7 +59,7 @@ def describe(config: RunConfig, out: Path) -> str:
         f"effective batch: {training.batch_size} images = {training.accumulation} "
         f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share}, shared by all processes"
     )
-    lines.append(f"learning rate: {config.optimizer.learning_rate(training.batch_size):g}")
+    lines.append(f"learning rate: {build.generator_adam(config)[0]:g}")
     lines.append(count_steps(config))
     kept = (1 + OPTIMIZER_MOMENTS) * total + (with_positions if training.ema_kimg else 0)
     lines.append(f"one checkpoint: {4 * kept / 1e6:,.1f} MB; {training.keep_last} are kept")

@@ -9,6 +9,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from conftest import debug_config, debug_trainer, random_batches
+from discriminators.penalties import r1
+from perceptual_mae.adversary import Adversary
 from perceptual_mae.errors import UserError
 from perceptual_mae.layers import list_methods
 from perceptual_mae.objective import Objective
@@ -268,7 +270,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
         )
     )
     scalars = trainer.step(random_batches(4), ODD)
-    assert float(scalars["gradient_norm"]) > 1e-3
+    assert float(scalars["gradient_norm/generator"]) > 1e-3
     assert float(seen[0]) == pytest.approx(1e-3, rel=1e-3)
 
 
@@ -325,3 +327,79 @@ def test_path_length_shortens_adams_stride_for_the_extra_step() -> None:
     assert extra.learning_rate(1) == pytest.approx(0.8 * plain.learning_rate(1))
     betas = extra.optimizer.param_groups[0]["betas"]
     assert betas == pytest.approx((0.9**0.8, 0.95**0.8))
+
+
+def test_the_path_step_is_clipped_like_the_other_one() -> None:
+    trainer = debug_trainer("stylegan2_ada_p", "optimizer.clip_norm=1e-3")
+    norms = []
+    trainer.optimizer.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(
+            float(torch.stack([parameter.grad.norm() for parameter in trainer.bare_generator.parameters()]).norm())
+        )
+    )
+    trainer.step(random_batches(4), Moment(1, 4, 0.2))
+    assert len(norms) == 2
+    assert max(norms) <= 1e-3 * (1 + 1e-3)
+
+
+def test_r1_joins_the_discriminators_gradient() -> None:
+    gradients = []
+    for gamma in (0.0, 50.0):
+        trainer = debug_trainer("stylegan2_ada_p", f"penalties.r1.gamma={gamma}", "penalties.path_length=null")
+        seen: list[torch.Tensor] = []
+        weight = next(trainer.bare_discriminator.parameters())
+        trainer.discriminator_optimizer.optimizer.register_step_pre_hook(
+            lambda *_, seen=seen, weight=weight: seen.append(weight.grad.clone())
+        )
+        trainer.step(random_batches(4), Moment(1, 0, 0.0))
+        gradients.append((seen[0], weight, trainer))
+    (without, _, _), (with_penalty, _, trainer) = gradients
+    fresh = debug_trainer("stylegan2_ada_p", "penalties.path_length=null")
+    image = (random_batches(4)[0].to("cpu").images,)
+    leaves = tuple(level.requires_grad_() for level in fresh.levels_of(image))
+    logits = fresh.bare_discriminator(leaves).logits.flatten(1).mean(1)
+    (expected,) = torch.autograd.grad(16 * r1(logits, leaves, 50.0), next(fresh.bare_discriminator.parameters()))
+    torch.testing.assert_close(with_penalty - without, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_discriminator_learns_on_images_augmented_apart_and_compares_features_of_images_augmented_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[str] = []
+    look = Adversary.look
+    monkeypatch.setattr(Adversary, "look", lambda self, name, *rest: (looks.append(name), look(self, name, *rest))[1])
+    trainer = debug_trainer("stylegan2_ada_p", "augment.initial_p=0.8", "penalties.path_length=null")
+    trainer.step(random_batches(4), Moment(2, 9, 0.5))
+    assert looks == ["real", "fake", "pair"]
+    view = trainer.view(random_batches(4)[0], EVEN)
+    perfect = replace(trainer.generator(view.images, view.mask), pyramid=trainer.levels_of((view.images,)))
+    seen = trainer.compare(perfect, view, Moment(2, 9, 0.5))
+    assert all(torch.equal(*pair) for pair in zip(seen.fake_features, seen.real_features, strict=True))
+    clean = trainer.bare_discriminator(perfect.pyramid).features
+    assert not torch.allclose(clean[0], seen.real_features[0])
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("least_squares", -1.0), ("hinge", 1.0)])
+def test_how_sure_the_discriminator_is_counts_from_where_it_is_undecided(kind: str, expected: float) -> None:
+    trainer = debug_trainer(
+        "stylegan2_ada_p", f"losses.adversarial.kind={kind}", "penalties=null", "augment.interval=1"
+    )
+    trainer.adversary = replace(trainer.adversary, learning_rate=lambda step: 0.0)
+    with torch.no_grad():
+        for parameter in trainer.bare_discriminator.parameters():
+            parameter.zero_()
+        list(trainer.bare_discriminator.parameters())[-1].fill_(0.3)  # says 0.3 to everything
+    assert float(trainer.step(random_batches(4), Moment(1, 1, 0.1))["augment/r_t"]) == expected
+
+
+def test_the_running_path_length_is_that_of_the_first_half_of_the_images() -> None:
+    trainer = debug_trainer("stylegan2_ada_p", "penalties.path_length.decay=1.0")
+    sizes = []
+    forward = trainer.bare_generator.forward
+    trainer.bare_generator.forward = lambda images, mask: (sizes.append(len(images)), forward(images, mask))[1]
+    scalars = trainer.step(random_batches(8), Moment(1, 4, 0.2))
+    assert sizes == [8, 4]
+    # With decay 1 the mean is this batch's; the first penalty compares lengths with 0.
+    mean = float(scalars["path_length/mean"])
+    assert mean > 0
+    assert float(scalars["penalty/path_length"]) >= 4 * 2 * mean**2 * (1 - 1e-5)

@@ -12,6 +12,7 @@ METHODS = {
     "mse": ["mse"],
     "ls_gan_p": ["ls_gan_p"],
     "msg_gan_p": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}"],
+    "path_to_the_image": ["stylegan2_ada_p", "penalties.path_length.target=image", "losses.adversarial.kind=hinge"],
     "stylegan2_ada_p": ["stylegan2_ada_p", "penalties.r1.every=2", "augment.initial_p=0.3", "augment.kimg=1.0"],
 }
 CASES = [(method, accumulation) for method in METHODS for accumulation in (1, 2)]
@@ -29,7 +30,10 @@ def train(method: str, accumulation: int) -> dict[str, torch.Tensor]:
         scalars = trainer.step(own, Moment(1 + step // 3, step, step / 16))
         scalars.pop("variety", None)  # a deviation over the images of one micro-batch
         for name, value in scalars.items():
-            outcome[f"{step}/{name}"] = accelerator.reduce(value, reduction="mean")
+            everywhere = accelerator.gather(value.reshape(1))
+            outcome[f"{step}/{name}"] = everywhere.mean()
+            if name.startswith(("augment/", "path_length/")):  # the same number on every process, not only on average
+                outcome[f"{step}/{name}/spread"] = everywhere.max() - everywhere.min()
     networks = {"generator": trainer.bare_generator}
     if trainer.adversary is not None:
         networks["discriminator"] = trainer.bare_discriminator
