@@ -1,6 +1,6 @@
 """Shared fixtures: one thread, a fresh Accelerate for every test, runs of debug size."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,6 @@ from perceptual_mae.trainer import Trainer
 
 DEBUG = str(Path(__file__).with_name("debug.yaml"))
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
-
-Configure = Callable[..., RunConfig]
 
 
 @pytest.fixture(autouse=True)
