@@ -44,9 +44,8 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     return out
 
 
-def create(folder: Path, config: RunConfig, device: str) -> None:
-    """Make the folder, with the resolved configuration and what the run stands on."""
-    folder.mkdir(parents=True, exist_ok=True)
+def describe(folder: Path, config: RunConfig, device: str) -> None:
+    """Write the resolved configuration of a run into its folder, and what the run stands on."""
     write_atomically(folder / CONFIG, to_yaml(config))
     if not (folder / "environment.json").exists():
         write_json(folder / "environment.json", environment(device))

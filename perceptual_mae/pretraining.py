@@ -110,13 +110,16 @@ class Pretraining:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
         self.accelerator.wait_for_everyone()  # all processes have found the folder as it was
         if self.accelerator.is_main_process:
-            folder.create(self.path, self.config, str(self.accelerator.device))
+            self.path.mkdir(parents=True, exist_ok=True)
             self.log_handler = folder.log_to_file(self.path)
         found = self.find_checkpoint()
         if found is not None:
             self.load(found)
         self.first_step = self.step
         if self.accelerator.is_main_process:
+            folder.describe(
+                self.path, self.config, str(self.accelerator.device)
+            )  # a resume that is refused writes nothing
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:

@@ -242,8 +242,10 @@ def test_repeating_a_finished_run_scores_it_again_and_adds_nothing(tmp_path: Pat
     records = Run(tmp_path / "run").metrics()
     assert pretrain(debug_config("mse"), tmp_path / "run", quiet=True) == first
     assert Run(tmp_path / "run").metrics() == records
+    configuration = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=r"training\.epochs: 1 epochs are 4 steps, but .* has taken 8 already"):
         pretrain(debug_config("mse", "training.epochs=1"), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == configuration
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over_in_silence(tmp_path: Path) -> None:
