@@ -73,5 +73,5 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
         build.TrainingMasks(config, generator.grid),
         adversary,
         clip_norm=optimizer.clip_norm,
-        ema_decay=0.5 ** (training.batch_size / (training.ema_kimg * 1000)) if training.ema_kimg else None,
+        ema_decay=build.ema_decay(config),
     )

@@ -92,6 +92,12 @@ def build_penalty(config: RunConfig, name: str) -> Any:
     return None if getattr(penalty, "weight", 1) == 0 else penalty
 
 
+def ema_decay(config: RunConfig) -> float | None:
+    """Return the decay a step whose half-life is `training.ema_kimg` thousand images, or None for no average."""
+    training = config.training
+    return 0.5 ** (training.batch_size / (training.ema_kimg * 1000)) if training.ema_kimg else None
+
+
 def generator_adam(config: RunConfig) -> tuple[float, tuple[float, float]]:
     """Return the generator's peak learning rate and betas, corrected where path length takes steps of its own."""
     optimizer, path_length = config.optimizer, build_penalty(config, "path_length")

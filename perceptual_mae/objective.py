@@ -79,10 +79,6 @@ class Objective:
         """Tell whether gradients are compared in this step; with a single term there is nothing to compare."""
         return "l1" in self.measured and len(self.measured) > 1 and self.balance.is_due(step)
 
-    @property
-    def needs_discriminator(self) -> bool:
-        return any(line.term.needs_discriminator for line in self.lines.values())
-
     def active(self, moment: Moment) -> list[str]:
         """Name the terms that are on at this moment; those whose weight is zero are not computed."""
         return [

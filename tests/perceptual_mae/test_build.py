@@ -79,6 +79,11 @@ def test_the_learning_rate_warms_up_and_falls_as_the_papers_does(epoch: int, exp
     assert rate == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_half_life_of_5000_images_at_batch_16_is_the_published_decay() -> None:
+    assert build.ema_decay(load_config(["training.ema_kimg=5"])) == pytest.approx(0.997784, abs=1e-6)
+    assert build.ema_decay(load_config([])) is None
+
+
 def test_the_timetable_turns_epochs_into_steps() -> None:
     config = load_config(["imagenet", "mse", "training.epochs=300"])
     timetable = build.build_timetable(config, 100)

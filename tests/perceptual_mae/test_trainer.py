@@ -282,10 +282,6 @@ def test_the_discriminators_rate_is_constant_or_follows_the_generators(schedule:
     assert trainer.adversary.learning_rate(warmed) == pytest.approx(expected)
 
 
-def test_half_life_of_5000_images_at_batch_16_is_the_published_decay() -> None:
-    assert pytest.approx(0.997784, abs=1e-6) == 0.5 ** (16 / 5000)
-
-
 def test_real_and_fake_are_augmented_apart_for_the_discriminator_and_together_for_their_features() -> None:
     trainer = debug_trainer("stylegan2_ada_p", "augment.initial_p=0.8")
     indices, image = torch.arange(4), torch.rand(4, 3, 32, 32)
