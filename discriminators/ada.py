@@ -89,7 +89,8 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
     if len(draws) != len(pyramid[0]):
         raise ValueError(f"got {len(pyramid[0])} images but draws for {len(draws)}; draw with one generator an image")
     size = (pyramid[0].shape[-2], pyramid[0].shape[-1])
-    maps = inverse_maps(draws, size) if draws.moves.any() else None
+    moved = draws.moves.nonzero().flatten()  # at a small p, few of a batch: the others keep their pixels
+    maps = inverse_maps(draws, size)[moved] if len(moved) else None
     colors = color_matrices(draws) if draws.recolors.any() else None
     gains = draws.band_gains if draws.filters.any() else None
     noisy, cut = bool(draws.noise.any()), bool(draws.cutout_size.any())
@@ -102,7 +103,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
         with torch.autocast(images.device.type, enabled=False):
             level = 2 * images.to(torch.promote_types(images.dtype, torch.float32)) - 1
             if maps is not None:
-                level = (move_exact if exact else move_fast)(level, maps)
+                level = _move(level, maps, moved.to(level.device), exact=exact)
             if colors is not None:
                 level = recolor(level, colors)
             if gains is not None:
@@ -115,3 +116,11 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
                 level = cut_out(level, draws)
             levels.append(((level + 1) / 2).to(images.dtype))
     return tuple(levels)
+
+
+def _move(images: Tensor, maps: Tensor, moved: Tensor, *, exact: bool) -> Tensor:
+    """Sample the images (B, C, H, W) at the places `moved` through their maps (len(moved), 2, 3); leave the others."""
+    move = move_exact if exact else move_fast
+    if len(moved) == len(images):
+        return move(images, maps)
+    return images.index_copy(0, moved, move(images.index_select(0, moved), maps))

@@ -4,7 +4,7 @@ Everything here can be differentiated twice (R1, path length).
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -86,10 +86,40 @@ class Blur(nn.Module):
 
         Before a 3x3 convolution of stride 2 the padding is 2 (StyleGAN2); padding 1 and step 2 halve the image itself.
         """
+        blurred: Tensor = _SymmetricConvolution.apply(images, self.kernel, padding, step)
+        return blurred
+
+
+class _SymmetricConvolution(torch.autograd.Function):
+    """Every channel of (B, C, H, W) convolved with a constant kernel (1, 1, k, k) that is its own mirror image.
+
+    Of the result every `step`-th pixel is kept: the same as a stride, whose backward pass is several times slower on
+    CPUs. The gradient is such a convolution again, and so on. torch's own second derivative would also find the
+    gradient of the kernel, which nobody asks for, channel by channel.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, kernel: Tensor, padding: int, step: int) -> Tensor:
         width = images.shape[1]
-        blurred = F.conv2d(images, self.kernel.expand(width, 1, 4, 4), padding=padding, groups=width)
-        # The same as a stride, whose backward pass is several times slower on CPUs.
-        return blurred if step == 1 else blurred[:, :, ::step, ::step]
+        kernels = kernel.to(images.dtype).expand(width, 1, -1, -1)
+        convolved = F.conv2d(images, kernels, padding=padding, groups=width)
+        ctx.save_for_backward(kernel)
+        ctx.padding, ctx.step, ctx.full = padding, step, convolved.shape
+        is_last = images.is_contiguous(memory_format=torch.channels_last)
+        ctx.layout = torch.channels_last if is_last else torch.contiguous_format
+        return convolved if step == 1 else convolved[:, :, ::step, ::step]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (kernel,) = ctx.saved_tensors
+        if ctx.step == 1:
+            spread = gradient.contiguous(memory_format=ctx.layout)
+        else:
+            empty = torch.empty(ctx.full, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
+            spread = empty.zero_()
+            spread[:, :, :: ctx.step, :: ctx.step] = gradient
+        padding = kernel.shape[-1] - 1 - ctx.padding
+        return _SymmetricConvolution.apply(spread, kernel, padding, 1), None, None, None
 
 
 def minibatch_deviation(images: Tensor, group: Group = 4) -> Tensor:

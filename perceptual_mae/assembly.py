@@ -72,6 +72,8 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
         timetable.rate(peak, config.schedule.min_lr),
         build.TrainingMasks(config, generator.grid),
         adversary,
+        build.build_loss_networks(config, discriminator),
+        order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(config),
     )

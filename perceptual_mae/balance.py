@@ -10,43 +10,53 @@ over micro-batches and processes, and a measurement counts from the step after i
 processes nor of micro-batches changes a run. Until the first measurement a balanced term has weight 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-MEASURING_SCALE = 2.0**14
-"""Lifts gradients of means over millions of pixels above what float16 can hold; the norms are scaled back."""
+Norms = dict[str, dict[str, Tensor]]
+"""Gradient norms of terms by name, then by place: `decoder` (its input), and the levels by their size (`32`)."""
 
 
 class Balance:
-    """Smoothed gradient norms of some terms at the decoder's input."""
+    """Gradient norms of unweighted terms, measured place by place; those at the decoder's input are smoothed."""
 
     def __init__(self, every: int = 8, decay: float = 0.8) -> None:
         self.every, self.decay = every, decay
         self.norms: dict[str, Tensor] = {}
-        self._squares: dict[str, Tensor] = {}
+        """Smoothed norms at the decoder's input."""
+        self._squares: dict[tuple[str, str], Tensor] = {}
+        self._parts = 0
 
     def is_due(self, step: int) -> bool:
         return step % self.every == 0
 
-    def add(self, raw: dict[str, Tensor], latent: Tensor) -> None:
-        """Add one micro-batch: unweighted terms and the decoder's input (B, 1+L, d) they were computed from."""
-        for name, value in raw.items():
-            # A term may not look at the decoder's output at all; its gradient is then zero.
-            (gradient,) = torch.autograd.grad(value * MEASURING_SCALE, latent, retain_graph=True, allow_unused=True)
-            gradient = torch.zeros_like(latent) if gradient is None else gradient
-            square = (gradient.to(value.dtype) / MEASURING_SCALE).square().sum()
-            self._squares[name] = self._squares.get(name, torch.zeros_like(square)) + square
+    def add(self, gradients: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Add one micro-batch: the gradients of its mean losses by name and place."""
+        for name, places in gradients.items():
+            for place, gradient in places.items():
+                full = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+                square = full.square().sum()
+                self._squares[name, place] = self._squares.get((name, place), torch.zeros_like(square)) + square
+        self._parts += 1
 
-    def finish(self, reduce_sum: Callable[[Tensor], Tensor]) -> None:
-        """Close a measurement: `reduce_sum` adds a tensor over all processes."""
+    def finish(self, reduce_sum: Callable[[Tensor], Tensor]) -> Norms:
+        """Close a measurement and return the norms of the global batch: `reduce_sum` adds a tensor over processes."""
         if not self._squares:
-            return
-        names = sorted(self._squares)
-        squares = reduce_sum(torch.stack([self._squares[name] for name in names]))
-        self._squares = {}
-        for name, norm in zip(names, squares.sqrt().unbind(), strict=True):
+            return {}
+        keys = sorted(self._squares)
+        squares = [self._squares[key] for key in keys]
+        *sums, parts = reduce_sum(torch.stack([*squares, squares[0].new_tensor(self._parts)])).unbind()
+        self._squares, self._parts = {}, 0
+        measured: Norms = {}
+        for (name, place), square in zip(keys, sums, strict=True):
+            measured.setdefault(name, {})[place] = square.sqrt() / parts
+        return measured
+
+    def follow(self, measured: Mapping[str, Tensor]) -> None:
+        """Move the smoothed norms towards these, measured at the decoder's input."""
+        for name, norm in measured.items():
             before = self.norms.get(name, norm)
             smoothed = torch.where(before.isfinite(), self.decay * before + (1 - self.decay) * norm, norm)
             self.norms[name] = torch.where(norm.isfinite(), smoothed, before)  # an overflow (fp16) must not stay

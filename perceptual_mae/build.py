@@ -1,5 +1,6 @@
 """From a configuration to its parts. After this nobody reads the configuration for what it builds."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 from discriminators import Discriminator
 from discriminators.ada import ADA
 from discriminators.penalties import lazy_adam
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config import LossNetworkSection, RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import Size, pyramid_sizes
+from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
 from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective import TERMS, Objective, WeightedTerm
@@ -52,13 +54,51 @@ def build_discriminator(config: RunConfig) -> nn.Module | None:
 
 
 def build_objective(config: RunConfig) -> Objective:
-    """Return the generator's objective: the table's terms with the weights, phases and options of the run."""
+    """Return the generator's objective: the table's terms with weights, phases, options and networks of the run."""
+    keys = loss_network_keys(config)
     return Objective(
         {
-            name: WeightedTerm(TERMS[name], section.weight, section.when, section.options())
+            name: WeightedTerm(TERMS[name], section.weight, section.when, section.options(), keys.get(name, LIVE))
             for name, section in config.losses.items()
-        }
+        },
+        config.training.log_every,
     )
+
+
+def loss_network_keys(config: RunConfig) -> dict[str, str]:
+    """Return, by term, the key of the network it compares through; the same settings have the same key."""
+    keys: dict[str, str] = {}
+    known: list[LossNetworkSection] = []
+    for name, section in config.losses.networks().items():
+        if section not in known:
+            known.append(section)
+        number = 1 + [other for other in known if other.kind == section.kind].index(section)
+        keys[name] = re.sub(r"\W", "_", section.kind) + (f"_{number}" if number > 1 else "")
+    return keys
+
+
+def build_loss_networks(config: RunConfig, discriminator: nn.Module | None) -> LossNetworks:
+    """Return the networks that terms compare through, beside the live discriminator, with weights from their files."""
+    fixed: dict[str, nn.Module] = {}
+    copies: dict[str, nn.Module] = {}
+    sections, seed = config.losses.networks(), stream_seed("loss network", config.training.seed)
+    for name, key in loss_network_keys(config).items():
+        if key == LIVE or key in fixed or key in copies:
+            continue
+        section, place = sections[name], f"losses.{name}.network"
+        positional = (discriminator,) if section.watches_discriminator else (config.data.size, len(config.data.mean))
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                network = section.build(*positional)
+        except ImportError as mistake:
+            raise UserError(f"{place}: {mistake}; install it: pip install {mistake.name}") from mistake
+        except ValueError as mistake:
+            raise UserError(f"{place}: {' '.join(str(mistake).split())}") from mistake
+        if not isinstance(network, nn.Module):
+            raise UserError(f"{place}.kind: {section.kind} is no network; it must be a torch.nn.Module")
+        (copies if section.watches_discriminator else fixed)[key] = network
+    return LossNetworks(fixed, copies)
 
 
 def build_discriminator_loss(config: RunConfig) -> tuple[Callable[[Tensor, Tensor], Tensor], float]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 import torch
+from torch import nn
 
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
@@ -16,7 +17,7 @@ from perceptual_mae.masking import num_hidden
 from perceptual_mae.mistakes import Mistake
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedule import Balanced, FromEpoch, Ramp, Weight
-from perceptual_mae.sections import RunConfig, TermSection
+from perceptual_mae.sections import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.sizes import SIZES
 
 Check = Callable[[RunConfig], Iterator[Mistake]]
@@ -96,16 +97,41 @@ def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
 
 
 def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
-    readers = [name for name, _ in config.losses.items() if TERMS[name].needs_discriminator]
+    readers = config.losses.discriminator_readers()
     if config.discriminator is None:
         for name in readers:
             message = f"{name} needs a discriminator, but discriminator is null; set one or losses.{name}=null"
-            yield Mistake((f"losses.{name}", "discriminator"), message)
+            keys: tuple[str, ...] = (f"losses.{name}", "discriminator")
+            if name in config.losses.networks():
+                message += ", or another network for it"
+                keys = (*keys, f"losses.{name}.network")
+            yield Mistake(keys, message)
     elif not readers and list(config.losses.items()):
         message = (
             f"no loss term reads the discriminator {config.discriminator.kind}; set discriminator=null or add a term"
         )
-        yield Mistake(("discriminator", *ANY_TERM), message)
+        networks = (f"losses.{name}.network" for name in config.losses.networks())
+        yield Mistake(("discriminator", *ANY_TERM, *networks), message)
+
+
+def check_loss_networks(config: RunConfig) -> Iterator[Mistake]:
+    """Build the networks that terms compare through without memory and without opening their files."""
+    if any(check_image_size(config)) or any(check_channels(config)):
+        return  # told already
+    sound: list[LossNetworkSection] = []
+    for name, network in config.losses.networks().items():
+        if network in sound:
+            continue  # the same as another term's
+        if network.watches_discriminator and config.discriminator is None:
+            continue  # told by check_discriminator
+        place = f"losses.{name}.network"
+        has_no_weights = network.options().get("weights", "") is None
+        keys = (f"{place}.weights",) if has_no_weights else (f"{place}.*", "data.image_size")
+        positional = (nn.Identity(),) if network.watches_discriminator else (config.data.size, len(config.data.mean))
+        mistakes = list(_try(partial(network.build, *positional), keys))
+        yield from mistakes
+        if not mistakes:
+            sound.append(network)
 
 
 def check_discriminators_company(config: RunConfig) -> Iterator[Mistake]:
@@ -129,7 +155,7 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     always = {name: term for name, term in config.losses.items() if _always_on([term])}
     if not config.generator.rgb_heads or any(term.options().get("low_levels") for term in always.values()):
         return
-    if config.discriminator is not None and any(TERMS[name].needs_discriminator for name in always):
+    if config.discriminator is not None and any(name in always for name in config.losses.discriminator_readers()):
         with suppress(Exception), torch.device("meta"):
             discriminator = config.discriminator.build(resolutions(config.data.size), len(config.data.mean))
             if discriminator.levels > 1:
@@ -238,6 +264,7 @@ CHECKS: tuple[Check, ...] = (
     check_networks,
     check_norm_pix,
     check_discriminator,
+    check_loss_networks,
     check_discriminators_company,
     check_heads,
     check_terms,
@@ -254,8 +281,8 @@ def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake
             build()
     except (ValueError, TypeError) as error:
         yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
-    except RuntimeError:
-        pass  # a class of the user's own may not build without memory; it is built in earnest later
+    except (RuntimeError, AttributeError, ImportError):
+        pass  # a class of the user's own may not build without memory, a library not be here: it is built later
 
 
 def _always_on(terms: list[TermSection]) -> bool:

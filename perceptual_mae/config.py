@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from discriminators import AUGMENTATIONS
 from perceptual_mae import layers
 from perceptual_mae.checks import find_misfits
 from perceptual_mae.errors import UserError
@@ -15,6 +16,7 @@ from perceptual_mae.sections import (
     EvaluationSection,
     GeneratorSection,
     LossesSection,
+    LossNetworkSection,
     MaskingSection,
     OptimizerSection,
     RunConfig,
@@ -29,6 +31,7 @@ __all__ = [
     "DiscriminatorSection",
     "EvaluationSection",
     "GeneratorSection",
+    "LossNetworkSection",
     "LossesSection",
     "MaskingSection",
     "OptimizerSection",
@@ -72,6 +75,9 @@ def parse_config(
     if merged.values.get("losses", {}) is None:
         said["losses"] = {}
     config, mistakes = _read(said)
+    if said.get("augment") == {}:  # off by default, and not to be switched on by saying nothing
+        kinds = ", ".join(AUGMENTATIONS)
+        mistakes.append(Mistake(("augment",), f"found {{}}, must name a kind ({kinds}), or be null for none"))
     if config is None:
         config, _ = _read(_without(said, mistakes))
     if config is not None:
@@ -115,10 +121,17 @@ def _without(values: Mapping[str, Any], mistakes: Sequence[Mistake]) -> dict[str
 
 def _tell(mistake: Mistake, origins: Mapping[str, str], origin: str) -> str:
     """Write a mistake's line; of several keys that do not go together, it is told at the one that was set last."""
-    order = list(origins)
-    places = [key.removesuffix(".*") for key in mistake.keys]
-    set_last = max(places, key=lambda key: order.index(key) if key in origins else -1)
-    label = next((origins[key] for key in _upwards(set_last) if key in origins), origin)
+    order = {key: place for place, key in enumerate(origins)}
+
+    def last_said(key: str) -> str:
+        """Return what was set last of a key; a mistake that depends on a whole section may be any option's."""
+        section = key.removesuffix(".*")
+        below = [other for other in origins if other.startswith(f"{section}.") and section != key]
+        return max([section, *below], key=lambda other: order.get(other, -1))
+
+    culprit = max(mistake.keys, key=lambda key: order.get(last_said(key), -1))
+    set_last = culprit.removesuffix(".*")
+    label = next((origins[key] for key in (last_said(culprit), *_upwards(set_last)) if key in origins), origin)
     meant = mistake.suggestion or (_elsewhere(mistake.unknown) if mistake.unknown else None)
     hint = f" (did you mean {meant!r}?)" if meant else ""
     return f"{label}: {set_last}: {mistake.message}{hint}"

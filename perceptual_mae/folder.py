@@ -11,13 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config import RunConfig, parse_config, to_yaml
+from perceptual_mae.config import RunConfig, parse_config
+from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
-from perceptual_mae.layers import read_yaml
+from perceptual_mae.layers import read_yaml, to_yaml
 
 CONFIG = "config.yaml"
-MAY_DIFFER = ("training.epochs", "data.workers", "tracking", "evaluation")
-"""What a resumed run may change: how long and with how many workers it trains, what it reports and evaluates."""
+MAY_DIFFER = ("training.epochs", "data.root", "data.workers", "tracking", "evaluation")
+"""What a resumed run may change: how long it trains, where its images lie, how it reads, reports and evaluates."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -46,7 +47,10 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
 
 def describe(folder: Path, config: RunConfig, device: str) -> None:
     """Write the resolved configuration of a run into its folder, and what the run stands on."""
-    write_atomically(folder / CONFIG, to_yaml(config))
+    values = config.model_dump(mode="json", by_alias=True)
+    if config.data.kind in DATASETS and (root := values["data"].get("root")):
+        values["data"]["root"] = os.path.abspath(Path(root).expanduser())  # the folder may be opened from anywhere
+    write_atomically(folder / CONFIG, to_yaml(values))
     if not (folder / "environment.json").exists():
         write_json(folder / "environment.json", environment(device))
 

@@ -1,50 +1,63 @@
 """Alarms in words: a GAN can train with every loss finite and learn nothing.
 
-Each alarm watches one scalar, fires when it has been out of bounds for many observations in a row, once per spell, and
-names the key to change.
+Each alarm judges the mean of a scalar over many observations, speaks once per spell, and names the key to change. It is
+the mean because single batches scatter: a discriminator at chance is right on most of a small batch now and then.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from perceptual_mae.objective import TERMS
 
 Scalars = Mapping[str, float]
+
+DROWNING = 8
+"""Measurements of all terms' gradients; there is one about every training.log_every steps."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Fires after `patience` observations in a row at which `is_bad` holds for the scalar `watches`."""
+    """Fires when `is_bad` holds for the mean of `watches` over `window` observations, and did not before."""
 
     watches: tuple[str, ...]
-    is_bad: Callable[[tuple[float, ...]], bool]
-    patience: int
+    is_bad: Callable[[float], bool]
+    window: int
     message: str
 
 
-ALARMS = {
+def _drowns(term: str) -> Alarm:
+    """A term's gradient exceeds those of all others together, at the decoder's input, where all heads join."""
+    return Alarm(
+        (f"gradient_share/decoder/{term}",),
+        lambda share: share > 0.5,
+        DROWNING,
+        f"the {term} gradient at the decoder's input has exceeded those of all other terms together over {DROWNING} "
+        "measurements: the generator may stop looking at its input; lower "
+        f"losses.{term}.weight, or set it to {{balanced: 0.2}}",
+    )
+
+
+ALARMS: dict[str, Alarm] = {
     "discriminator_wins": Alarm(
         ("discriminator/accuracy_real", "discriminator/accuracy_fake"),
-        lambda seen: sum(seen) / len(seen) > 0.98,
+        lambda accuracy: accuracy > 0.98,
         200,
         "the discriminator has been right on more than 98% of the images for 200 steps: the generator learns little "
         "from it; lower losses.adversarial.weight or optimizer.discriminator.lr",
     ),
-    "adversarial_drowns": Alarm(
-        ("gradient_share/adversarial",),
-        lambda seen: seen[0] > 1,
-        100,
-        "the adversarial gradient at the decoder's input has exceeded L1's in 100 measurements in a row: the generator "
-        "may stop looking at its input; lower losses.adversarial.weight, or set it to {balanced: 0.1}",
+    "discriminator_collapses": Alarm(
+        ("discriminator/accuracy_real", "discriminator/accuracy_fake"),
+        lambda accuracy: accuracy < 0.52,
+        200,
+        "the discriminator has told real from fake no better than by chance for 200 steps: the generator learns "
+        "nothing from it; raise optimizer.discriminator.lr, or lower penalties.r1.gamma or augment.p_max",
     ),
-    "style_drowns": Alarm(
-        ("gradient_share/style",),
-        lambda seen: seen[0] > 1,
-        100,
-        "the style gradient at the decoder's input has exceeded L1's in 100 measurements in a row; lower "
-        "losses.style.weight, or set it to {balanced: 0.2}",
-    ),
+    # The pixel terms are what the others are measured by.
+    **{f"{term}_drowns": _drowns(term) for term, line in TERMS.items() if line.compares_images},
     "one_answer": Alarm(
         ("variety",),
-        lambda seen: seen[0] < 0.2,
+        lambda variety: variety < 0.2,
         25,
         "reconstructions of different images hardly differ: the generator has stopped looking at its input; lower "
         "losses.adversarial.weight (or set it to {balanced: 0.1}) and look at images/ of the run",
@@ -53,10 +66,11 @@ ALARMS = {
 
 
 class Health:
-    """Counts, for every alarm, the observations in a row that were out of bounds."""
+    """For every alarm, the observations of the window that is open, and whether the last one was bad."""
 
     def __init__(self) -> None:
-        self.counts = dict.fromkeys(ALARMS, 0)
+        self._windows: dict[str, list[float]] = {name: [] for name in ALARMS}
+        self._is_bad = dict.fromkeys(ALARMS, False)
 
     def observe(self, scalars: Scalars) -> list[str]:
         """Take in one step's scalars and return the messages of the alarms that have just fired."""
@@ -64,8 +78,18 @@ class Health:
         for name, alarm in ALARMS.items():
             if any(key not in scalars for key in alarm.watches):
                 continue
-            is_bad = alarm.is_bad(tuple(scalars[key] for key in alarm.watches))
-            self.counts[name] = self.counts[name] + 1 if is_bad else 0
-            if self.counts[name] == alarm.patience:
-                fired.append(alarm.message)
+            window = self._windows[name]
+            window.append(sum(scalars[key] for key in alarm.watches) / len(alarm.watches))
+            if len(window) == alarm.window:
+                was_bad, self._is_bad[name] = self._is_bad[name], alarm.is_bad(sum(window) / len(window))
+                if self._is_bad[name] and not was_bad:
+                    fired.append(alarm.message)
+                window.clear()
         return fired
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"windows": self._windows, "is_bad": self._is_bad}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._windows |= state["windows"]
+        self._is_bad |= state["is_bad"]

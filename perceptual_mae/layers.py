@@ -54,6 +54,20 @@ class Merged:
         """Lay one layer on top; `label` is its name."""
         _lay(self.values, values, "", label, self.origins, override=False)
 
+    def override(self, argument: str) -> None:
+        """Lay one `section.key=value` on top; it merges into whatever is there."""
+        key, _, text = argument.partition("=")
+        parts = key.strip().split(".")
+        if not all(parts):
+            raise UserError(f"{argument}: an override is section.key=value, for example training.epochs=100")
+        node, prefix = self.values, ""
+        for part in parts[:-1]:
+            if not isinstance(node.get(part), dict):
+                node[part] = {}
+                self.origins[f"{prefix}{part}"] = argument
+            node, prefix = node[part], f"{prefix}{part}."
+        _lay(node, {parts[-1]: _read_yaml(text, argument)}, prefix, argument, self.origins, override=True)
+
 
 def merge_layers(arguments: Sequence[str]) -> Merged:
     """Return the layers among the arguments merged from left to right, then the overrides (those with a `=`)."""
@@ -63,7 +77,7 @@ def merge_layers(arguments: Sequence[str]) -> Merged:
             merged.lay(read_yaml(find_layer(argument)), argument)
     for argument in arguments:
         if "=" in argument:
-            _override(merged, argument)
+            merged.override(argument)
     return merged
 
 
@@ -153,11 +167,15 @@ def _lay(
         dotted = f"{prefix}{key}"
         if prefix == "losses." and isinstance(value, int | float) and not isinstance(value, bool):
             value = {"weight": value}  # a number is a weight for short
+        is_name = prefix.startswith("losses.") and key == "network" and isinstance(value, str)
+        if is_name:
+            value = {"kind": value}  # and a network's name is its kind
         old = below.get(key)
         if isinstance(value, Mapping):
-            if not isinstance(old, dict) or _replaces(dotted, old, value, override):
+            if not isinstance(old, dict) or is_name or _replaces(dotted, old, value, override):
                 _forget(origins, dotted)
                 old = below[key] = {}
+            origins.pop(dotted, None)  # the order of the keys is that in which they were set last
             origins[dotted] = label
             _lay(old, value, f"{dotted}.", label, origins, override=override)
         else:
@@ -178,20 +196,6 @@ def _replaces(dotted: str, old: Mapping[str, Any], new: Mapping[str, Any], overr
 def _forget(origins: dict[str, str], dotted: str) -> None:
     for key in [key for key in origins if key == dotted or key.startswith(f"{dotted}.")]:
         del origins[key]
-
-
-def _override(merged: Merged, argument: str) -> None:
-    key, _, text = argument.partition("=")
-    parts = key.strip().split(".")
-    if not all(parts):
-        raise UserError(f"{argument}: an override is section.key=value, for example training.epochs=100")
-    node, prefix = merged.values, ""
-    for part in parts[:-1]:
-        if not isinstance(node.get(part), dict):
-            node[part] = {}
-            merged.origins[f"{prefix}{part}"] = argument
-        node, prefix = node[part], f"{prefix}{part}."
-    _lay(node, {parts[-1]: _read_yaml(text, argument)}, prefix, argument, merged.origins, override=True)
 
 
 def _shorten(value: object, limit: int = 60) -> str:

@@ -63,7 +63,8 @@ def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -
                 told = mistake.under(join(prefix, ".".join(map(str, place))))
                 mistakes.setdefault(told.keys[0], told)
         elif not place:
-            message = f"found {show(found)}, must be a mapping of {', '.join(fields_of(inner))}"
+            names = getattr(inner, "names", None) or fields_of(inner)  # a section of entries says what may be in it
+            message = f"found {show(found)}, must be a mapping of {', '.join(names)}"
             mistakes.setdefault(prefix, Mistake((prefix,), message))
         else:
             name = str(place[0])

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.balance import Balance
-from perceptual_mae.comparison import Comparison
+from perceptual_mae.comparison import FEATURES, Comparison
+from perceptual_mae.gradients import Gradients, at_decoder_input, pull, weighted_sum
+from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.losses.adversarial import adversarial_generator
 from perceptual_mae.losses.ms_ssim import ms_ssim
 from perceptual_mae.losses.perceptual import feature_matching, style
 from perceptual_mae.losses.pixel import l1, mse
+from perceptual_mae.reconstruction import Reconstruction
 from perceptual_mae.schedule import Balanced, Moment, Weight, When, is_active, value_at
 
 
@@ -27,8 +30,14 @@ class Term:
     reads: tuple[str, ...]
 
     @property
-    def needs_discriminator(self) -> bool:
-        return any(name.endswith(("features", "logits")) for name in self.reads)
+    def reads_features(self) -> bool:
+        """Whether the term looks through a loss network, the discriminator or another."""
+        return not set(self.reads).isdisjoint(FEATURES)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the term needs what a discriminator says."""
+        return "fake_logits" in self.reads
 
     @property
     def compares_images(self) -> bool:
@@ -48,12 +57,20 @@ TERMS: dict[str, Term] = {
 
 @dataclass(frozen=True)
 class WeightedTerm:
-    """One line of an objective: a term with its options, its weight and the phase in which it is on."""
+    """One line of an objective: a term with its options, its weight, the phase in which it is on, and its network.
+
+    network: the key of the loss network whose features the term compares, where it compares features.
+    """
 
     term: Term
     weight: Weight = 1.0
     when: When = "always"
     options: Mapping[str, Any] = field(default_factory=dict)
+    network: str = LIVE
+
+    def __call__(self, seen: Comparison) -> Tensor:
+        """Return the unweighted loss (a scalar) of what the term reads."""
+        return self.term.function(*(seen.read(name, self.network) for name in self.term.reads), **self.options)
 
 
 @dataclass(frozen=True)
@@ -66,18 +83,16 @@ class Losses:
 
 
 class Objective:
-    """The weighted sum of the terms that are on, and the balance of those whose weight follows L1's gradient."""
+    """The weighted sum of the terms that are on, and the balance of those whose weight follows L1's gradient.
 
-    def __init__(self, lines: Mapping[str, WeightedTerm]) -> None:
-        self.lines = dict(lines)
+    Every `telemetry_every` steps or a few more, when the balance is measured anyway, all terms' gradients are looked
+    at: it costs a pass a term, and changes nothing.
+    """
+
+    def __init__(self, lines: Mapping[str, WeightedTerm], telemetry_every: int = 50) -> None:
+        self.lines, self.telemetry_every = dict(lines), telemetry_every
         self.balance = Balance()
-        # The anchor, the two terms that are known to drown it, and whatever follows it.
-        balanced = {name for name, line in self.lines.items() if isinstance(line.weight, Balanced)}
-        self.measured = [name for name in self.lines if name in {"l1", "adversarial", "style"} | balanced]
-
-    def is_measured(self, step: int) -> bool:
-        """Tell whether gradients are compared in this step; with a single term there is nothing to compare."""
-        return "l1" in self.measured and len(self.measured) > 1 and self.balance.is_due(step)
+        self.balanced = [name for name, line in self.lines.items() if isinstance(line.weight, Balanced)]
 
     def active(self, moment: Moment) -> list[str]:
         """Name the terms that are on at this moment; those whose weight is zero are not computed."""
@@ -91,23 +106,76 @@ class Objective:
     def __call__(self, seen: Comparison, moment: Moment) -> Losses:
         raw, weighted = {}, {}
         for name in self.active(moment):
-            line = self.lines[name]
-            raw[name] = line.term.function(*(getattr(seen, read) for read in line.term.reads), **line.options)
+            raw[name] = self.lines[name](seen)
             weighted[name] = raw[name] * self._weight(name, moment)
         assert weighted, f"no term is on in epoch {moment.epoch}, step {moment.step}"
         return Losses(torch.stack(tuple(weighted.values())).sum(), raw, weighted)
 
-    def measure(self, losses: Losses, seen: Comparison) -> None:
-        """Add the gradients of the measured terms at the decoder's input to the current measurement of the balance."""
-        self.balance.add({name: losses.raw[name] for name in self.measured if name in losses.raw}, seen.latent)
+    def gradients(
+        self, losses: Losses, seen: Reconstruction, attached: Reconstruction, moment: Moment, scale: float | Tensor
+    ) -> Gradients:
+        """Return `scale` times the total's gradients at the ends of the severed reconstruction that the terms `seen`.
 
-    def shares(self, moment: Moment) -> dict[str, Tensor]:
-        """Return each measured, active term's weighted gradient norm at the decoder's input, relative to L1's."""
+        Terms that are measured in this step are differentiated one by one, down to the decoder's input.
+        """
+        apart, watched = self.balanced_now(moment), self.watched_now(moment)
+        pulled = {name: pull(losses.raw[name] * scale, seen.ends) for name in {**apart, **watched}}
+        if pulled:
+            self.balance.add({name: self._places(pulled[name], attached, scale) for name in pulled})
+        parts = [(self._weight(name, moment), pulled[name]) for name in apart]
+        if together := [value for name, value in losses.weighted.items() if name not in apart]:
+            parts.append((1.0, pull(torch.stack(together).sum() * scale, seen.ends, keep_graph=False)))
+        return weighted_sum(parts)
+
+    def conclude(self, moment: Moment, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Close a step's measurement over all micro-batches and processes; return what it found, by name.
+
+        `gradient_ratio/TERM`: a balanced term's weighted gradient at the decoder's input, relative to L1's, smoothed.
+        `gradient/PLACE/TERM`: every weighted term's gradient norm; `gradient_share/PLACE/TERM`: its part of their sum.
+        """
+        measured = self.balance.finish(reduce_sum)
+        if not measured:
+            return {}
+        # The weights of this step; from the next one on, those of balanced terms follow what is found here.
+        weights = {name: self._weight(name, moment) for name in measured}
+        self.balance.follow({name: measured[name]["decoder"] for name in self.balanced_now(moment)})
+        told = {f"gradient_ratio/{name}": ratio for name, ratio in self._ratios(moment).items()}
+        watched = list(self.watched_now(moment))
+        for place in measured[watched[0]] if watched else ():
+            norms = {name: measured[name][place] * weights[name] for name in watched}
+            total = torch.stack(list(norms.values())).sum().clamp_min(1e-20)
+            told |= {f"gradient/{place}/{name}": norm for name, norm in norms.items()}
+            told |= {f"gradient_share/{place}/{name}": norm / total for name, norm in norms.items()}
+        return told
+
+    def balanced_now(self, moment: Moment) -> dict[str, None]:
+        """Name L1 and the balanced terms that are on, where their gradients are due; the rest goes together."""
+        if not self.balanced or not self.balance.is_due(moment.step):
+            return {}
+        return {name: None for name in self.active(moment) if name == "l1" or name in self.balanced}
+
+    def watched_now(self, moment: Moment) -> dict[str, None]:
+        """Name all terms that are on, where it is time to look at them and there are several to compare."""
+        active = self.active(moment)
+        is_time = self.balance.is_due(moment.step) and moment.step % self.telemetry_every < self.balance.every
+        return dict.fromkeys(active) if is_time and len(active) > 1 else {}
+
+    def _places(self, gradients: Gradients, attached: Reconstruction, scale: float | Tensor) -> dict[str, Tensor]:
+        """Return a term's gradients by place: the decoder's input and, where there is a pyramid, each level's size."""
+        places = {"decoder": at_decoder_input(gradients, attached.ends)}
+        levels = attached.prediction if len(attached.prediction) > 1 else ()
+        for level, gradient in zip(levels, gradients, strict=False):
+            height, width = level.shape[-2:]
+            name = f"{height}" if height == width else f"{height}x{width}"
+            places[name] = torch.zeros_like(level) if gradient is None else gradient
+        return {place: gradient / scale for place, gradient in places.items()}
+
+    def _ratios(self, moment: Moment) -> dict[str, Tensor]:
         anchor = self.balance.norms.get("l1")
         if anchor is None or "l1" not in self.lines:
             return {}
         reference = anchor * self._weight("l1", moment)
-        names = [name for name in self.active(moment) if name in self.balance.norms and name != "l1"]
+        names = [name for name in self.balanced_now(moment) if name != "l1"]
         return {name: self.balance.norms[name] * self._weight(name, moment) / reference for name in names}
 
     def _weight(self, name: str, moment: Moment) -> float | Tensor:

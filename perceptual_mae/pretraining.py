@@ -264,8 +264,8 @@ class Pretraining:
             self.accelerator.wait_for_everyone()
             return
         tensors, facts = snapshot.capture(self.trainer, self.accelerator)
-        facts |= {"step": self.step, "images_seen": self.images_seen}
-        facts |= {"alarms": self.health.counts, "losses": self.last_losses}
+        facts |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
+        facts |= {"alarms": self.health.state_dict(), "losses": self.last_losses}
         checkpoint.save(self.checkpoints, self.step, tensors, facts)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
@@ -279,7 +279,13 @@ class Pretraining:
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
         facts = snapshot.restore(self.trainer, self.accelerator, path)
-        self.health.counts |= facts["alarms"]
+        before, now = facts.get("training_images", len(self.train_data)), len(self.train_data)
+        if now != before:
+            raise UserError(
+                f"data.root: there are {now} training images, but the run in {self.path} has been trained on {before}; "
+                "give it the same images, or start over with --fresh"
+            )
+        self.health.load_state_dict(facts["alarms"])
         self.last_losses = facts["losses"]
         self.step = facts["step"]
         if self.step > self.timetable.total_steps:
@@ -324,6 +330,11 @@ class Pretraining:
         )
         if found is not None:
             self.tell(f"resumed from {found} after {self.step} steps")
+        for name in self.trainer.networks.untrained():
+            self.warn(
+                f"the loss network {name} has random weights: what it compares means little; set weights in "
+                "losses.*.network to a file"
+            )
         adversarial = self.trainer.objective.lines.get("adversarial")
         if adversarial is not None and isinstance(adversarial.weight, float) and adversarial.weight >= 1.0:
             self.warn(

@@ -1,6 +1,7 @@
 """What the generator hands out. Shapes: B images, C channels, L patches, d decoder width."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -23,6 +24,20 @@ class Reconstruction:
     latent: Tensor
     grid: Size
     uses_target_statistics: bool = False
+
+    @property
+    def ends(self) -> tuple[Tensor, ...]:
+        """The tensors in which the generator ends and losses begin: the levels of the prediction, and the latent."""
+        return (*self.prediction, self.latent)
+
+    def severed(self, to_images: Callable[[Pyramid], Pyramid]) -> "Reconstruction":
+        """The same numbers on leaves of their own: gradients of losses stop at its `ends`.
+
+        `to_images` makes the pyramid of a prediction. What is pulled at the severed ends is pushed into the generator
+        at the attached ones, once, however many terms there are.
+        """
+        *prediction, latent = (end.detach().requires_grad_() for end in self.ends)
+        return replace(self, pyramid=to_images(tuple(prediction)), prediction=tuple(prediction), latent=latent)
 
     def composite(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) whose visible patches are those of `images` and whose hidden ones are reconstructed."""

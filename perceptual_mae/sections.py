@@ -5,7 +5,7 @@ keyword-only parameters of those classes and functions.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -16,6 +16,7 @@ from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import Size
 from perceptual_mae.layers import BASE, nearest
+from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
 from perceptual_mae.masking import MASKINGS
 from perceptual_mae.mistakes import Mistake, RejectedError
 from perceptual_mae.objective import TERMS
@@ -81,10 +82,32 @@ class TermSection(Options):
     when: When = "always"
 
 
+class LossNetworkSection(Choice):
+    """The network through which a term compares fake and real, with its options."""
+
+    @property
+    def watches_discriminator(self) -> bool:
+        """Whether it is the run's discriminator, or made of it."""
+        return watches_discriminator(type(self).constructor)
+
+
+_NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
+_LIVE: Any = {"kind": LIVE}
+
+
+class FeatureTermSection(TermSection):
+    """A term that compares what a network finds in fake and real; the paper's is the discriminator."""
+
+    model_config = ConfigDict(validate_default=True)
+
+    network: Annotated[SerializeAsAny[LossNetworkSection], _NETWORK] = _LIVE
+
+
 class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
     """The terms of the objective by name, in the order of the file."""
 
     model_config = ConfigDict(frozen=True)
+    names: ClassVar[Mapping[str, object]] = TERMS
 
     def items(self) -> Iterator[tuple[str, TermSection]]:
         return iter(self.root.items())
@@ -95,11 +118,21 @@ class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
     def __getitem__(self, name: str) -> TermSection:
         return self.root[name]
 
+    def networks(self) -> dict[str, LossNetworkSection]:
+        """Return, by term, the networks through which terms compare."""
+        return {name: term.network for name, term in self.items() if isinstance(term, FeatureTermSection)}
+
+    def discriminator_readers(self) -> list[str]:
+        """Name the terms that need a discriminator: what it says, or features of it or of its copy."""
+        watching = {name for name, network in self.networks().items() if network.watches_discriminator}
+        return [name for name in self.root if TERMS[name].reads_logits or name in watching]
+
 
 class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
     """The gradient penalties by name."""
 
     model_config = ConfigDict(frozen=True)
+    names: ClassVar[Mapping[str, object]] = PENALTIES
 
     def get(self, name: str) -> PenaltySection | None:
         return self.root.get(name)
@@ -158,6 +191,7 @@ class TrainingSection(Section):
     epoch_images: Positive | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: Seed = 0
+    order: Literal["lean", "sequential"] = "lean"  # ours
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     log_every: Positive = 50
     checkpoint_every: Positive = 1
@@ -206,8 +240,12 @@ def _read_term(name: str, value: object) -> TermSection:
         raise RejectedError([Mistake(("",), message, nearest(name, TERMS), unknown=name)])
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = {"weight": value}
-    section: TermSection = read_as(derive(TermSection, TERMS[name].function), value)
+    section: TermSection = read_as(_term_model(name), value)
     return section
+
+
+def _term_model(name: str) -> type[TermSection]:
+    return derive(FeatureTermSection if TERMS[name].reads_features else TermSection, TERMS[name].function)
 
 
 def read_penalties(values: Mapping[str, Any]) -> dict[str, PenaltySection]:
@@ -234,7 +272,7 @@ def _describe_penalties(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> J
 
 def _describe_terms(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
     short: list[JsonSchemaValue] = [{"type": "number"}, {"type": "null"}]
-    terms = {name: {"anyOf": [show(derive(TermSection, term.function)), *short]} for name, term in TERMS.items()}
+    terms = {name: {"anyOf": [show(_term_model(name)), *short]} for name in TERMS}
     return {"type": "object", "properties": terms, "additionalProperties": False}
 
 

@@ -29,6 +29,8 @@ def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[
             tensors["augmentation"] = trainer.adversary.augmentation.state_dict()
         if trainer.adversary.path_length is not None:
             tensors["path_length"] = trainer.adversary.path_length.state_dict()
+    if trainer.networks.copies:
+        tensors["loss_networks"] = trainer.networks.copies.state_dict()
     facts = {
         "ema_updates": int(trainer.ema.n_averaged) if trainer.ema is not None else 0,
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
@@ -54,6 +56,8 @@ def restore(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str,
             trainer.adversary.augmentation.load_state_dict(kept)
         if trainer.adversary.path_length is not None and (kept := checkpoint.load_tensors(path, "path_length")):
             trainer.adversary.path_length.load_state_dict(kept)
+    if trainer.networks.copies:
+        checkpoint.load_module(trainer.networks.copies, checkpoint.load_tensors(path, "loss_networks"), path)
     if accelerator.scaler is not None and facts["scaler"]:
         accelerator.scaler.load_state_dict(facts["scaler"])
     return facts

@@ -64,8 +64,11 @@ def nest(scalars: Scalars) -> dict[str, Any]:
     """Turn `a/b` names into nested mappings, as they stand in metrics.jsonl."""
     tree: dict[str, Any] = {}
     for name, value in scalars.items():
-        group, _, leaf = name.rpartition("/")
-        (tree.setdefault(group, {}) if group else tree)[leaf] = value
+        *groups, leaf = name.split("/")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[leaf] = value
     return tree
 
 

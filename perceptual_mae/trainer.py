@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from accelerate import Accelerator
@@ -15,19 +15,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from discriminators import Discriminator, DiscriminatorOutput
 from discriminators.ada_controller import sign_sums
-from discriminators.penalties import path_noise
+from discriminators.penalties import R1, path_noise
 from perceptual_mae.adversary import Adversary, Look
 from perceptual_mae.comparison import Comparison
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
+from perceptual_mae.gradients import push
 from perceptual_mae.images import Pyramid, pyramid
+from perceptual_mae.loss_networks import LossNetworks
 from perceptual_mae.objective import Objective
 from perceptual_mae.randomness import stream
+from perceptual_mae.scalars import Scalars, mean_of, variety, verdict
 from perceptual_mae.schedule import Moment
 
-Scalars = dict[str, Tensor]
 DrawMasks = Callable[[Batch, Moment], Tensor]
 LearningRate = Callable[[int], float]
+Order = Literal["lean", "sequential"]
+"""Both gradients at the same discriminator, or the discriminator's update first."""
 
 
 @dataclass
@@ -45,7 +49,8 @@ class Trainer:
     """Updates generator and discriminator in turns; with `adversary` None the same step trains a plain MAE.
 
     The learning rates are functions of the step. `draw_masks(batch, moment)` returns the masks (B, L) of a
-    micro-batch. All scalars that `step` returns are detached and stay on the device.
+    micro-batch. `networks` are those that terms compare through beside the live discriminator. All scalars that `step`
+    returns are detached and stay on the device.
     """
 
     def __init__(
@@ -57,12 +62,17 @@ class Trainer:
         learning_rate: LearningRate,
         draw_masks: DrawMasks,
         adversary: Adversary | None = None,
+        networks: LossNetworks | None = None,
         *,
+        order: Order,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
     ) -> None:
         self.accelerator, self.objective, self.draw_masks = accelerator, objective, draw_masks
-        self.learning_rate, self.adversary, self.clip_norm = learning_rate, adversary, clip_norm
+        if order not in get_args(Order):
+            raise ValueError(f"unknown order {order!r} of a step; choose from: {', '.join(get_args(Order))}")
+        self.learning_rate, self.adversary, self.order, self.clip_norm = learning_rate, adversary, order, clip_norm
+        self.networks = (networks or LossNetworks()).to(accelerator.device)
         self.bare_generator = generator.to(accelerator.device).train()
         average = get_ema_multi_avg_fn(ema_decay) if ema_decay else None  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
@@ -75,90 +85,128 @@ class Trainer:
             )
 
     def step(self, batches: Sequence[Batch], moment: Moment) -> Scalars:
-        """Update the discriminator, then the generator, once, on the same images under the same masks.
+        """Update discriminator and generator once, on the same images under the same masks.
 
         `batches` are the micro-batches of this process; their gradients add up to those of one batch.
         """
         set_learning_rate(self.optimizer, self.learning_rate(moment.step))
         views = [self.view(batch, moment) for batch in batches]
-        if len(views) == 1:
-            # One forward serves both halves. Several micro-batches cannot keep all their graphs: they run it again.
-            views[0].reconstruction = self.generator(views[0].images, views[0].mask)
-        scalars: list[Scalars] = []
-        if self.adversary is not None:
+        if self.adversary is None:
+            scalars = self.generator_half(views, moment)
+        else:
             set_learning_rate(self.discriminator_optimizer, self.adversary.learning_rate(moment.step))
-            scalars.append(self.discriminator_half(views, moment))
-        scalars.append(self.generator_half(views, moment))
-        if self.adversary is not None and self.adversary.path_length is not None:
-            scalars.append(self.path_half(views, moment))
+            self.networks.follow(self.bare_discriminator, moment.epoch)
+            if self.order == "lean":
+                scalars = self.both_halves(views, moment)
+            else:
+                scalars = self.discriminator_half(views, moment) | self.generator_half(views, moment)
+            scalars |= self.path_half(views, moment)
         if self.ema is not None:
             self.ema.update_parameters(self.bare_generator)
-        scalars.append(self.adapt(views))
-        return {name: value for half in scalars for name, value in half.items()}
+        return scalars | self.adapt(views)
+
+    def both_halves(self, views: Sequence[View], moment: Moment) -> Scalars:
+        """Take both gradients at the same discriminator: one pass each over real and fake serves both halves."""
+        self.bare_discriminator.requires_grad_(True).train()
+        seen: list[Scalars] = []
+        for view in self.in_turn(views, self.generator, self.discriminator):
+            seen.append(self.judge_and_learn(view, moment, 1 / len(views)))
+        scale = self.loss_scale()
+        seen[-1] |= self.update("discriminator", self.discriminator_optimizer)
+        self.rescale_gradients(scale)
+        return mean_of(seen) | self.finish_generator(moment)
+
+    def judge_and_learn(self, view: View, moment: Moment, share: float) -> Scalars:
+        """Add `share` of a micro-batch's gradients to both networks'; its graphs end with this call."""
+        reconstruction = self.generator(view.images, view.mask)
+        severed, look = self.sever(reconstruction, view), self.look("pair", view, moment)
+        on_real, leaves = self.show_real(view, look, moment)
+        on_fake = self.discriminator(look(self.levels_of(severed.pyramid)))
+        # The discriminator's own gradient alone: nothing of it reaches the generator, nor the other way round.
+        own = {"retain_graph": True, "inputs": list(self.bare_discriminator.parameters())}
+        told = self.judge(view, on_real, on_fake, leaves, share, **own)
+        on_real, leaves = detached(on_real), ()  # what the generator learns from needs no graph of the real images
+        comparison = self.compare(severed, view, look, on_fake=lambda: on_fake, on_real=lambda: on_real)
+        return told | self.learn(reconstruction, comparison, moment, share)
 
     def discriminator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
         """Tell real from fake: the fake is detached, so nothing of this half reaches the generator."""
-        adversary = self.adversary
-        assert adversary is not None
         self.bare_discriminator.requires_grad_(True).train()
-        r1 = adversary.r1 if adversary.r1 is not None and adversary.r1.is_due(moment.step) else None
+        self.share_forward(views)
         seen: list[Scalars] = []
-        for view, finishing in self.in_turn(views, self.discriminator):
-            with finishing:
-                fake = self.levels_of(tuple(level.detach() for level in self.without_graph(view).pyramid))
-                real, look = self.levels_of((view.images,)), adversary.look("real", view.indices, moment.step)
-                leaves, seen_real = r1.watch(real, look) if r1 is not None else ((), look(real))
-                on_real = self.discriminator(seen_real)
-                on_fake = self.discriminator(adversary.look("fake", view.indices, moment.step)(fake))
-                loss = adversary.loss(on_real.logits, on_fake.logits)
-                judged_real = on_real.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
-                penalty = {"penalty/r1": r1(judged_real, leaves)} if r1 is not None else {}
-                self.accelerator.backward(sum(penalty.values(), loss) / len(views))
-            scalars = {"discriminator/loss": loss, **penalty, **verdict(on_real, on_fake, adversary.center)}
-            seen.append({name: value.detach() for name, value in scalars.items()})
-            view.signs = sign_sums(judged_real, adversary.center)
-        seen[-1] |= self.update("discriminator", self.discriminator_optimizer)
-        return mean_of(seen)
+        for view in self.in_turn(views, self.discriminator):
+            fake = self.levels_of(tuple(level.detach() for level in self.without_graph(view).pyramid))
+            on_real, leaves = self.show_real(view, self.look("real", view, moment), moment)
+            on_fake = self.discriminator(self.look("fake", view, moment)(fake))
+            seen.append(self.judge(view, on_real, on_fake, leaves, 1 / len(views)))
+        return mean_of(seen) | self.update("discriminator", self.discriminator_optimizer)
 
     def generator_half(self, views: Sequence[View], moment: Moment) -> Scalars:
         """Reconstruct, look real, and match what the frozen discriminator sees in the original."""
         if self.adversary is not None:
             self.bare_discriminator.requires_grad_(False).eval()  # evaluation: spectral norms stand still too
-        is_measured = self.objective.is_measured(moment.step)
+        self.share_forward(views)
         seen: list[Scalars] = []
-        for view, finishing in self.in_turn(views, self.generator):
-            with finishing:
-                reconstruction = view.reconstruction or self.generator(view.images, view.mask)
-                comparison = self.compare(reconstruction, view, moment)
-                losses = self.objective(comparison, moment)
-                if is_measured:
-                    self.objective.measure(losses, comparison)
-                self.accelerator.backward(losses.total / len(views))
-            scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
-            scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
-            if self.objective.balance.is_due(moment.step) and len(view.images) > 1:
-                scalars["variety"] = variety(reconstruction.pyramid[0], view.images)
-            seen.append({name: value.detach() for name, value in scalars.items()})
+        for view in self.in_turn(views, self.generator):
+            reconstruction = view.reconstruction or self.generator(view.images, view.mask)
             view.reconstruction = None
-        seen[-1] |= self.update("generator", self.optimizer, self.clip_norm)
-        if is_measured:
-            self.objective.balance.finish(lambda squares: self.accelerator.reduce(squares, reduction="sum"))
-            seen[-1] |= {f"gradient_share/{name}": share for name, share in self.objective.shares(moment).items()}
-        return mean_of(seen)
+            comparison = self.look_again(self.sever(reconstruction, view), view, moment)
+            seen.append(self.learn(reconstruction, comparison, moment, 1 / len(views)))
+        return mean_of(seen) | self.finish_generator(moment)
+
+    def show_real(self, view: View, look: Look, moment: Moment) -> tuple[DiscriminatorOutput, Pyramid]:
+        """Show the learning discriminator real images; where R1 is due, return the leaves of its gradient too."""
+        real, r1 = self.levels_of((view.images,)), self.r1_now(moment)
+        leaves, seen = r1.watch(real, look) if r1 is not None else ((), look(real))
+        output: DiscriminatorOutput = self.discriminator(seen)
+        return output, tuple(leaves)
+
+    def judge(
+        self,
+        view: View,
+        on_real: DiscriminatorOutput,
+        on_fake: DiscriminatorOutput,
+        leaves: Pyramid,
+        share: float,
+        **backward: Any,
+    ) -> Scalars:
+        """Add `share` of a micro-batch's gradients to the discriminator's."""
+        assert self.adversary is not None
+        loss = self.adversary.loss(on_real.logits, on_fake.logits)
+        judged_real = on_real.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
+        penalty = {"penalty/r1": self.adversary.r1(judged_real, leaves)} if leaves and self.adversary.r1 else {}
+        self.accelerator.backward(sum(penalty.values(), loss) * share, **backward)
+        view.signs = sign_sums(judged_real, self.adversary.center)
+        told = {"discriminator/loss": loss, **penalty, **verdict(on_real, on_fake, self.adversary.center)}
+        return {name: value.detach() for name, value in told.items()}
+
+    def learn(self, attached: Reconstruction, comparison: Comparison, moment: Moment, share: float) -> Scalars:
+        """Add `share` of a micro-batch's gradients to the generator's, which is behind the attached reconstruction."""
+        losses = self.objective(comparison, moment)
+        scale = self.loss_scale() * share
+        push(self.objective.gradients(losses, comparison.reconstruction, attached, moment, scale), attached.ends)
+        told = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
+        told |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
+        if self.objective.balance.is_due(moment.step) and len(comparison.fake[0]) > 1:
+            told["variety"] = variety(comparison.fake[0], comparison.real[0])
+        return {name: value.detach() for name, value in told.items()}
+
+    def finish_generator(self, moment: Moment) -> Scalars:
+        """Take the generator's step, and conclude what was measured of its gradients."""
+        measured = self.objective.conclude(moment, lambda squares: self.accelerator.reduce(squares, reduction="sum"))
+        return self.update("generator", self.optimizer, self.clip_norm) | measured
 
     def path_half(self, views: Sequence[View], moment: Moment) -> Scalars:
         """Keep steps of the decoder's input equally long in features: an update of its own, on half the images."""
         adversary = self.adversary
-        assert adversary is not None
-        penalty = adversary.path_length
-        assert penalty is not None
-        if not penalty.is_due(moment.step):
+        if adversary is None or (penalty := adversary.path_length) is None or not penalty.is_due(moment.step):
             return {}
+        self.bare_discriminator.requires_grad_(False).eval()
         seen: list[Scalars] = []
-        for view, finishing in self.in_turn(views, self.generator):
+        for view in self.in_turn(views, self.generator):
             half = slice(0, max(1, len(view.images) // 2))
             streams = [stream("path", adversary.seed, moment.step, index) for index in view.indices[half].tolist()]
-            with finishing, sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
+            with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
                 reconstruction = self.generator(view.images[half], view.mask[half])
                 fake = self.levels_of(reconstruction.pyramid)
                 features = self.bare_discriminator(fake).features if penalty.target == "features" else fake[:1]
@@ -186,38 +234,78 @@ class Trainer:
 
     def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
         """Take an optimiser's step; in fp16 report whether the scaler skipped it, which is part of its work."""
-        scaler, one = self.accelerator.scaler, torch.ones((), device=self.accelerator.device)
         told: Scalars = {}
         if clip_norm is not None:
             told[f"gradient_norm/{name}"] = self.accelerator.clip_grad_norm_(self.generator.parameters(), clip_norm)
-        before = scaler.scale(one) if scaler is not None else one
+        before = self.loss_scale()
         optimizer.step()
         optimizer.zero_grad()
-        # The scale falls exactly when a step is skipped; asking the scaler for a number would wait for the device.
-        if scaler is not None:
-            told[f"skipped/{name}"] = (scaler.scale(one) < before).float()
+        if self.accelerator.scaler is not None:
+            told[f"skipped/{name}"] = (self.loss_scale() < before).float()  # it falls exactly when a step is skipped
         return told
 
-    def compare(self, reconstruction: Reconstruction, view: View, moment: Moment) -> Comparison:
-        """Set a reconstruction beside the original, seen by the bare, frozen discriminator (if there is one).
+    def loss_scale(self) -> Tensor:
+        """Return what losses are multiplied by in fp16, otherwise 1: a tensor, for a number would wait."""
+        scaler, one = self.accelerator.scaler, torch.ones((), device=self.accelerator.device)
+        return one if scaler is None else cast(Tensor, scaler.scale(one))
 
-        Real and fake go through the same augmentation: features are compared place by place.
+    def rescale_gradients(self, scale: Tensor) -> None:
+        """Bring the generator's gradients to the scale that the discriminator's update has left (fp16 only)."""
+        if self.accelerator.scaler is not None:
+            gradients = [parameter.grad for parameter in self.bare_generator.parameters() if parameter.grad is not None]
+            torch._foreach_mul_(gradients, self.loss_scale() / scale)
+
+    def compare(
+        self, reconstruction: Reconstruction, view: View, look: Look = tuple, **seen: Callable[[], DiscriminatorOutput]
+    ) -> Comparison:
+        """Set a reconstruction beside the original, with what the discriminator (if there is one) and others see.
+
+        Copies of the discriminator are shown what it is shown (`look`), other loss networks the images themselves.
         """
         images, levels = view.images, len(reconstruction.pyramid)
-        look: Look = self.adversary.look("pair", view.indices, moment.step) if self.adversary is not None else tuple
         return Comparison(
             reconstruction,
             real=lambda: pyramid(images, levels),
             target=lambda: self.bare_generator.target(images, levels),
-            on_fake=lambda: self.bare_discriminator(look(self.levels_of(reconstruction.pyramid))),
-            on_real=lambda: self.look_without_graph(images, look),
+            eyes=self.networks.eyes(lambda levels: look(self.levels_of(levels)), self.accelerator.autocast),
+            **seen,
         )
 
-    @torch.no_grad()
-    def look_without_graph(self, images: Tensor, look: Look) -> DiscriminatorOutput:
-        """Show real images to the discriminator; their features are targets and never differentiated."""
-        output: DiscriminatorOutput = self.bare_discriminator(look(self.levels_of((images,))))
-        return output
+    def look_again(self, reconstruction: Reconstruction, view: View, moment: Moment) -> Comparison:
+        """Compare through the bare, frozen discriminator: real and fake under one draw, feature by feature."""
+        if self.adversary is None:
+            return self.compare(reconstruction, view)
+        look, discriminator = self.look("pair", view, moment), self.bare_discriminator
+
+        def on_real() -> DiscriminatorOutput:
+            with torch.no_grad():  # targets: never differentiated
+                return cast(DiscriminatorOutput, discriminator(look(self.levels_of((view.images,)))))
+
+        return self.compare(
+            reconstruction,
+            view,
+            look,
+            on_fake=lambda: discriminator(look(self.levels_of(reconstruction.pyramid))),
+            on_real=on_real,
+        )
+
+    def sever(self, reconstruction: Reconstruction, view: View) -> Reconstruction:
+        """Return the reconstruction on leaves of its own, at which the gradients of all terms are collected."""
+        return reconstruction.severed(lambda prediction: self.bare_generator.to_images(prediction, view.images))
+
+    def look(self, purpose: str, view: View, moment: Moment) -> Look:
+        """Return what a micro-batch goes through before the discriminator sees it."""
+        assert self.adversary is not None
+        return self.adversary.look(purpose, view.indices, moment.step)
+
+    def r1_now(self, moment: Moment) -> R1 | None:
+        r1 = self.adversary.r1 if self.adversary is not None else None
+        return r1 if r1 is not None and r1.is_due(moment.step) else None
+
+    def share_forward(self, views: Sequence[View]) -> None:
+        """Let one forward serve both halves; several micro-batches cannot keep all their graphs and run it again."""
+        if len(views) == 1 and views[0].reconstruction is None:
+            views[0].reconstruction = self.generator(views[0].images, views[0].mask)
 
     def levels_of(self, images: Pyramid) -> Pyramid:
         """Return as many levels as the discriminator reads, pooling the full size where only that is given."""
@@ -236,35 +324,19 @@ class Trainer:
         images = batch.to(self.accelerator.device).images.to(self.bare_generator.encoder.mean.dtype)
         return View(images, self.draw_masks(batch, moment), batch.indices)
 
-    def in_turn(self, views: Sequence[View], network: nn.Module) -> Iterator[tuple[View, AbstractContextManager[None]]]:
-        """Yield the micro-batches; processes exchange gradients in the last one only."""
-        for view in views[:-1]:
-            yield view, self.accelerator.no_sync(network)
-        yield views[-1], nullcontext()
+    def in_turn(self, views: Sequence[View], *networks: nn.Module) -> Iterator[View]:
+        """Yield the micro-batches; processes exchange the networks' gradients in the last one only."""
+        for view in views:
+            with ExitStack() as quiet:
+                for network in networks if view is not views[-1] else ():
+                    quiet.enter_context(self.accelerator.no_sync(network))
+                yield view
+
+
+def detached(output: DiscriminatorOutput) -> DiscriminatorOutput:
+    return DiscriminatorOutput(output.logits.detach(), tuple(feature.detach() for feature in output.features))
 
 
 def set_learning_rate(optimizer: Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value
-
-
-def mean_of(seen: Sequence[Scalars]) -> Scalars:
-    """Average each scalar over the micro-batches that report it."""
-    names = {name: None for scalars in seen for name in scalars}
-    return {name: torch.stack([scalars[name] for scalars in seen if name in scalars]).mean() for name in names}
-
-
-@torch.no_grad()
-def verdict(on_real: DiscriminatorOutput, on_fake: DiscriminatorOutput, center: float) -> Scalars:
-    """Return the mean logits and the share of images judged right, by each image's mean logit against `center`."""
-    real, fake = (output.logits.float().flatten(1).mean(1) for output in (on_real, on_fake))
-    right = torch.stack([(real > center).float().mean(), (fake < center).float().mean()])
-    names = ("real", "fake", "accuracy_real", "accuracy_fake")
-    values = (real.mean(), fake.mean(), *right)
-    return {f"discriminator/{name}": value for name, value in zip(names, values, strict=True)}
-
-
-@torch.no_grad()
-def variety(fake: Tensor, real: Tensor) -> Tensor:
-    """Return how much reconstructions (B, C, H, W) differ from image to image, relative to the originals (about 1)."""
-    return fake.std(0).mean() / real.std(0).mean().clamp_min(1e-6)

@@ -1,5 +1,7 @@
 """Shared fixtures: one thread, a fresh Accelerate for every test, runs of debug size."""
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,10 +35,23 @@ def fresh_accelerate() -> Iterator[None]:
 SMALL = {"msg_gan": "discriminator.base_channels=16", "stylegan2": "discriminator.channel_base=256"}
 
 
+PERCEPTUAL = ("feature_matching", "style")
+UNTRAINED = {method: [f"losses.{term}.network.weights=random" for term in PERCEPTUAL] for method in ("dvae_p", "vgg_p")}
+"""For methods that want a file of weights, what makes them go without."""
+
+
+def without_weights(method: str) -> list[str]:
+    """A method with what it needs to be a configuration where no file of weights is at hand."""
+    return [method, *UNTRAINED.get(method, [])]
+
+
 def debug_config(*arguments: str) -> RunConfig:
-    """A configuration of debug size, with methods (their discriminators narrow) and overrides on top."""
+    """A configuration of debug size, with methods (their networks narrow and untrained) and overrides on top."""
     narrow = [width for kind, width in SMALL.items() if any(kind in argument for argument in arguments)]
-    return load_config([DEBUG, *arguments, *narrow])
+    if "dvae_p" in arguments:
+        narrow += [f"losses.{term}.network.width=16" for term in PERCEPTUAL]
+    methods = [part for argument in arguments for part in without_weights(argument)]
+    return load_config([DEBUG, *methods, *narrow])
 
 
 def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Trainer:
@@ -58,9 +73,18 @@ def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3,
     return [Batch(images[part], -ones[part], indices[part], ones[part], ()) for part in cut]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The real images and networks that lie beside a checkout where they are at hand."""
     if not SHARED_DATA.exists():
         pytest.skip("needs the real images of ../shared/data, which are not beside this checkout")
     return SHARED_DATA.resolve()
+
+
+@pytest.fixture(scope="session")
+def cifar10(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All of CIFAR-10, unpacked."""
+    folder = tmp_path_factory.mktemp("cifar10")
+    script = str(shared_data / "unpack_cifar10.py")
+    subprocess.run([sys.executable, script, str(folder)], check=True, capture_output=True)
+    return folder

@@ -13,10 +13,10 @@ PACKAGES = ("perceptual_mae", "discriminators")
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "images", "randomness", "layers", "schedule", "mistakes"),
-    ("losses", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
+    ("errors", "images", "randomness", "layers", "schedule", "mistakes", "paper"),
+    ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
     ("generator",),
-    ("comparison", "balance", "adversary"),
+    ("comparison", "balance", "adversary", "gradients", "scalars"),
     ("objective", "data", "grids", "choices"),
     ("sections",),
     ("checks",),
@@ -24,14 +24,17 @@ FLOORS = (
     ("build", "checkpoint", "folder", "tracking", "health", "interrupts", "optimizers", "summary"),
     ("run",),
     ("trainer", "snapshot", "evaluation"),
+    ("step_counts", "step_kinds", "step_parts"),
     ("assembly",),
     ("pretraining",),
+    ("bench",),
+    ("bench_report",),
     ("cli",),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 TOUCH_ACCELERATE = {"trainer", "tracking", "evaluation", "snapshot", "assembly"}
-NETWORKS = {"vit", "encoder", "decoder", "heads", "skips", "generator"}
+NETWORKS = {"vit", "loss_networks", "encoder", "decoder", "heads", "skips", "generator"}
 
 
 def python_files() -> list[Path]:

@@ -21,23 +21,25 @@ CROP_TRIES = 10
 class TrainTransform:
     """Augmentation of MAE: a random part of the image, resized to `size` (bicubic, antialiased), and a random flip.
 
-    `crop_scale` is the range of the part's share of the image area; its sides differ by up to 4/3 more than those of
-    `size`. `color_jitter` s draws brightness, contrast and saturation from [1 - s, 1 + s] and hue from [-s/4, s/4];
-    `flip` and `grayscale` are probabilities. Called with a uint8 image (3, H, W) and the generator of all its draws.
+    "clamped" crops draw once and cut what exceeds the image, where "random_resized" draws again (MAE's linear probe);
+    "center" takes the middle. `crop_scale` is the range of the part's share of the image area; its sides differ by up
+    to 4/3 more than those of `size`. `color_jitter` s draws brightness, contrast and saturation from [1 - s, 1 + s] and
+    hue from [-s/4, s/4]; `flip` and `grayscale` are probabilities. Called with a uint8 image (3, H, W) and the
+    generator of all its draws.
     """
 
     def __init__(
         self,
         size: Size,
         *,
-        crop: Literal["random_resized", "center"] = "random_resized",
+        crop: Literal["random_resized", "clamped", "center"] = "random_resized",
         crop_scale: tuple[float, float] = (0.2, 1.0),
         flip: float = 0.5,
         color_jitter: float = 0.0,
         grayscale: float = 0.0,
     ) -> None:
-        if crop not in ("random_resized", "center"):
-            raise UserError(f"data.crop is '{crop}'; choose from: random_resized, center")
+        if crop not in ("random_resized", "clamped", "center"):
+            raise UserError(f"data.crop is '{crop}'; choose from: random_resized, clamped, center")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
             raise UserError(
                 f"data.crop_scale is {crop_scale}; give two shares of the area, 0 < smallest <= largest <= 1"
@@ -59,7 +61,7 @@ class TrainTransform:
             image = cover_and_crop(image, self.size)
         else:
             top, left, height, width = random_crop_box(
-                (image.shape[-2], image.shape[-1]), self.size, self.crop_scale, draws
+                (image.shape[-2], image.shape[-1]), self.size, self.crop_scale, draws, clamp=self.crop == "clamped"
             )
             image = _resize(image[:, top : top + height, left : left + width], self.size)
         if draws[-1] < self.flip:
@@ -90,12 +92,13 @@ class EvaluationTransform:
 
 
 def random_crop_box(
-    image_size: Size, size: Size, crop_scale: tuple[float, float], draws: list[float]
+    image_size: Size, size: Size, crop_scale: tuple[float, float], draws: list[float], *, clamp: bool = False
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of a crop, as torchvision's RandomResizedCrop draws it, from uniform `draws`.
 
     Area uniform in `crop_scale`, log of width / height uniform in the ratios 3/4 to 4/3 (times that of `size`); after
-    ten tries the largest centred crop within those ratios.
+    ten tries the largest centred crop within those ratios. With `clamp` the first try counts, its sides cut to the
+    image's.
     """
     height, width = image_size
     low, high = (ratio * size[1] / size[0] for ratio in CROP_RATIOS)
@@ -104,6 +107,8 @@ def random_crop_box(
         ratio = low * (high / low) ** draws[2 * attempt + 1]
         crop_height = round(math.sqrt(share * height * width / ratio))
         crop_width = round(math.sqrt(share * height * width * ratio))
+        if clamp:
+            crop_height, crop_width = min(max(1, crop_height), height), min(max(1, crop_width), width)
         if 0 < crop_height <= height and 0 < crop_width <= width:
             top = min(int(draws[2 * CROP_TRIES] * (height - crop_height + 1)), height - crop_height)
             left = min(int(draws[2 * CROP_TRIES + 1] * (width - crop_width + 1)), width - crop_width)

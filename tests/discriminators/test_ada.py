@@ -1,5 +1,6 @@
 """Adaptive augmentation as a whole: identity, pairing, gradients of both orders, precision, options."""
 
+import dataclasses
 import math
 
 import pytest
@@ -59,6 +60,19 @@ def test_every_operation_changes_every_level_and_passes_a_gradient_back(operatio
         assert (before - after).abs().max() > 1e-3
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 1e-3
+
+
+@EXECUTIONS
+def test_an_image_that_nothing_moves_keeps_its_pixels_beside_one_that_moves(exact):
+    draws = only(3, turn_after=0.4)
+    draws = dataclasses.replace(draws, turn_after=draws.turn_after * torch.tensor([1.0, 0.0, 1.0]))
+    pyramid = levels_of(photo_like(3, 3, 64, 64).requires_grad_(), 3)
+    seen = augment(draws, pyramid, exact=exact)
+    alone = [augment(only(1, turn_after=0.4), [level[2:] for level in pyramid], exact=exact)]
+    for level, (before, after) in enumerate(zip(pyramid, seen, strict=True)):
+        torch.testing.assert_close(after[1], before[1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(after[2:], alone[0][level], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(after[0], before[0], atol=1e-2)
 
 
 def test_names_of_operations_are_all_there_are():

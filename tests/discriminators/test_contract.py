@@ -8,8 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from discriminators import DISCRIMINATORS, Discriminator, DiscriminatorOutput
+from perceptual_mae.config import load_config
+from perceptual_mae.layers import list_recipes
 
-SIZES = [(32, 32), (64, 64), (96, 96), (96, 64), (224, 224)]
+RECIPES = [(32, 32), (96, 96), (224, 224)]
+"""The image sizes of the shipped recipes."""
+
+SIZES = [*RECIPES, (64, 64), (96, 64)]
 SMALL = {"msg_gan": {"base_channels": 16}, "stylegan2": {"channel_base": 1024}}
 """Widths that keep these tests short, for kinds whose default is made for large images."""
 
@@ -36,6 +41,10 @@ def pyramid(images: int, size: tuple[int, int], channels: int = 3, seed: int = 0
     for _ in resolutions(size)[1:]:
         levels.append(F.avg_pool2d(levels[-1], 2))
     return tuple(levels)
+
+
+def test_the_sizes_of_the_recipes_are_all_tested():
+    assert {load_config([recipe.name]).data.size for recipe in list_recipes()} == set(RECIPES)
 
 
 @every_discriminator
@@ -73,6 +82,7 @@ def test_a_finite_gradient_reaches_every_level_it_reads_and_every_parameter(kind
     for level in levels[: discriminator.levels]:
         assert level.grad.isfinite().all()
         assert level.grad.abs().max() > 0
+    assert all(level.grad is None for level in levels[discriminator.levels :])
     for name, parameter in discriminator.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -103,7 +113,7 @@ def test_features_and_their_gradients_can_be_differentiated_again(kind):
 
 
 @every_discriminator
-def test_logits_are_raw_and_can_be_driven_past_any_bound(kind):
+def test_logits_can_be_trained_below_0_and_above_1(kind):
     discriminator = build(kind, (32, 32))
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=3e-3)
     low, high = pyramid(2, (32, 32)), pyramid(2, (32, 32), seed=1)
@@ -115,6 +125,18 @@ def test_logits_are_raw_and_can_be_driven_past_any_bound(kind):
     with torch.no_grad():
         assert discriminator(low).logits.mean() < -1
         assert discriminator(high).logits.mean() > 2
+
+
+@every_discriminator
+def test_the_last_layer_is_linear_and_nothing_squashes_what_it_says(kind):
+    discriminator, levels = build(kind, (32, 32)), pyramid(2, (32, 32))
+    with torch.no_grad():
+        before = discriminator(levels).logits
+        for parameter in list(discriminator.parameters())[-2:]:  # weight and bias
+            parameter.mul_(1000)
+        after = discriminator(levels).logits
+    torch.testing.assert_close(after, 1000 * before, rtol=1e-4, atol=1e-3)
+    assert after.abs().max() > 10
 
 
 @every_discriminator
@@ -149,9 +171,10 @@ def test_the_same_seed_builds_the_same_discriminator(kind):
 
 
 @every_discriminator
+@pytest.mark.parametrize("size", RECIPES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_bfloat16_autocast_and_channels_last_stay_near_float32(kind, channels_last):
-    discriminator, levels = build(kind, (32, 32)), pyramid(2, (32, 32))
+def test_bfloat16_autocast_and_channels_last_stay_near_float32(kind, channels_last, size):
+    discriminator, levels = build(kind, size), pyramid(2, size)
     with torch.no_grad():
         full = discriminator(levels)
         if channels_last:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, check_group, minibatch_deviation
 
@@ -104,6 +105,52 @@ def test_the_blur_passes_first_and_second_gradient_checks():
     for padding, step in ((1, 2), (2, 1)):
         assert torch.autograd.gradcheck(lambda x, p=padding, s=step: blur(x, padding=p, step=s), images)
         assert torch.autograd.gradgradcheck(lambda x, p=padding, s=step: blur(x, padding=p, step=s), images)
+
+
+@pytest.mark.parametrize(("padding", "step"), [(1, 2), (2, 1)])
+def test_under_autocast_the_blur_is_the_plain_convolution_there_and_back(padding, step):
+    images = random(2, 3, 8, 8, dtype=torch.float32).requires_grad_()
+    blur = Blur()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = blur(images, padding=padding, step=step)
+        direct = F.conv2d(images, blur.kernel.expand(3, 1, 4, 4), padding=padding, groups=3)[:, :, ::step, ::step]
+    assert ours.dtype == direct.dtype == torch.bfloat16
+    assert torch.equal(ours, direct)
+    gradients = [torch.autograd.grad(y.float().square().sum(), images)[0] for y in (ours, direct)]
+    assert gradients[0].dtype == torch.float32
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("padding", "step"), [(1, 2), (2, 1)])
+def test_gradients_of_the_blur_lie_in_memory_as_the_images_do(padding, step, layout):
+    images = random(2, 3, 8, 8).to(memory_format=layout).requires_grad_()
+    blurred = Blur().double()(images, padding=padding, step=step)
+    (gradient,) = torch.autograd.grad(blurred.square().sum(), images)
+    assert gradient.is_contiguous(memory_format=layout)
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts convolutions, there and back."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.count += "convolution" in str(function)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("width", [1, 5])
+def test_the_blurs_second_gradient_is_two_convolutions_however_many_channels_there_are(width):
+    images = random(2, width, 8, 8).requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        Blur().double()(images, padding=2).square().sum(), images, create_graph=True
+    )  # forward and back, and both again
+    with Convolutions() as convolutions:
+        gradient.square().sum().backward()
+    assert convolutions.count == 2
 
 
 def test_an_image_of_one_colour_stays_it_away_from_the_border():

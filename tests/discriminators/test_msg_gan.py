@@ -106,7 +106,11 @@ def test_images_are_mapped_to_minus_one_to_one_and_come_before_the_trunk():
         torch.testing.assert_close(layer[:, :3], torch.full_like(layer[:, :3], 0.5))
     discriminator = build(combine="lin_cat")
     features = discriminator([torch.full_like(level, 0.5) for level in grey]).features
-    assert all(not layer[:, : layer.shape[1] // 2].any() for layer in features)  # grey is 0, and so are the biases
+    assert all(not layer.any() for layer in features)  # grey is 0 on every level, and so are the biases
+    features = discriminator([torch.full_like(grey[0], 0.75), *(torch.full_like(level, 0.5) for level in grey[1:])])[1]
+    rgb, trunk = features[0].chunk(2, dim=1)
+    assert not rgb.any()
+    assert trunk.any()
 
 
 def test_equalised_learning_rate_changes_the_learning_and_not_the_start():

@@ -5,26 +5,38 @@ import torch
 
 from conftest import debug_trainer, random_batches
 from perceptual_mae.balance import Balance
+from perceptual_mae.gradients import at_decoder_input, pull
 from perceptual_mae.schedule import Moment
 
 
+def measured(balance: Balance, **gradients: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Close a measurement of one micro-batch with these gradients at the decoder's input."""
+    balance.add({name: {"decoder": gradient} for name, gradient in gradients.items()})
+    return {name: places["decoder"] for name, places in balance.finish(lambda squares: squares).items()}
+
+
 def test_the_coefficient_is_the_share_of_the_measured_norms() -> None:
-    latent = torch.tensor([3.0, 4.0], requires_grad=True)
     balance = Balance()
-    balance.add({"l1": (latent * torch.tensor([3.0, 4.0])).sum(), "adversarial": (latent * 10).sum()}, latent)
-    balance.finish(lambda squares: squares)
+    balance.follow(measured(balance, l1=torch.tensor([3.0, 4.0]), adversarial=torch.tensor([10.0, 10.0])))
     expected = 0.2 * 5 / 200**0.5
     assert float(balance.coefficient("adversarial", 0.2, 1.0)) == pytest.approx(expected, rel=1e-6)
     assert float(balance.coefficient("adversarial", 0.2, 0.01)) == pytest.approx(0.01)
 
 
 def test_norms_are_smoothed_over_measurements() -> None:
-    latent = torch.zeros(1, requires_grad=True)
     balance = Balance(decay=0.8)
     for slope in (1.0, 2.0, 4.0):
-        balance.add({"l1": (latent * slope).sum()}, latent)
-        balance.finish(lambda squares: squares)
+        balance.follow(measured(balance, l1=torch.tensor([slope])))
     assert float(balance.norms["l1"]) == pytest.approx(0.8 * (0.8 * 1 + 0.2 * 2) + 0.2 * 4)
+
+
+def test_the_norm_is_that_of_the_whole_batch_however_it_is_cut() -> None:
+    whole, parts = Balance(), Balance()
+    gradients = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))  # of each image's own loss
+    norm = measured(whole, l1=gradients / 4)["l1"]
+    parts.add({"l1": {"decoder": gradients[:2] / 2}})  # of the means of two micro-batches
+    torch.testing.assert_close(measured(parts, l1=gradients[2:] / 2)["l1"], norm)
+    torch.testing.assert_close(norm, (gradients / 4).norm())
 
 
 def test_a_balanced_term_is_off_until_it_is_measured() -> None:
@@ -32,35 +44,86 @@ def test_a_balanced_term_is_off_until_it_is_measured() -> None:
 
 
 def test_a_term_that_does_not_reach_the_latent_measures_zero() -> None:
-    latent = torch.ones(2, requires_grad=True)
-    other = torch.ones(2, requires_grad=True)
+    latent, other = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    end = latent * 1
+    assert not at_decoder_input(pull(other.sum(), (end, latent)), (end, latent)).any()
+
+
+def test_an_overflow_does_not_stay() -> None:
     balance = Balance()
-    balance.add({"l1": latent.sum(), "adversarial": other.sum()}, latent)
-    balance.finish(lambda squares: squares)
-    assert float(balance.norms["adversarial"]) == 0.0
-    assert float(balance.coefficient("adversarial", 0.2, 1.0)) == 1.0
+    for slope in (1.0, float("inf"), 1.0):
+        balance.follow({"l1": torch.tensor(slope)})
+    assert float(balance.norms["l1"]) == pytest.approx(1.0)
 
 
-def test_the_trained_share_is_the_one_asked_for() -> None:
+def test_the_trained_ratio_is_the_one_asked_for() -> None:
     trainer = debug_trainer("ls_gan_p", "losses.adversarial.weight={balanced: 0.3, cap: 100.0}")
     trainer.step(random_batches(8), Moment(1, 0, 0.0))
     scalars = trainer.step(random_batches(8), Moment(1, 8, 0.1))
-    assert float(scalars["gradient_share/adversarial"]) == pytest.approx(0.3, rel=1e-5)
+    assert float(scalars["gradient_ratio/adversarial"]) == pytest.approx(0.3, rel=1e-5)
 
 
-def test_measuring_leaves_the_gradients_of_the_step_alone() -> None:
-    gradients = []
-    for step in (8, 9):  # measured, not measured
-        trainer = debug_trainer("ls_gan_p")
+@pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p"])
+@pytest.mark.parametrize("step", [8, 9], ids=["measured", "not measured"])
+def test_gradients_are_those_of_the_total_however_they_are_collected(method: str, step: int) -> None:
+    moment, gradients = Moment(2, step, 0.5), []
+    for collected in (True, False):
+        trainer = debug_trainer(method, dtype=torch.float64)
         trainer.objective.balance.norms = {"l1": torch.tensor(1.0), "adversarial": torch.tensor(2.0)}
-        view = trainer.view(random_batches(4)[0], Moment(2, step, 0.5))
-        seen = trainer.compare(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
-        losses = trainer.objective(seen, Moment(2, step, 0.5))
-        if trainer.objective.is_measured(step):
-            trainer.objective.measure(losses, seen)
-        losses.total.backward()
-        gradients.append([parameter.grad for parameter in trainer.bare_generator.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+        view = trainer.view(random_batches(4)[0], moment)
+        reconstruction = trainer.generator(view.images, view.mask)
+        if collected:
+            trainer.learn(
+                reconstruction, trainer.look_again(trainer.sever(reconstruction, view), view, moment), moment, 1
+            )
+        else:
+            trainer.objective(trainer.look_again(reconstruction, view, moment), moment).total.backward()
+        gradients.append({name: value.grad for name, value in trainer.bare_generator.named_parameters()})
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][name], rtol=1e-9, atol=1e-14, msg=name)
+
+
+def test_looking_at_all_terms_does_not_change_a_run() -> None:
+    trained = []
+    for log_every in (1, 1000):
+        trainer = debug_trainer("msg_gan_p", f"training.log_every={log_every}")
+        for step in (1, 8, 16):
+            scalars = trainer.step(random_batches(4), Moment(2, step, 0.5))
+        trained.append((trainer.bare_generator.state_dict(), {name for name in scalars if "gradient_share" in name}))
+    assert trained[0][1]
+    assert not trained[1][1]
+    assert all(torch.equal(value, trained[1][0][name]) for name, value in trained[0][0].items())
+
+
+def test_every_weighted_term_tells_its_gradient_at_the_decoders_input_and_at_every_level() -> None:
+    trainer = debug_trainer("msg_gan_p", "optimizer.discriminator.lr=1e-30")  # the one that was asked beforehand
+    trainer.objective.balance.norms = {"l1": torch.tensor(1.0), "adversarial": torch.tensor(2.0)}
+    moment = Moment(2, 0, 0.5)
+    view = trainer.view(random_batches(4)[0], moment)
+    reconstruction = trainer.generator(view.images, view.mask)
+    losses = trainer.objective(trainer.look_again(reconstruction, view, moment), moment)
+    ends = {"decoder": reconstruction.latent}
+    ends |= {str(level.shape[-1]): level for level in reconstruction.prediction}
+    pulls = {
+        name: torch.autograd.grad(losses.raw[name], tuple(ends.values()), retain_graph=True, allow_unused=True)
+        for name in trainer.objective.active(moment)
+    }
+    scalars = trainer.step(random_batches(4), moment)
+    terms = {"l1", "feature_matching", "style", "adversarial"}
+    for number, place in enumerate(ends):
+        norms = {name: scalars[f"gradient/{place}/{name}"] for name in terms}
+        for name in ("l1", "style"):
+            weight = trainer.objective.lines[name].weight
+            torch.testing.assert_close(norms[name], weight * pulls[name][number].norm(), rtol=1e-4, atol=1e-9)
+        shares = {name: scalars[f"gradient_share/{place}/{name}"] for name in terms}
+        assert sum(map(float, shares.values())) == pytest.approx(1.0)
+        assert float(shares["style"] / shares["l1"]) == pytest.approx(float(norms["style"] / norms["l1"]), rel=1e-4)
+    assert {name.split("/")[1] for name in scalars if name.startswith("gradient_share/")} == set(ends)
+
+
+def test_a_single_term_has_nothing_to_share() -> None:
+    scalars = debug_trainer("mse").step(random_batches(4), Moment(1, 0, 0.0))
+    assert not [name for name in scalars if name.startswith("gradient")]
 
 
 def test_state_survives_a_round_trip() -> None:

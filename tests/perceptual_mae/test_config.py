@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from conftest import without_weights
 from perceptual_mae.config import RunConfig, json_schema, load_config, parse_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.layers import list_methods, list_recipes, read_yaml
@@ -45,12 +46,12 @@ def test_defaults_are_ls_gan_p_at_the_papers_size():
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_goes_with_every_method_and_round_trips(recipe, method, tmp_path):
-    config = load_config([recipe, method])
+    config = load_config([recipe, *without_weights(method)])
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config))
     assert parse_config(read_yaml(path)) == config
     assert load_config([str(path)]) == config
-    assert (config.discriminator is None) == ("gan" not in method)
+    assert (config.discriminator is None) == ("gan" not in method and method != "official_code")
     assert config.generator.norm_pix == (method == "mse_norm_pix")
 
 
@@ -160,6 +161,20 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
          "discriminator", "adversarial needs a discriminator"),
         (["losses={feature_matching: null, style: null, adversarial: null}"],
          "losses.adversarial", "no loss term reads"),
+        (["losses.style.network=vgg"], "losses.style.network.kind", "did you mean 'vgg16'?"),
+        (["losses.style.network=vgg16"], "losses.style.network.weights", "vgg16 has no weights; set"),
+        (["losses.style.network={kind: dvae, weights: random, layer: 1}"], "losses.style.network.layer", "'layers'?"),
+        (["losses.style.network={kind: named, weights: random, name: resnet18, layers: [layer5]}"],
+         "losses.style.network", "resnet18 has no layer 'layer5'"),
+        (["losses.style.network={kind: lpips, weights: random}", "data.image_size=16"],
+         "data.image_size", "lpips cannot look at images of 16x16 pixels"),
+        (["losses.style.network={kind: snapshot, every: 0}"], "losses.style.network", "every >= 1"),
+        (["losses.style.network=null"], "losses.style.network", "found null"),
+        (["losses.l1.network=vgg16"], "losses.l1.network", "unknown key"),
+        (["losses.style.network=snapshot", "losses={feature_matching: null, adversarial: null}", "discriminator=null"],
+         "discriminator", "style needs a discriminator"),
+        (["losses={feature_matching: null, adversarial: null}", "losses.style.network={kind: vgg16, weights: random}"],
+         "losses.style.network", "no loss term reads the discriminator ls_gan"),
         (["losses.l1=null", "losses.mse=1"], "losses.l1", "adversarial is balanced against the gradient of l1"),
         (["optimizer.base_lr=1e-3"], "optimizer.base_lr", "both base_lr 0.001 and lr 0.002 are set"),
         (["schedule.warmup_epochs=3"], "schedule.warmup_epochs", "both warmup_ratio and warmup_epochs"),
@@ -186,7 +201,8 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         (["optimizer.discriminator=3"], "optimizer.discriminator", "found 3, must be a mapping"),
         (["generator=[1]"], "generator", "must be a mapping"),
         (["data=3"], "data", "must be a mapping"),
-        (["losses=3"], "losses", "must be a mapping"),
+        (["losses=3"], "losses", "must be a mapping of l1, mse, ms_ssim, feature_matching, style, adversarial"),
+        (["penalties=5"], "penalties", "found 5, must be a mapping of r1, path_length"),
         (["losses.l1=[1]"], "losses.l1", "must be a mapping"),
         (["tracking.trackers=[tensorbord]"], "tracking.trackers", "did you mean 'tensorboard'?"),
         (["data.kind=cifar10", "data.size=null"], "data.root", "is missing, must be text"),
@@ -196,6 +212,68 @@ def test_a_misfit_is_told_at_the_key_that_was_set_last(overrides, key, message):
     lines = report(*overrides)
     told = [line for line in lines if f": {key}: " in line and message in line]
     assert len(told) == 1, lines
+
+
+def test_a_network_is_known_by_its_kind_and_its_options_are_laid_on_top(tmp_path):
+    config = load_config(["quickstart"])
+    assert config.losses.networks().keys() == {"feature_matching", "style"}
+    assert all(network.kind == "discriminator" for network in config.losses.networks().values())
+    path = tmp_path / "mine.yaml"
+    path.write_text("losses: {l1: 1, style: {weight: 40, network: {kind: dvae, width: 8}}}\ndiscriminator: null\n")
+    weights = "losses.style.network.weights=no_such_file.pt"  # opened by a training run, not by its configuration
+    network = load_config(["quickstart", str(path), weights]).losses.networks()["style"]
+    assert (network.kind, network.options()["width"], network.options()["weights"]) == ("dvae", 8, "no_such_file.pt")
+    other = load_config(["quickstart", str(path), "losses.style.network=snapshot", "discriminator={kind: ls_gan}"])
+    assert other.losses.networks()["style"].options() == {"every": 5}
+    assert other.losses["style"].weight == 40
+
+
+def test_a_term_with_a_fixed_network_needs_no_discriminator():
+    networks = [f"losses.{term}.network={{kind: vgg16, weights: random}}" for term in ("feature_matching", "style")]
+    config = load_config(["quickstart", *networks, "losses.adversarial=null", "discriminator=null"])
+    assert config.losses.discriminator_readers() == []
+    mixed = load_config(["quickstart", networks[0], "losses.style.network={kind: snapshot, every: 2}"])
+    assert mixed.losses.discriminator_readers() == ["style", "adversarial"]
+    assert parse_config(read_back(to_yaml(mixed))) == mixed
+
+
+def test_methods_of_fixed_networks_ask_for_their_weights_by_key():
+    for method in ("dvae_p", "vgg_p"):
+        with pytest.raises(UserError) as caught:
+            load_config(["quickstart", method])
+        kind = method.removesuffix("_p").replace("vgg", "vgg16")
+        for line, term in zip(str(caught.value).splitlines(), ("feature_matching", "style"), strict=True):
+            assert f"losses.{term}.network.weights: cannot be built: {kind} has no weights; set `weights`" in line
+
+
+def test_the_authors_weights_and_schedule_are_the_published_ones():
+    config = load_config(["imagenet", "official_code"])
+    weights = {name: term.weight for name, term in config.losses.items()}
+    assert weights == {"l1": 2.0, "feature_matching": 0.05, "style": 40.0, "adversarial": 0.7}
+    assert all(term.when == "always" for _, term in config.losses.items())
+    assert [network.options() for network in config.losses.networks().values()] == [{"every": 5}] * 2
+    assert (config.optimizer.lr, config.optimizer.discriminator.lr, config.training.batch_size) == (1.5e-4, 1.5e-4, 16)
+    assert (config.schedule.warmup_epochs, config.optimizer.weight_decay) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"),
+    [
+        (["stylegan2_ada_p", "penalties.r1.every=0"], "penalties.r1.every=0: penalties.r1: cannot be built"),
+        (["stylegan2_ada_p", "augment.p_max=2"], "augment.p_max=2: augment: cannot be built"),
+        (["stylegan2_ada_p", "discriminator.channel_base=3"], "discriminator.channel_base=3: discriminator: cannot be"),
+        (["msg_gan_p", "generator.width=126"], "generator.width=126: generator: cannot be built"),
+        (["ls_gan_p", "losses.l1.low_levels=-3"], "losses.l1.low_levels=-3: losses.l1: low_levels must be 0 or more"),
+        (["FILE"], "FILE: generator: cannot be built"),
+        (["FILE", "discriminator.base_channels=0"], "discriminator.base_channels=0: discriminator: cannot be built"),
+    ],
+)
+def test_a_misfit_of_an_option_is_told_where_the_section_was_touched_last(layers, told, tmp_path):
+    """Be it by a method, a file of one's own (`FILE`, with a bad width) or an override."""
+    path = tmp_path / "mine.yaml"
+    path.write_text("generator: {width: 130}\n" if "generator" in told else "discriminator: {base_channels: -1}\n")
+    lines = report(*(str(path) if layer == "FILE" else layer for layer in layers))
+    assert any(line.startswith(told.replace("FILE", str(path))) for line in lines), lines
 
 
 def test_norm_pix_refuses_terms_and_heads_that_need_images():
@@ -232,6 +310,16 @@ def test_an_empty_section_says_nothing(tmp_path):
     assert load_config([str(path)]) == load_config([])
 
 
+def test_an_empty_mapping_does_not_switch_augmentation_on(tmp_path):
+    (line,) = report("augment={}")
+    assert line == "augment={}: augment: found {}, must name a kind (ada), or be null for none"
+    path = tmp_path / "empty.yaml"
+    path.write_text("augment: {}\ndiscriminator: {}\n")
+    beneath = load_config(["quickstart", "stylegan2_ada_p"])
+    assert load_config(["quickstart", "stylegan2_ada_p", str(path)]) == beneath  # says nothing of what is there
+    assert load_config(["quickstart", "augment={target: 0.5}"]).augment is not None  # an option speaks for its kind
+
+
 def test_a_discriminator_of_ones_own_is_read_and_built(tmp_path, monkeypatch):
     (tmp_path / "my_critics.py").write_text(
         "from collections.abc import Sequence\n"
@@ -256,4 +344,6 @@ def test_the_schema_knows_every_section_kind_and_term():
     assert set(schema["properties"]) == set(RunConfig.model_fields)
     assert set(schema["properties"]["losses"]["properties"]) >= {"l1", "mse", "ms_ssim", "adversarial"}
     text = str(schema)
-    assert all(f"'{word}'" in text for word in ("image_folder", "num_images", "base_channels", "patch_size", "region"))
+    assert all(
+        f"'{word}'" in text for word in ("image_folder", "num_images", "base_channels", "patch_size", "region", "vgg16")
+    )

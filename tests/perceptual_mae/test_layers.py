@@ -192,3 +192,18 @@ def test_every_value_of_a_shipped_layer_says_whose_it_is():
         for line in layer.path.read_text().splitlines():
             if not line.startswith("#") and not line.endswith(":"):
                 assert any(f"  # {whose}" in line for whose in ("paper", "MAE", "ours")), f"{layer.path}: {line}"
+
+
+METHODS = [layer.name for layer in layers.list_methods()]
+
+
+@pytest.mark.parametrize("last", METHODS)
+@pytest.mark.parametrize("first", METHODS)
+def test_of_two_methods_the_last_one_wins_whole(first, last):
+    both, alone = merged(first, last), merged(last)
+    for section in ("generator", "discriminator", "augment", "losses", "penalties"):
+        assert both[section] == alone[section], section
+    if alone["discriminator"] is not None:
+        assert both["optimizer"]["discriminator"] == alone["optimizer"]["discriminator"]
+    # The rest is a recipe's: what official_code says of it stays.
+    assert first == "official_code" or both.keys() - alone.keys() <= {"optimizer"}

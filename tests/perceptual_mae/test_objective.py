@@ -31,7 +31,7 @@ def test_a_new_term_is_one_function_and_one_line() -> None:
 def test_a_term_reads_fields_that_exist(name: str) -> None:
     trainer = debug_trainer("ls_gan_p")
     view = trainer.view(random_batches(2)[0], Moment(1, 1, 0.1))
-    seen = trainer.compare(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
+    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
     for field in TERMS[name].reads:
         assert getattr(seen, field) is not None
 
@@ -40,7 +40,7 @@ def test_a_term_reads_fields_that_exist(name: str) -> None:
 def test_every_term_reaches_the_decoders_input_with_a_finite_gradient(name: str) -> None:
     trainer = debug_trainer("ls_gan_p", "generator.skips=true", "generator.rgb_heads=true")
     view = trainer.view(random_batches(2)[0], Moment(1, 1, 0.1))
-    seen = trainer.compare(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
+    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
     value = TERMS[name].function(*(getattr(seen, field) for field in TERMS[name].reads))
     assert value.ndim == 0
     (gradient,) = torch.autograd.grad(value, seen.latent)
@@ -59,12 +59,9 @@ def test_a_ramp_moves_the_weight_with_the_run() -> None:
         torch.testing.assert_close(scalars["weighted/l1"], weight * scalars["raw/l1"])
 
 
-def test_terms_that_need_a_discriminator_or_images_say_so() -> None:
-    assert {name for name, term in TERMS.items() if term.needs_discriminator} == {
-        "feature_matching",
-        "style",
-        "adversarial",
-    }
+def test_terms_that_look_through_a_network_need_a_verdict_or_compare_images_say_so() -> None:
+    assert {name for name, term in TERMS.items() if term.reads_features} == {"feature_matching", "style"}
+    assert {name for name, term in TERMS.items() if term.reads_logits} == {"adversarial"}
     assert {name for name, term in TERMS.items() if not term.compares_images} == {"l1", "mse"}
 
 

@@ -43,11 +43,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p", "official_code"])
 def test_a_run_stopped_in_mid_epoch_and_resumed_equals_an_unbroken_one(
     method: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["training.epoch_images=48", "training.ema_kimg=0.05", "training.keep_last=9"]  # 6 steps an epoch
+    options = ["training.epoch_images=48", "training.batch_size=8", "training.ema_kimg=0.05", "training.keep_last=9"]
     if method == "stylegan2_ada_p":
         options += ["augment.initial_p=0.3", "augment.kimg=0.2"]  # p moves, and more than once
     unbroken = debug_config(method, *options)

@@ -25,7 +25,7 @@ def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*launch, str(HERE / "two_processes.py"), str(folder)],
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         check=True,
-        timeout=240,
+        timeout=480,
     )
     return folder
 

@@ -93,7 +93,7 @@ def test_a_perceptual_term_alone_reaches_every_head_and_through_the_skips_the_en
     line = trainer.objective.lines[name]
     trainer.objective.lines = {name: line}
     (view,) = views(trainer)
-    losses = trainer.objective(trainer.compare(view.reconstruction, view, EVEN), EVEN)
+    losses = trainer.objective(trainer.look_again(view.reconstruction, view, EVEN), EVEN)
     losses.total.backward()
     gradients = {key: value.grad for key, value in trainer.bare_generator.named_parameters()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
@@ -123,7 +123,7 @@ def test_the_total_is_the_sum_of_the_terms_each_counted_once(method: str) -> Non
 def test_features_come_from_the_live_discriminator() -> None:
     trainer = debug_trainer("ls_gan_p")
     (view,) = views(trainer)
-    comparison = trainer.compare(view.reconstruction, view, EVEN)
+    comparison = trainer.look_again(view.reconstruction, view, EVEN)
     with torch.no_grad():
         expected = trainer.bare_discriminator((view.images,)).features
     for own, live in zip(comparison.real_features, expected, strict=True):
@@ -133,7 +133,7 @@ def test_features_come_from_the_live_discriminator() -> None:
 
 
 def test_no_discriminator_pass_runs_that_no_active_term_reads() -> None:
-    trainer = debug_trainer("ls_gan_p")
+    trainer = debug_trainer("ls_gan_p", "training.order=sequential")  # lean has two passes to begin with
     passes = []
     trainer.bare_discriminator.register_forward_hook(lambda *_: passes.append(1))
     trainer.step(random_batches(4), Moment(1, 3, 0.1))
@@ -171,7 +171,7 @@ def test_images_need_not_be_square(method: str) -> None:
 def test_accumulated_micro_batches_equal_one_batch(method: str) -> None:
     trained = []
     for micro_batches in (1, 2):
-        trainer = debug_trainer(method, dtype=torch.float64)
+        trainer = debug_trainer(method, "training.order=sequential", dtype=torch.float64)
         for step in range(4):
             moment = Moment(1 + step // 2, step, step / 16)
             scalars = trainer.step(random_batches(16, micro_batches, seed=step), moment)
@@ -215,8 +215,9 @@ def test_a_generator_learns_one_batch_by_heart() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_a_step_that_the_fp16_scaler_skips_is_counted_and_the_next_one_trains_again() -> None:
-    trainer = debug_trainer("ls_gan_p")
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+def test_a_step_that_the_fp16_scaler_skips_is_counted_and_the_next_one_trains_again(order: str) -> None:
+    trainer = debug_trainer("ls_gan_p", f"training.order={order}")
     # Accelerate scales gradients on a GPU only; this is what it sets up there.
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
     trainer.accelerator.scaler = scaler
@@ -242,10 +243,11 @@ def test_fp16_without_a_gpu_is_refused_and_not_silently_ignored() -> None:
         debug_trainer("mse", "training.precision=fp16")
 
 
-def test_bf16_agrees_with_full_precision_and_losses_stay_float32() -> None:
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+def test_bf16_agrees_with_full_precision_and_losses_stay_float32(order: str) -> None:
     outcomes = []
     for kind in ("no", "bf16"):
-        trainer = debug_trainer("ls_gan_p", f"training.precision={kind}")
+        trainer = debug_trainer("ls_gan_p", f"training.precision={kind}", f"training.order={order}")
         trainer.step(random_batches(8), Moment(1, 0, 0.0))
         outcomes.append(trainer.step(random_batches(8), Moment(2, 9, 0.5)))
     for name in ("raw/l1", "raw/feature_matching", "raw/style", "raw/adversarial", "discriminator/loss"):
@@ -364,12 +366,13 @@ def test_the_discriminator_learns_on_images_augmented_apart_and_compares_feature
     looks: list[str] = []
     look = Adversary.look
     monkeypatch.setattr(Adversary, "look", lambda self, name, *rest: (looks.append(name), look(self, name, *rest))[1])
-    trainer = debug_trainer("stylegan2_ada_p", "augment.initial_p=0.8", "penalties.path_length=null")
+    apart = ("training.order=sequential", "augment.initial_p=0.8", "penalties.path_length=null")
+    trainer = debug_trainer("stylegan2_ada_p", *apart)
     trainer.step(random_batches(4), Moment(2, 9, 0.5))
     assert looks == ["real", "fake", "pair"]
     view = trainer.view(random_batches(4)[0], EVEN)
     perfect = replace(trainer.generator(view.images, view.mask), pyramid=trainer.levels_of((view.images,)))
-    seen = trainer.compare(perfect, view, Moment(2, 9, 0.5))
+    seen = trainer.look_again(perfect, view, Moment(2, 9, 0.5))
     assert all(torch.equal(*pair) for pair in zip(seen.fake_features, seen.real_features, strict=True))
     clean = trainer.bare_discriminator(perfect.pyramid).features
     assert not torch.allclose(clean[0], seen.real_features[0])

@@ -5,15 +5,24 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from conftest import debug_trainer, random_batches
+from conftest import PERCEPTUAL, debug_trainer, random_batches
 from perceptual_mae.schedule import Moment
 
+SEQUENTIAL = "training.order=sequential"
 METHODS = {
     "mse": ["mse"],
-    "ls_gan_p": ["ls_gan_p"],
-    "msg_gan_p": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}"],
+    "ls_gan_p": ["ls_gan_p", SEQUENTIAL],
+    "msg_gan_p": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", SEQUENTIAL],
+    "snapshot": ["ls_gan_p", *(f"losses.{term}.network={{kind: snapshot, every: 2}}" for term in PERCEPTUAL)],
     "path_to_the_image": ["stylegan2_ada_p", "penalties.path_length.target=image", "losses.adversarial.kind=hinge"],
-    "stylegan2_ada_p": ["stylegan2_ada_p", "penalties.r1.every=2", "augment.initial_p=0.3", "augment.kimg=1.0"],
+    "stylegan2_ada_p": [
+        *("stylegan2_ada_p", "penalties.r1.every=2", "augment.initial_p=0.3", "augment.kimg=1.0", SEQUENTIAL)
+    ],
+    "ls_gan_p_lean": ["ls_gan_p", "training.order=lean"],
+    "msg_gan_p_lean": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"],
+    "stylegan2_ada_p_lean": [
+        *("stylegan2_ada_p", "penalties.r1.every=2", "augment.initial_p=0.3", "augment.kimg=1.0", "training.order=lean")
+    ],
 }
 CASES = [(method, accumulation) for method in METHODS for accumulation in (1, 2)]
 

@@ -80,6 +80,16 @@ def test_when_nothing_fits_the_crop_is_the_largest_centred_one_within_the_ratios
     assert random_crop_box((100, 12), (32, 32), (0.9, 1.0), never) == (42, 0, 16, 12)
 
 
+def test_a_clamped_crop_is_the_first_draw_cut_to_the_image() -> None:
+    """MAE's linear probe: share 0.9 of 10x100 is 26x35 or so, whose height is cut; there is no second draw."""
+    middle = [0.5, 0.5, *[0.0] * (2 * CROP_TRIES - 2), 0.0, 0.999]
+    side = round(math.sqrt(0.9 * 1000))
+    assert random_crop_box((10, 100), (32, 32), (0.8, 1.0), middle, clamp=True) == (0, 100 - side, 10, side)
+    square = random_crop_box((100, 100), (32, 32), (0.8, 1.0), middle)
+    assert random_crop_box((100, 100), (32, 32), (0.8, 1.0), middle, clamp=True) == square
+    assert TrainTransform((32, 32), crop="clamped")(picture(10, 100), generator()).shape == (3, 32, 32)
+
+
 def test_ratios_of_crops_centre_on_the_ratio_of_the_size() -> None:
     boxes = torch.tensor([random_crop_box((1000, 1000), (96, 48), (0.1, 0.3), u) for u in draws(1000)]).double()
     assert (boxes[:, 3] / boxes[:, 2]).log().mean() == pytest.approx(math.log(0.5), abs=0.02)

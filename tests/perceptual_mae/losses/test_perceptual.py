@@ -66,6 +66,33 @@ def test_the_gradient_is_the_derivative_in_every_layer(loss):
     assert torch.autograd.gradcheck(lambda *stack: loss(stack, real), fake)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("reduction", ["mean", "sum_over_chw"])
+def test_style_is_what_gram_matrices_written_out_give_there_and_back(reduction, layout):
+    stacks = [[layer.to(memory_format=layout).requires_grad_() for layer in layers(seed=seed)] for seed in (0, 1)]
+    written_out = torch.zeros(())
+    for fake, real in zip(*stacks, strict=True):
+        difference = (gram(fake) - gram(real)).abs()
+        written_out = written_out + (difference.mean() if reduction == "mean" else difference.sum((1, 2)).mean())
+    ours = style(*stacks, gram_reduction=reduction)
+    torch.testing.assert_close(ours, written_out)
+    leaves = [layer for stack in stacks for layer in stack]
+    slow = torch.autograd.grad(written_out, leaves)
+    for gradient, expected in zip(torch.autograd.grad(ours, leaves), slow, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+        assert gradient.is_contiguous(memory_format=layout)
+
+
+def test_style_can_be_differentiated_in_real_and_fake_and_twice():
+    fake, real = (layers(2, seed, torch.float64)[2].requires_grad_() for seed in (0, 1))
+
+    def loss(fake: Tensor, real: Tensor) -> Tensor:
+        return style([fake], [real])
+
+    assert torch.autograd.gradcheck(loss, (fake, real))
+    assert torch.autograd.gradgradcheck(loss, (fake, real))
+
+
 @pytest.mark.parametrize("loss", [feature_matching, style])
 def test_identical_features_cost_nothing_and_keep_a_finite_gradient(loss):
     fake = [layer.requires_grad_() for layer in layers()]

@@ -1,0 +1,29 @@
+"""Networks whose features are compared in fake and real images, one kind a file.
+
+A kind is built as `kind(size, channels, *, options)`, with the height and width of the images, and takes images
+(B, C, H, W) in [0, 1]; or, where its first parameter is called `discriminator`, as `kind(discriminator, *, options)`,
+and then takes the pyramid that a discriminator sees. Each returns features (B, C_j, H_j, W_j), shallow to deep.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from perceptual_mae.loss_networks.collection import LIVE, Eyes, LossNetworks, watches_discriminator
+from perceptual_mae.loss_networks.copied import Snapshot, live_discriminator
+from perceptual_mae.loss_networks.dvae import dvae
+from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
+from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
+from perceptual_mae.loss_networks.named import named
+from perceptual_mae.loss_networks.vgg import vgg16
+
+LOSS_NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    LIVE: live_discriminator,
+    "snapshot": Snapshot,
+    "vgg16": vgg16,
+    "dvae": dvae,
+    "lpips": lpips_trunk,
+    "named": named,
+}
+
+__all__ = ["LIVE", "LOSS_NETWORKS", "Eyes", "Features", "FrozenNetwork", "LossNetworks", "watches_discriminator"]

@@ -1,0 +1,71 @@
+"""The loss networks of a run by key; terms with the same settings know the same one."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+from torch import nn
+
+from perceptual_mae.images import Pyramid
+from perceptual_mae.loss_networks.frozen import Features
+
+LIVE = "discriminator"
+"""The key of the discriminator itself, which is nobody's copy."""
+
+Eyes = Mapping[str, Callable[[Pyramid], Features]]
+"""By key, what a network finds in a pyramid of images."""
+
+
+def watches_discriminator(kind: Callable[..., object]) -> bool:
+    """Tell whether a kind of loss network is made of the run's discriminator: its first parameter then asks for it."""
+    return next(iter(inspect.signature(kind).parameters), None) == "discriminator"
+
+
+class LossNetworks:
+    """Networks beside the live discriminator. `fixed` ones look at images, `copies` at what the discriminator sees.
+
+    `copies.state_dict()` is all that changes in a run; fixed networks come from their files again.
+    """
+
+    def __init__(
+        self, fixed: Mapping[str, nn.Module] | None = None, copies: Mapping[str, nn.Module] | None = None
+    ) -> None:
+        self.fixed, self.copies = nn.ModuleDict(fixed or {}), nn.ModuleDict(copies or {})
+        for networks in (self.fixed, self.copies):
+            networks.requires_grad_(False).eval()
+
+    def to(self, device: torch.device) -> "LossNetworks":
+        """Move all networks to a device."""
+        self.fixed.to(device)
+        self.copies.to(device)
+        return self
+
+    def follow(self, discriminator: nn.Module, epoch: int) -> None:
+        """Let the copies follow the discriminator where this epoch (from 1) is theirs."""
+        for copy in self.copies.values():
+            copy.follow(discriminator, epoch)  # type: ignore[operator]
+
+    def eyes(self, show: Callable[[Pyramid], Pyramid], autocast: Callable[[], AbstractContextManager[None]]) -> Eyes:
+        """Return by key how each network looks at a pyramid, for a `Comparison`; none looks yet.
+
+        show: what a pyramid goes through before the discriminator sees it. autocast: opens the precision that the
+        discriminator runs in. Fixed networks see the images as they are, in their own precision.
+        """
+
+        def directly(network: nn.Module, pyramid: Pyramid) -> Features:
+            features: Features = network(pyramid[0])
+            return features
+
+        def through(copy: nn.Module, pyramid: Pyramid) -> Features:
+            with autocast():
+                features: Features = copy(show(pyramid))
+                return features
+
+        looks = {key: partial(directly, network) for key, network in self.fixed.items()}
+        return looks | {key: partial(through, copy) for key, copy in self.copies.items()}
+
+    def untrained(self) -> list[str]:
+        """List the keys of networks whose weights are random."""
+        return [key for key, network in self.fixed.items() if getattr(network, "is_random", False)]

@@ -1,0 +1,115 @@
+"""Weights from a file that the user gives: checked before they are read, and whole before they are used."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from perceptual_mae.loss_networks.frozen import FrozenNetwork
+
+RANDOM = "random"
+"""What `weights` is for a network that was trained on nothing."""
+
+_WRAPPERS = ("state_dict", "model", "params")  # names under which training scripts put a state dict
+_COUNTER = "num_batches_tracked"  # of a norm; files older than PyTorch 0.4.1 have none, and nothing here reads it
+
+
+def read_weights(what: str, weights: str, sha256: str | None = None) -> dict[str, Tensor]:
+    """Return the tensors of a file: safetensors, or a state dict that `torch.save` wrote.
+
+    sha256: what the file must have, 64 hexadecimal digits or the first 8 and more. Raises ValueError of one line where
+    the file is not there, is another one, or holds something else; pickled code is never run.
+    """
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise ValueError(f"the weights of {what}: {path} {found}; {_hint(what)}")
+    if sha256 is not None:
+        _check_sha256(path, sha256)
+    try:
+        held = _read(path)
+    except Exception as error:  # what is no weights may fail in any way
+        raise ValueError(
+            f"the weights of {what}: {path} is neither a safetensors file nor a state dict that torch.save wrote "
+            "(a pickled network is not opened: save its state_dict() where its code is at hand)"
+        ) from error
+    for name in _WRAPPERS:
+        if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
+            held = held[name]
+    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
+        raise ValueError(f"the weights of {what}: {path} holds no tensors by name; {_hint(what)}")
+    return {str(name).removeprefix("module."): value for name, value in held.items()}
+
+
+def with_weights(
+    frozen: FrozenNetwork, weights: str | None, sha256: str | None, name_in_file: Callable[[str], str]
+) -> FrozenNetwork:
+    """Fill a network that was built without memory; `name_in_file` returns a tensor's name in the file by its own.
+
+    `weights` is a file, or "random" for He's initialisation (of the convolutions, which are all that such networks
+    consist of). Tensors of the file that the network lacks are left alone: only a part of it may be wanted. Where the
+    default device is the meta device, no file is touched.
+    """
+    frozen.is_random = is_random(frozen.name, weights, sha256)
+    if torch.get_default_device().type == "meta":
+        return frozen
+    network = frozen.network
+    if frozen.is_random:
+        network.to_empty(device="cpu")
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    else:
+        held = read_weights(frozen.name, str(weights), sha256)
+        state = {name: held.get(name_in_file(name)) for name in network.state_dict()}
+        network.to_empty(device="cpu")
+        copy_state(network, state, frozen.name, str(weights))
+    network.to(memory_format=torch.channels_last)
+    return frozen
+
+
+def is_random(what: str, weights: str | None, sha256: str | None) -> bool:
+    """Tell whether random weights are wanted; ValueError where nothing is said, or a sum of what is no file."""
+    if weights is None:
+        raise ValueError(f"{what} has no weights; {_hint(what)}")
+    if weights == RANDOM and sha256 is not None:
+        raise ValueError("random weights have no sha256; remove it, or set `weights` to a file")
+    return weights == RANDOM
+
+
+def copy_state(network: nn.Module, state: Mapping[str, Tensor | None], what: str, origin: str) -> None:
+    """Load tensors by the network's own names, all of them; ValueError names what is missing or of another shape."""
+    own = network.state_dict()
+    missing = [name for name in own if state.get(name) is None and not name.endswith(_COUNTER)]
+    found = {name: value for name, value in state.items() if value is not None and name in own}
+    reshaped = [name for name, value in found.items() if value.shape != own[name].shape]
+    if missing or reshaped:
+        kinds = (("missing", missing), ("of another shape", reshaped))
+        told = "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names)
+        raise ValueError(f"the weights of {what}: {origin} are those of another network, tensors {told}")
+    network.load_state_dict(found, strict=False)
+
+
+def _read(path: Path) -> object:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    if not re.fullmatch(r"[0-9a-fA-F]{8,64}", expected):
+        raise ValueError(f"sha256 must be 8 to 64 hexadecimal digits, not {expected!r}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not digest.startswith(expected.lower()):
+        raise ValueError(f"{path} has SHA-256 {digest}, not {expected}; it is another file, or a damaged one")
+
+
+def _hint(what: str) -> str:
+    return f"set `weights` to a file of {what} (.safetensors, or what torch.save wrote), or to {RANDOM} to try without"

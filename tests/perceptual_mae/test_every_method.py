@@ -1,0 +1,42 @@
+"""What holds for every shipped method: it trains with any number of images, and what it leaves is an encoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import debug_config, debug_trainer, random_batches
+from perceptual_mae import Run, pretrain
+from perceptual_mae.build import build_generator
+from perceptual_mae.layers import list_methods
+from perceptual_mae.schedule import Moment
+
+METHODS = sorted(method.name for method in list_methods())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_with_1_2_3_and_5_images_in_odd_and_even_epochs(method: str) -> None:
+    trainer = debug_trainer(method)
+    for step, batch_size in enumerate((1, 2, 3, 5, 1)):
+        scalars = trainer.step(random_batches(batch_size), Moment(1 + step % 2, step, step / 16))
+        assert all(torch.isfinite(value) for value in scalars.values())
+
+
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
+def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_one(method: str, tmp_path: Path) -> None:
+    """The authors' checkpoints of adversarial runs load nothing downstream, without a word."""
+    config = debug_config(method, "training.epochs=1")
+    pretrain(config, tmp_path / "run", quiet=True)
+    trained = Run(tmp_path / "run").generator().encoder
+    plain = build_generator(debug_config("mse", "training.seed=5")).encoder.eval()
+    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    exported = trained.export_state_dict()
+    before = plain(images)
+    told = plain.load_state_dict(exported, strict=False)
+    assert set(told.missing_keys) == {"mean", "std"}  # of the data, not of the encoder
+    assert not told.unexpected_keys
+    with torch.no_grad():
+        torch.testing.assert_close(plain(images), trained(images), rtol=0, atol=0)
+        fresh = build_generator(config).encoder.eval()(images)
+        for other in (before, fresh):
+            assert (trained(images) - other).abs().mean() > 0.01 * fresh.abs().mean()
