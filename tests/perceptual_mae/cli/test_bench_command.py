@@ -1,0 +1,104 @@
+"""`pmae bench`: groups of layers, tables, the file, mistakes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from conftest import DEBUG
+from perceptual_mae.cli import main
+from perceptual_mae.cli.bench import Ticker
+from perceptual_mae.cli.groups import join_groups, split_group
+
+QUICK = ["--rounds", "1"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "joined"),
+    [
+        (["cifar10", "mse"], ["cifar10", "mse"]),
+        (["a", "--against", "b", "c", "k=1"], ["a", "--against", "b c k=1"]),
+        (["a", "--against", "b", "--rounds", "3", "c"], ["a", "--against", "b", "--rounds", "3", "c"]),
+        (["--against", "b", "c", "--against", "d", "-h"], ["--against", "b c", "--against", "d", "-h"]),
+        (["a", "--against"], ["a", "--against"]),
+        (["a", "--against", "my runs/b.yaml", "c"], ["a", "--against", "'my runs/b.yaml' c"]),
+    ],
+)
+def test_an_option_takes_all_words_up_to_the_next_one(typed: list[str], joined: list[str]) -> None:
+    assert join_groups(typed) == joined
+
+
+def test_a_group_comes_apart_into_the_words_that_were_typed() -> None:
+    words = ["my runs/b.yaml", "losses.mse={weight: 1.0, when: {every: 3}}", "it's"]
+    assert split_group(join_groups(["--against", *words])[1]) == words
+
+
+def test_tables_and_file_tell_the_same_of_configurations_with_overrides_of_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bench.json"
+    arguments = ["bench", DEBUG, "mse", "masking.ratio=0.5", "--against", DEBUG, "mse", "training.precision=bf16"]
+    assert main([*arguments, *QUICK, "--batch-size", "4", "--json", str(file)]) == 0
+    told = json.loads(file.read_text())
+    half, quarter = told["configurations"]
+    assert half["name"] == f"{DEBUG} mse masking.ratio=0.5"
+    assert (half["batch_size"], quarter["batch_size"], half["image_size"]) == (4, 4, [32, 32])
+    assert (half["precision"], quarter["precision"]) == ("no", "bf16")
+    assert half["flops"] > quarter["flops"]  # more visible patches
+    assert [step["kind"] for step in half["steps"]] == ["odd", "even"]
+    assert set(half["parts"]) == {"generator", "backward", "optimizers", "term mse", "rest"}
+    assert (
+        set(half)
+        == set(quarter)
+        == {
+            *("name", "image_size", "batch_size", "precision", "augment_p", "ratio", "milliseconds", "rounds"),
+            *("flops", "generator_passes", "discriminator_passes", "peak_memory", "parts", "steps"),
+        }
+    )
+    captured = capsys.readouterr()
+    for word in ("process CPU time", "1 thread", "ratio to 2", "quartiles", "term mse", "even", half["name"]):
+        assert word in captured.out
+    assert f"{half['ratio']['median']:.3f}" in captured.out
+    assert "bench: step 12 of 12, left 0:00:00" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([DEBUG, "mse", "--against", DEBUG, "msee"], "unknown layer 'msee'"),
+        ([DEBUG, "mse", "--against", DEBUG, "mse", "training.epoch=1"], "training.epoch: unknown key"),
+        (["--against", DEBUG, "mse"], "Missing argument"),
+        ([DEBUG, "mse", "--against"], "--against"),
+        ([DEBUG, "mse", "--rounds", "0"], "--rounds"),
+        ([DEBUG, "mse", "training.accumulation=2", "--batch-size", "3"], "cannot be divided into 2 equal"),
+        ([DEBUG, "mse", "--json", "nowhere/bench.json"], "nowhere/bench.json: cannot be written"),
+        ([DEBUG, "mse", "--json", "."], "cannot be written"),
+    ],
+)
+def test_a_mistake_is_exit_two_and_one_line_before_anything_is_measured(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("pmae: ")
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere() -> None:
+    terminal, elsewhere = (
+        Console(record=True, force_terminal=True, width=80),
+        Console(record=True, force_terminal=False),
+    )
+    for console in (terminal, elsewhere):
+        with Ticker(console, plain_every=3600) as ticker:
+            for done in range(1, 5):
+                ticker.tick(done, 4)
+    assert "4/4" in terminal.export_text()
+    assert elsewhere.export_text().splitlines() == ["bench: step 4 of 4, left 0:00:00"]

@@ -1,0 +1,181 @@
+"""What a step may cost, exactly and on any machine: every pass through a network is accounted for.
+
+F is a discriminator's forward, g the generator's, per batch. A backward pass costs one more F for the weights and one
+more for the inputs, less what has no weights (blurs) and what starts at images that need no gradient (first layers).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import debug_trainer, random_batches
+from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear
+from perceptual_mae.reconstruction import Reconstruction
+from perceptual_mae.schedule import Moment
+from perceptual_mae.step_counts import count_flops
+from perceptual_mae.trainer import Trainer
+from perceptual_mae.vit import PatchEmbed
+
+METHODS = ("ls_gan_p", "msg_gan_p", "stylegan2_ada_p")
+PLAIN, BALANCE, R1 = 1, 8, 16
+"""Numbers of steps in which nothing lazy is due; the balance (and path length); and R1 beside them."""
+
+GRAMS = 3
+"""Gram matrices of fake and real, and a product on the way back to the fake."""
+
+# The fused attention of other precisions runs some products again on its way back.
+OPTIONS = ("training.precision=bf16", "training.batch_size=4", "penalties.path_length=null")
+
+
+@dataclass
+class Account:
+    """Operations of one batch: the discriminator's layers, its blurs and the way back through them, and so on."""
+
+    layers: int
+    blurs: int
+    blurs_back: int
+    first_layers: int
+    g: int
+    patch_embedding: int
+    to_latent: int
+    grams: int
+
+    @property
+    def forward(self) -> int:
+        """F: forward through the discriminator."""
+        return self.layers + self.blurs
+
+    @property
+    def back(self) -> int:
+        """From its logits to the image."""
+        return self.layers + self.blurs_back
+
+    @property
+    def learning(self) -> int:
+        """From real and fake logits to the weights, in which the images need no gradient."""
+        return 2 * self.layers + 2 * (self.back - self.first_layers)
+
+    @property
+    def generator(self) -> int:
+        """Forward and back."""
+        return 3 * self.g - self.patch_embedding
+
+
+def account(trainer: Trainer) -> Account:
+    (batch,) = random_batches(4)
+    images, mask = batch.to("cpu").images, trainer.draw_masks(batch, Moment(1, 0, 0.0))
+    layers: dict[str, int] = {}
+    blurs, blurs_back, embedded = [], [], []
+
+    def blurred(_: nn.Module, inputs: tuple[Tensor, ...], options: dict[str, int], __: Tensor) -> None:
+        (maps,) = inputs
+        height, width = (side + 2 * options["padding"] - 3 for side in maps.shape[-2:])  # then pixels are dropped
+        blurs.append(2 * 16 * maps.shape[0] * maps.shape[1] * height * width)
+        blurs_back.append(2 * 16 * maps.numel())
+
+    def embed(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        embedded.append(2 * output.numel() * inputs[0].shape[-1])
+
+    def passed(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # Two for a multiplication and an addition: as many as weights go into a number that comes out.
+        outputs = output.numel() * (
+            inputs[0].shape[1] if isinstance(layer, EqualizedLinear) else layer.weight[0].numel()
+        )
+        layers[name] = layers.get(name, 0) + 2 * outputs
+
+    hooks = [
+        module.register_forward_hook(embed)
+        for module in trainer.bare_generator.modules()
+        if isinstance(module, PatchEmbed)
+    ]
+    for name, module in trainer.bare_discriminator.named_modules():
+        if isinstance(module, Blur):
+            hooks.append(module.register_forward_hook(blurred, with_kwargs=True))
+        elif isinstance(module, EqualizedConv2d | EqualizedLinear | nn.Conv2d):
+            hooks.append(module.register_forward_hook(partial(passed, name)))
+    output = trainer.discriminator(trainer.levels_of((images,)))
+    made: list[Reconstruction] = []
+    g = count_flops(lambda: made.append(trainer.generator(images, mask)))
+    for hook in hooks:
+        hook.remove()
+    everything = torch.stack([level.sum() for level in made[0].pyramid]).sum()
+    return Account(
+        sum(layers.values()),
+        sum(blurs),
+        sum(blurs_back),
+        sum(value for name, value in layers.items() if name.endswith("from_rgb") or name == "stages.0.0"),
+        g,
+        sum(embedded),
+        count_flops(lambda: torch.autograd.grad(everything, made[0].latent)),
+        sum(2 * layer.numel() * layer.shape[1] for layer in output.features),
+    )
+
+
+def flops(trainer: Trainer, epoch: int, step: int) -> int:
+    return count_flops(lambda: trainer.step(random_batches(4), Moment(epoch, step, 0.5)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_counter_agrees_with_the_shapes_of_the_layers(method: str) -> None:
+    trainer = debug_trainer(method, *OPTIONS)
+    images = torch.rand(4, 3, 32, 32)
+    assert count_flops(lambda: trainer.discriminator(trainer.levels_of((images,)))) == account(trainer).forward
+
+
+def test_a_plain_step_is_three_forwards_of_the_generator() -> None:
+    trainer = debug_trainer("mse", *OPTIONS[:2])
+    (batch,) = random_batches(4)
+    images, mask = batch.to("cpu").images, trainer.draw_masks(batch, Moment(1, 0, 0.0))
+    g = count_flops(lambda: trainer.generator(images, mask))
+    embedding = 2 * int((~mask).sum()) * trainer.bare_generator.encoder.patch_embed.proj.weight.numel()
+    assert flops(trainer, 1, PLAIN) == flops(trainer, 2, PLAIN) == 3 * g - embedding
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_lean_step_is_seven_forwards_of_the_discriminator_and_three_of_the_generator(method: str) -> None:
+    trainer = debug_trainer(method, "training.order=lean", *OPTIONS)
+    cost = account(trainer)
+    odd, even = flops(trainer, 1, PLAIN), flops(trainer, 2, PLAIN)
+    assert (
+        odd == 2 * cost.forward + cost.learning + cost.back + cost.generator
+    )  # real, fake; back to weights, to the image
+    assert even == odd + GRAMS * cost.grams
+    assert 6.5 * cost.forward + 2.9 * cost.g < odd < 7.1 * cost.forward + 3 * cost.g  # as round numbers
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_in_turns_is_two_forwards_more_where_features_are_compared_and_else_one(method: str) -> None:
+    trainer = debug_trainer(method, "training.order=sequential", *OPTIONS)
+    cost = account(trainer)
+    odd, even = flops(trainer, 1, PLAIN), flops(trainer, 2, PLAIN)
+    lean = 2 * cost.forward + cost.learning + cost.back + cost.generator
+    assert odd == lean + cost.forward  # the fake is seen again
+    assert even == lean + 2 * cost.forward + GRAMS * cost.grams  # and so is the real, without a graph
+    assert even < 9.1 * cost.forward + 3 * cost.g + GRAMS * cost.grams
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_balance_costs_a_way_to_the_decoders_input_for_each_of_two_terms_and_a_pass_for_the_rest(
+    method: str, order: str
+) -> None:
+    trainer = debug_trainer(method, f"training.order={order}", "training.log_every=1000", *OPTIONS)
+    cost = account(trainer)
+    odd, even = (flops(trainer, epoch, BALANCE) - flops(trainer, epoch, PLAIN) for epoch in (1, 2))
+    assert odd == 2 * cost.to_latent
+    assert odd < even <= odd + cost.forward
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", METHODS)
+def test_r1_is_three_forwards_of_the_discriminator(method: str, order: str) -> None:
+    r1 = "penalties.r1.gamma=auto"
+    trainer = debug_trainer(method, r1, f"training.order={order}", "training.log_every=1000", *OPTIONS)
+    cost = account(trainer)
+    # To the image, once more along that way, and to the weights. In turns, the image is a leaf of the real half too.
+    expected = cost.back + cost.forward + cost.layers + cost.first_layers * (order == "sequential")
+    # The way back starts at ones, which need no gradient: the last layer is spared once, if it is a plain product.
+    assert expected - 0.001 * cost.forward <= flops(trainer, 1, R1) - flops(trainer, 1, BALANCE) <= expected

@@ -1,0 +1,110 @@
+"""The stopwatch gives each instant to the innermost part; watching a step changes nothing of it."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import debug_trainer, random_batches
+from perceptual_mae.schedule import Moment
+from perceptual_mae.step_parts import REST, Clock, Stopwatch, clock_of, watched
+from perceptual_mae.trainer import Trainer
+
+
+def fake_clock(times: Iterator[float]) -> Clock:
+    """A clock that reads the given times off, one a mark."""
+    return Clock("fake", lambda: next(times), lambda start, end: end - start)
+
+
+def test_time_goes_to_the_innermost_part() -> None:
+    # rest 0-1, outer 1-3, inner 3-8, outer 8-10, rest 10-20, inner 20-24, rest 24-25
+    stopwatch = Stopwatch(fake_clock(iter([0.0, 1.0, 3.0, 8.0, 10.0, 20.0, 24.0, 25.0])))
+    inner = stopwatch.around("inner", lambda: None)
+    outer = stopwatch.around("outer", inner)
+
+    def step() -> None:
+        outer()
+        inner()
+
+    assert stopwatch.time(step) == {REST: 1 + 10 + 1, "outer": 2 + 2, "inner": 5 + 4}
+
+
+def test_a_part_that_fails_is_left_too() -> None:
+    stopwatch = Stopwatch(fake_clock(iter(range(100))))
+
+    def fail() -> None:
+        raise RuntimeError
+
+    def step() -> None:
+        with pytest.raises(RuntimeError):
+            stopwatch.around("failing", fail)()
+
+    assert stopwatch.time(step) == {REST: 2, "failing": 1}
+
+
+def test_marks_are_settled_before_they_are_compared() -> None:
+    settled: list[bool] = []
+
+    def between(start: int, end: int) -> float:
+        assert settled
+        return float(end - start)
+
+    ticks = count()
+    clock = Clock("late", lambda: next(ticks), between, settle=lambda: settled.append(True))
+    assert Stopwatch(clock).time(lambda: None) == {REST: 1}
+
+
+def test_a_cpu_is_measured_by_the_time_of_this_process() -> None:
+    clock = clock_of(torch.device("cpu"))
+    start = clock.mark()
+    while clock.between(start, clock.mark()) <= 0:
+        torch.ones(1000).sum()
+    assert clock.name == "process CPU time"
+
+
+PARTS = {
+    "mse": {"generator", "backward", "optimizers", "term mse", REST},
+    "ls_gan_p": {
+        *("generator", "discriminator", "backward", "optimizers", REST),
+        *("term l1", "term feature_matching", "term style", "term adversarial", "term discriminator"),
+    },
+}
+PARTS["stylegan2_ada_p"] = PARTS["ls_gan_p"] | {"augmentation"}
+PARTS["official_code"] = PARTS["ls_gan_p"] | {"loss networks"}
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", PARTS)
+def test_every_part_of_a_step_is_seen_in_either_order(method: str, order: str) -> None:
+    trainer = debug_trainer(method, f"training.order={order}")
+    stopwatch = Stopwatch(fake_clock(iter(range(10_000))))
+    with watched(trainer, stopwatch):
+        parts = stopwatch.time(lambda: trainer.step(random_batches(4), Moment(2, 16, 0.5)))
+    assert set(parts) == PARTS[method]
+
+
+def attributes(trainer: Trainer) -> dict[str, Any]:
+    """What watching touches, as it is found on the objects themselves."""
+    owners = {"trainer": trainer, "accelerator": trainer.accelerator, "objective": trainer.objective}
+    owners |= {"optimizer": trainer.optimizer, "augmentation": trainer.adversary.augmentation}
+    held = {f"{name}.{key}": id(value) for name, owner in owners.items() for key, value in vars(owner).items()}
+    hooks = [len(network._forward_hooks) for network in (trainer.bare_generator, trainer.bare_discriminator)]
+    return held | {"backward": torch.autograd.backward, "grad": torch.autograd.grad, "hooks": hooks}
+
+
+def test_watching_changes_neither_the_step_nor_the_trainer() -> None:
+    def step(trainer: Trainer) -> dict[str, torch.Tensor]:
+        return trainer.step(random_batches(4), Moment(2, 16, 0.5))
+
+    plain, seen = (debug_trainer("stylegan2_ada_p", "augment.initial_p=0.5") for _ in range(2))
+    before, stopwatch, told = attributes(seen), Stopwatch(fake_clock(iter(range(10_000)))), []
+    with watched(seen, stopwatch):
+        stopwatch.time(lambda: told.append(step(seen)))
+    assert attributes(seen) == before
+    expected = step(plain)
+    assert told[0].keys() == expected.keys()
+    assert all(torch.equal(told[0][name], value) for name, value in expected.items())
+    weights = zip(plain.bare_generator.parameters(), seen.bare_generator.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in weights)
