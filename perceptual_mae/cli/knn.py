@@ -1,0 +1,41 @@
+"""`pmae knn`: nearest neighbours among a frozen encoder's features; nothing is trained."""
+
+from pathlib import Path
+
+from perceptual_mae.cli.progress import Watcher
+from perceptual_mae.cli.scoring import check_out, finish, numbers
+from perceptual_mae.evaluation.opening import open_run
+from perceptual_mae.evaluation.representation import knn_run
+from perceptual_mae.evaluation.score_tables import knn_table
+
+
+def run(
+    path: Path,
+    overrides: list[str],
+    *,
+    neighbours: str,
+    temperature: float,
+    baselines: bool,
+    data: str | None,
+    split: str | None,
+    limit: int | None,
+    test_limit: int | None,
+    ema: bool | None,
+    out: Path | None,
+) -> None:
+    """Score a run by its nearest neighbours, write the scores beside it (or to `out`) and print their table."""
+    counts = numbers(neighbours, "--neighbours", least=1)
+    check_out(out)
+    opened = open_run(path, overrides, data=data, split=split, limit=limit, test_limit=test_limit, ema=ema)
+    with Watcher(quiet=not opened.is_main_process) as watch:
+        report = knn_run(
+            opened.run,
+            opened.data,
+            opened.accelerator,
+            neighbours=counts,
+            temperature=temperature,
+            baselines=baselines,
+            ema=ema,
+            watch=watch,
+        )
+    finish(opened, report, knn_table, out or opened.default_path("knn"))

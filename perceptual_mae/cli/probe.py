@@ -1,0 +1,77 @@
+"""`pmae probe`: how well a linear map reads labels from a frozen encoder."""
+
+from pathlib import Path
+
+from perceptual_mae.cli.progress import Watcher
+from perceptual_mae.cli.scoring import check_out, finish, numbers
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.layer_map import draw_layer_map
+from perceptual_mae.evaluation.opening import open_run
+from perceptual_mae.evaluation.probe import ProbeOptimizer
+from perceptual_mae.evaluation.representation import Protocol, probe_run
+from perceptual_mae.evaluation.score_tables import probe_table
+
+
+def run(
+    path: Path,
+    overrides: list[str],
+    *,
+    protocol: Protocol,
+    optimizer: ProbeOptimizer | None,
+    seeds: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    layers: bool,
+    baselines: bool,
+    data: str | None,
+    split: str | None,
+    limit: int | None,
+    test_limit: int | None,
+    ema: bool | None,
+    out: Path | None,
+) -> None:
+    """Probe a run, write the scores beside it (or to `out`) and print their table."""
+    chosen = numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
+    check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
+    check_out(out)
+    opened = open_run(path, overrides, data=data, split=split, limit=limit, test_limit=test_limit, ema=ema)
+    with Watcher(quiet=not opened.is_main_process) as watch:
+        report = probe_run(
+            opened.run,
+            opened.data,
+            opened.accelerator,
+            protocol=protocol,
+            optimizer=optimizer or "lbfgs",
+            seeds=chosen,
+            epochs=epochs,
+            batch_size=batch_size,
+            layers=layers,
+            baselines=baselines,
+            ema=ema,
+            watch=watch,
+        )
+    name = "probe_layers" if layers else f"probe_{protocol}"
+    written = out or opened.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")
+    if layers and opened.is_main_process:
+        title = f"{report['run']}, {report['data']}, {report['train_images']} training images"
+        draw_layer_map(report["scores"]["encoder"], written.with_suffix(".png"), title=title)
+    finish(opened, report, probe_table, written)
+
+
+def check_options(
+    protocol: Protocol,
+    optimizer: ProbeOptimizer | None,
+    epochs: int | None,
+    batch_size: int | None,
+    layers: bool,
+    baselines: bool,
+) -> None:
+    """Refuse options that another one leaves without effect."""
+    if protocol != "cached" and optimizer is not None:
+        raise UserError(f"--protocol {protocol} has its own optimiser; leave out --optimizer")
+    if protocol != "cached" and layers:
+        raise UserError(f"--layers probes cached features; leave out --protocol {protocol}")
+    if layers and baselines:
+        raise UserError("--layers maps the run's own encoder; leave out --baselines")
+    if protocol == "cached" and optimizer in (None, "lbfgs") and (epochs or batch_size):
+        raise UserError("lbfgs takes all images at once; --epochs and --batch-size need --optimizer sgd or lars")

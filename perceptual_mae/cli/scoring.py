@@ -1,0 +1,54 @@
+"""What the commands that score a representation share: options, and where the scores go."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.opening import Opened
+from perceptual_mae.folder import write_json
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a place that the scores cannot be written to, before they are computed."""
+    if out is not None and (out.is_dir() or out.suffix != ".json"):
+        raise UserError(f"--out: {out} is no file that ends in .json; name one")
+
+
+def finish(opened: Opened, report: Mapping[str, Any], table: Callable[[Mapping[str, Any]], str], path: Path) -> None:
+    """Write the scores and print their table; the main process alone does."""
+    if opened.is_main_process:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, report)
+        console = Console(soft_wrap=True)
+        for line in (headline(report), "", table(report), "", f"written to {path}"):
+            console.print(line, highlight=False, markup=False)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """Say what was scored: weights, images and how they were prepared."""
+    transform = report["transform"]
+    resize = f"resized to {transform['resize']}, " if transform["resize"] else ""
+    height, width = transform["image_size"]
+    return (
+        f"{report['run']}, step {report['step']}{' (averaged weights)' if report['ema'] else ''}: encoder "
+        f"{report['encoder_sha256'][:12]}, {report['encoder_tensors']['loaded']} tensors loaded, none missing; "
+        f"{report['data']}, {report['train_images']} train and {report['test_images']} {report['split']} images of "
+        f"{report['classes']} classes, {resize}{height}x{width}"
+    )
+
+
+def numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:
+    """Return the numbers of a list such as 0,1,2; each one once and none below `least`."""
+    try:
+        values = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < least or len(set(values)) < len(values):
+        raise UserError(f"{option} is {text!r}; give different whole numbers from {least} on, such as 10,20,100")
+    return values

@@ -1,0 +1,144 @@
+"""Frozen features of a labelled set: one pass, whole images, nothing hidden, nothing learnt.
+
+An extractor maps images (B, C, H, W) in [0, 1] to named features (B, D). Shapes: B images, L patches, D width.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.loading import evaluation_batches
+from perceptual_mae.data.selection import Selection
+from perceptual_mae.encoder import Encoder
+from perceptual_mae.errors import UserError
+
+Extractor = Callable[[Tensor], dict[str, Tensor]]
+Watch = Callable[[str, int, int], None]
+"""Is told what goes on, how much of it is done and how much there is."""
+
+POOLINGS = ("class", "mean")
+PIXEL_SIDE = 32
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Features:
+    """What was extracted: float32 features (N, D) by name, int64 labels (N,), in the order of the data set."""
+
+    named: dict[str, Tensor]
+    labels: Tensor
+
+
+def encoder_features(encoder: Encoder) -> Extractor:
+    """Return the extractor of the class token and the mean of the patch tokens, after the encoder's final norm."""
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        return pool(encoder(images))
+
+    return extract
+
+
+def layer_features(encoder: Encoder) -> Extractor:
+    """Return the extractor of both poolings after every block, named "class/1" to "mean/K".
+
+    Each token is normalised as by the final norm without its affine part, which a probe's BatchNorm undoes: the last
+    block's features score as those of `encoder_features` do, up to rounding.
+    """
+    blocks = range(1, len(encoder.blocks) + 1)
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        _, tapped = encoder.encode(images, taps=blocks)
+        pooled = {
+            block: pool(F.layer_norm(tapped[block].float(), (encoder.width,), eps=encoder.norm.eps)) for block in blocks
+        }
+        return {f"{name}/{block}": pooled[block][name] for name in POOLINGS for block in blocks}
+
+    return extract
+
+
+def pixel_features(images: Tensor) -> dict[str, Tensor]:
+    """The extractor that learns nothing: the pixels themselves, averaged down to a side of at most 32."""
+    size = tuple(min(PIXEL_SIDE, side) for side in images.shape[2:])
+    return {"pixels": F.interpolate(images.float(), size=size, mode="area").flatten(1)}
+
+
+def pool(tokens: Tensor) -> dict[str, Tensor]:
+    """Return the class token and the mean patch token (B, D), float32, of tokens (B, 1+L, D), class token first."""
+    tokens = tokens.float()
+    return {"class": tokens[:, 0], "mean": tokens[:, 1:].mean(1)}
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """Return the SHA-256 of an encoder's exported tensors: names, shapes and values, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.export_state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def ignore(what: str, done: int, total: int) -> None:
+    """The watch that looks away."""
+
+
+@torch.no_grad()
+def extract_features(
+    extractor: Extractor,
+    dataset: ImageDataset,
+    transform: Callable[[Tensor], Tensor],
+    accelerator: Accelerator,
+    *,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 0,
+    name: str = "features",
+    watch: Watch = ignore,
+) -> Features:
+    """Return the features of a whole data set, on the CPU; memory grows with the features alone.
+
+    Process r of P reads every P-th image from the r-th on; each image counts once and the order is the data set's. Only
+    the main process keeps the result: on the others it is empty. Unreadable images are logged and left out.
+    Raises UserError where an image carries no label.
+    """
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    share = Selection(dataset, range(rank, len(dataset), processes))
+    chunks = []
+    for batch in evaluation_batches(share, transform, batch_size=batch_size, workers=workers):
+        if bool((batch.labels < 0).any()):
+            raise UserError("some images of the data set carry no label; name a labelled set with --data")
+        with accelerator.autocast():
+            extracted = extractor(batch.to(accelerator.device).images)
+        places = rank + processes * batch.indices
+        chunks.append((places, batch.labels, {key: value.float().cpu() for key, value in extracted.items()}))
+        watch(name, min(int(places[-1]) + 1, len(dataset)), len(dataset))
+    if processes > 1:
+        chunks = _to_main_process(chunks, accelerator)
+    if not chunks:
+        return Features({}, torch.empty(0, dtype=torch.int64))
+    order = torch.cat([places for places, _, _ in chunks]).argsort()
+    labels = torch.cat([labels for _, labels, _ in chunks])[order]
+    named = {}
+    for key in tuple(chunks[0][2]):
+        whole = torch.cat([extracted.pop(key) for _, _, extracted in chunks])
+        named[key] = whole if processes == 1 else whole[order]
+    return Features(named, labels)
+
+
+Chunk = tuple[Tensor, Tensor, dict[str, Tensor]]
+
+
+def _to_main_process(chunks: list[Chunk], accelerator: Accelerator) -> list[Chunk]:
+    """Hand all chunks to the main process, one a process at a time: gathering copies what it gathers."""
+    rounds = max(gather_object([len(chunks)]))
+    gathered: list[Chunk] = []
+    for turn in range(rounds):
+        met = gather_object(chunks[turn : turn + 1])
+        if accelerator.is_main_process:
+            gathered += met
+    return gathered

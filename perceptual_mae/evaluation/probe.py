@@ -1,0 +1,148 @@
+"""A linear probe on features that were computed once: how much of the labels a linear map can read from them.
+
+The strength of its regularisation, or its learning rate, is chosen on a held-out part of the training features. Test
+features enter after everything is chosen and fitted.
+"""
+
+import math
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.evaluation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
+from perceptual_mae.evaluation.probe_head import ProbeHead, accuracies
+from perceptual_mae.randomness import stream
+
+ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]
+
+CANDIDATES: dict[str, tuple[float, ...]] = {
+    "lbfgs": (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+    "sgd": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "lars": (0.4, 0.8, 1.6, 3.2, 6.4, 12.8),
+}
+"""What is chosen from: strengths of the L2 penalty for L-BFGS, peak learning rates for the others. Ours."""
+
+HELD_OUT, EPOCHS, BATCH_SIZE = 0.1, 90, 256
+PATIENCE = 2
+"""Penalties in a row, from the strongest down, whose held-out loss may rise before the search ends."""
+
+
+@dataclass(frozen=True)
+class FittedProbe:
+    """A head with what it was chosen from: `tried` maps candidates to held-out accuracy in [0, 1]."""
+
+    head: ProbeHead
+    chosen: float
+    tried: dict[float, float]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Top-1 accuracy in [0, 1] on the test features, and the probe that reached it."""
+
+    accuracy: float
+    probe: FittedProbe
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    optimizer: ProbeOptimizer = "lbfgs",
+    candidates: Sequence[float] | None = None,
+    held_out: float = HELD_OUT,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> ProbeResult:
+    """Fit a probe to features (N, D) with labels (N,), and score it on test features (M, D) with labels (M,).
+
+    See `fit_probe` for the options. Everything happens on the device that the tensors are on.
+    """
+    fitted = fit_probe(
+        features,
+        labels,
+        num_classes=num_classes,
+        optimizer=optimizer,
+        candidates=candidates,
+        held_out=held_out,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    return ProbeResult(accuracies(fitted.head, test_features, test_labels)[0][0], fitted)
+
+
+def fit_probe(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    optimizer: ProbeOptimizer = "lbfgs",
+    candidates: Sequence[float] | None = None,
+    held_out: float = HELD_OUT,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+) -> FittedProbe:
+    """Return the best head that was fitted to all but a share `held_out` of features (N, D) with int64 labels (N,).
+
+    Best is the highest accuracy on that share, of equals the lowest loss. The head is not fitted again to all features:
+    nothing that chose it ever trained it, and the seed (which part is held out, initial weights, order) shows in the
+    result. `epochs` and `batch_size` are those of sgd and lars. Raises ValueError where there is too little to fit.
+    """
+    count = max(1, round(held_out * len(features)))
+    if len(features) != len(labels) or len(features) - count < 2 or not 0 < held_out < 1:
+        raise ValueError(
+            f"{len(features)} features with {len(labels)} labels cannot give up a share of {held_out} and leave two"
+        )
+    order = torch.randperm(len(features), generator=stream("probe held out", seed)).to(features.device)
+    choosing, fitting = order[:count], order[count:]
+    candidates = CANDIDATES[optimizer] if candidates is None else tuple(candidates)
+    copies = 1 if optimizer == "lbfgs" else len(candidates)
+    num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+    head = ProbeHead(features.shape[1], num_classes, copies=copies, seed=seed).to(features.device)
+    judge = (features[choosing], labels[choosing])
+    if optimizer == "lbfgs":
+        return _descend(head, features[fitting], labels[fitting], judge, candidates)
+    fit_in_batches(
+        head,
+        features[fitting],
+        labels[fitting],
+        optimizer=optimizer,
+        rates=candidates,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    correct, losses = accuracies(head, *judge)
+    best = max(range(copies), key=lambda copy: (correct[copy], -losses[copy]))
+    return FittedProbe(head.keep(best), candidates[best], dict(zip(candidates, correct, strict=True)))
+
+
+def _descend(
+    head: ProbeHead, features: Tensor, labels: Tensor, judge: tuple[Tensor, Tensor], penalties: Sequence[float]
+) -> FittedProbe:
+    """Fit with L-BFGS from the strongest penalty down, each from the one before, until held-out loss rises twice."""
+    normalised = set_statistics(head, features)
+    tried: dict[float, float] = {}
+    best = (-1.0, 0.0)
+    kept, chosen, lowest, rises = head, 0.0, math.inf, 0
+    for penalty in sorted(penalties, reverse=True):
+        fit_lbfgs(head.copies()[0], normalised, labels, l2=penalty)
+        (correct,), (loss,) = accuracies(head, *judge)
+        tried[penalty] = correct
+        if (correct, -loss) > best:
+            best, kept, chosen = (correct, -loss), deepcopy(head), penalty
+        rises = 0 if loss < lowest else rises + 1
+        lowest = min(lowest, loss)
+        if rises == PATIENCE:
+            break
+    return FittedProbe(kept.eval(), chosen, tried)

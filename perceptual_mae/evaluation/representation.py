@@ -1,0 +1,175 @@
+"""A run's representation scored on labelled images: linear probes, the layer map, nearest neighbours."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from accelerate import Accelerator
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.features import Extractor, Features, Watch, ignore, layer_features
+from perceptual_mae.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
+from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.online_probe import CROP_SCALE, RECIPES, Recipe, score_heads, train_probe
+from perceptual_mae.evaluation.probe import BATCH_SIZE, EPOCHS, HELD_OUT, ProbeOptimizer, linear_probe
+from perceptual_mae.evaluation.provenance import describe
+from perceptual_mae.evaluation.subjects import both_splits, extract, open_generator, subjects, uses_ema
+from perceptual_mae.run import Run
+
+Protocol = Literal["cached", "mae", "paper"]
+FEWEST_IMAGES = 3
+"""One to choose by, two to fit."""
+Scores = dict[str, dict[str, Any]]
+"""Whose features -> which of them -> what was found."""
+
+
+def probe_run(
+    run: Run,
+    data: LabelledData,
+    accelerator: Accelerator,
+    *,
+    protocol: Protocol = "cached",
+    optimizer: ProbeOptimizer = "lbfgs",
+    seeds: Sequence[int] = (0, 1, 2),
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    layers: bool = False,
+    baselines: bool = False,
+    ema: bool | None = None,
+    watch: Watch = ignore,
+) -> dict[str, Any]:
+    """Return linear-probe accuracies of a run's encoder with everything they stand on.
+
+    `cached` computes features once and tries settings on a held-out part of train; `mae` and `paper` train on augmented
+    images with published settings. `layers` probes every block (cached only). `baselines` adds the run's encoder before
+    training, and pixels. With several processes only the main one has scores.
+    """
+    if len(data.train) < FEWEST_IMAGES:
+        raise UserError(f"{len(data.train)} training images are too few for a probe; give {FEWEST_IMAGES} or more")
+    generator = open_generator(run, accelerator, ema)
+    report: dict[str, Any] = {"protocol": "layers" if layers else protocol, "seeds": list(seeds)}
+    report |= describe(run, generator.encoder, data, accelerator, ema=uses_ema(run, ema))
+    if layers:
+        extractors: dict[str, Extractor] = {"encoder": layer_features(generator.encoder)}
+    else:
+        extractors = subjects(generator, run.config, accelerator, baselines=baselines)
+    if protocol == "cached":
+        options: dict[str, Any] = {"optimizer": optimizer, "held_out": HELD_OUT}
+        if optimizer != "lbfgs":
+            options |= {"epochs": epochs or EPOCHS, "batch_size": batch_size or BATCH_SIZE}
+        report |= {**options, "augmentation": None}
+    else:
+        recipe = RECIPES[protocol]
+        options = {"epochs": epochs or recipe.epochs, "batch_size": batch_size or recipe.usual_batch(len(data.train))}
+        augmentation = {"crop": recipe.crop, "crop_scale": list(CROP_SCALE), "flip": 0.5}
+        report |= {**options, "augmentation": augmentation}
+    scores: Scores = {}
+    for name, extractor in extractors.items():
+        if protocol == "cached":
+            train, test = both_splits(extractor, data, accelerator, name, watch)
+            report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
+            scores[name] = _probe_cached(train, test, data, accelerator, seeds, options, name, watch)
+        else:
+            scores[name] = _probe_online(extractor, data, accelerator, seeds, RECIPES[protocol], options, name, watch)
+    return report | {"scores": scores}
+
+
+def knn_run(
+    run: Run,
+    data: LabelledData,
+    accelerator: Accelerator,
+    *,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    temperature: float = TEMPERATURE,
+    baselines: bool = False,
+    ema: bool | None = None,
+    watch: Watch = ignore,
+) -> dict[str, Any]:
+    """Return nearest-neighbour accuracies of a run's encoder, by number of neighbours, with what they stand on.
+
+    Numbers of neighbours above the number of training images are left out. With several processes only the main one has
+    scores.
+    """
+    if len(data.train) < min(neighbours):
+        raise UserError(f"{len(data.train)} training images hold no {min(neighbours)} neighbours; ask for fewer")
+    generator = open_generator(run, accelerator, ema)
+    report: dict[str, Any] = {"protocol": "knn", "temperature": temperature}
+    report |= describe(run, generator.encoder, data, accelerator, ema=uses_ema(run, ema))
+    scores: Scores = {}
+    for name, extractor in subjects(generator, run.config, accelerator, baselines=baselines).items():
+        train, test = both_splits(extractor, data, accelerator, name, watch)
+        report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
+        scores[name] = {}
+        for key, features in train.named.items():
+            device = accelerator.device
+            found = knn_accuracies(
+                features.to(device),
+                train.labels.to(device),
+                test.named[key].to(device),
+                test.labels.to(device),
+                neighbours=neighbours,
+                temperature=temperature,
+            )
+            scores[name][key] = {str(count): round(value, 5) for count, value in found.items()}
+    return report | {"scores": scores}
+
+
+def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
+    """Return mean and sample deviation (None for one) of accuracies in [0, 1], and each of them."""
+    deviation = round(statistics.stdev(accuracies), 5) if len(accuracies) > 1 else None
+    return {
+        "accuracy": round(math.fsum(accuracies) / len(accuracies), 5),
+        "deviation": deviation,
+        "by_seed": [round(value, 5) for value in accuracies],
+    }
+
+
+def _probe_cached(
+    train: Features,
+    test: Features,
+    data: LabelledData,
+    accelerator: Accelerator,
+    seeds: Sequence[int],
+    options: Mapping[str, Any],
+    name: str,
+    watch: Watch,
+) -> dict[str, Any]:
+    device, scores, fits = accelerator.device, {}, 0
+    labels, test_labels = train.labels.to(device), test.labels.to(device)
+    for key in train.named:
+        features, test_features = train.named[key].to(device), test.named[key].to(device)
+        results = []
+        for seed in seeds:
+            watch(f"{name}, fitting", fits, len(train.named) * len(seeds))
+            results.append(
+                linear_probe(
+                    features, labels, test_features, test_labels, num_classes=data.num_classes, seed=seed, **options
+                )
+            )
+            fits += 1
+        scores[key] = summarise([result.accuracy for result in results]) | {
+            "chosen": [result.probe.chosen for result in results],
+            "held_out_accuracy": [round(result.probe.tried[result.probe.chosen], 5) for result in results],
+        }
+    return scores
+
+
+def _probe_online(
+    extractor: Extractor,
+    data: LabelledData,
+    accelerator: Accelerator,
+    seeds: Sequence[int],
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    name: str,
+    watch: Watch,
+) -> dict[str, Any]:
+    test = extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", watch)
+    by_seed = []
+    for seed in seeds:
+        told = f"{name}, seed {seed}"
+        heads = train_probe(extractor, data, recipe, accelerator, seed=seed, name=told, watch=watch, **options)
+        if accelerator.is_main_process:
+            by_seed.append(score_heads(heads, test))
+    return {key: summarise([found[key] for found in by_seed]) for key in (by_seed[0] if by_seed else ())}

@@ -1,0 +1,183 @@
+"""A run's representation from end to end, on digits at debug size."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import debug_config
+from perceptual_mae import Run, pretrain
+from perceptual_mae.evaluation.features import fingerprint
+from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
+from perceptual_mae.evaluation.layer_map import draw_layer_map
+from perceptual_mae.evaluation.representation import knn_run, probe_run, summarise
+from perceptual_mae.evaluation.score_tables import knn_table, probe_table
+from perceptual_mae.evaluation.subjects import make_accelerator
+
+DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.ema_kimg=0.1"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    path = tmp_path_factory.mktemp("runs") / "digits"
+    torch.set_num_threads(1)
+    pretrain(debug_config(*DIGITS, "training.epoch_images=320", "optimizer.lr=3e-3"), path, quiet=True)
+    return Run(path)
+
+
+@pytest.fixture(scope="module")
+def data(run: Run) -> LabelledData:
+    return open_labelled(run.config, limit=150, test_limit=60)
+
+
+@pytest.fixture(scope="module")
+def told() -> set[str]:
+    return set()
+
+
+@pytest.fixture(scope="module")
+def report(run: Run, data: LabelledData, told: set[str]) -> dict[str, Any]:
+    def watch(what: str, done: int, total: int) -> None:
+        told.add(what)
+
+    return probe_run(run, data, make_accelerator(run.config), seeds=(0, 1), baselines=True, watch=watch)
+
+
+def test_trained_encoder_random_encoder_and_pixels_score_differently(report: dict[str, Any]) -> None:
+    scores = report["scores"]
+    assert list(scores) == ["encoder", "random encoder", "raw pixels"]
+    found = [scores["encoder"]["mean"], scores["random encoder"]["mean"], scores["raw pixels"]["pixels"]]
+    assert len({tuple(found["by_seed"]) for found in found}) == 3
+    assert scores["encoder"]["class"] != scores["random encoder"]["class"]
+    assert all(found["accuracy"] > 0.2 for found in found)  # a tenth is chance
+
+
+def test_a_report_says_what_it_stands_on(run: Run, report: dict[str, Any]) -> None:
+    assert report["encoder_sha256"] == fingerprint(run.generator().encoder)  # as before the probe
+    assert (report["step"], report["ema"], report["precision"]) == (run.step, True, "no")
+    assert (report["data"], report["split"], report["classes"]) == ("digits", "test", 10)
+    assert (report["train_images"], report["test_images"]) == (150, 60)
+    assert (report["limit"], report["test_limit"]) == (150, 60)
+    assert report["transform"] == {"image_size": [32, 32], "resize": None, "crop": "center"}
+    assert (report["protocol"], report["optimizer"], report["seeds"]) == ("cached", "lbfgs", [0, 1])
+    for found in report["scores"]["encoder"].values():
+        assert len(found["by_seed"]) == len(found["chosen"]) == len(found["held_out_accuracy"]) == 2
+        assert found["accuracy"] == pytest.approx(sum(found["by_seed"]) / 2, abs=1e-5)
+
+
+def test_progress_covers_extraction_and_fitting_of_everything(report: dict[str, Any], told: set[str]) -> None:
+    assert told == {f"{name}, {what}" for name in report["scores"] for what in ("train", "test", "fitting")}
+
+
+def test_the_same_probe_twice_gives_the_same_scores(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
+    again = probe_run(run, data, make_accelerator(run.config), seeds=(0, 1))
+    assert again["scores"]["encoder"] == report["scores"]["encoder"]
+
+
+def test_averaged_weights_are_left_out_when_told(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
+    plain = knn_run(run, data, make_accelerator(run.config), ema=False)
+    assert plain["ema"] is False
+    assert plain["encoder_sha256"] == fingerprint(run.generator(ema=False).encoder) != report["encoder_sha256"]
+
+
+@pytest.mark.parametrize("protocol", ["mae", "paper"])
+def test_published_protocols_report_both_poolings(protocol: str, run: Run, data: LabelledData) -> None:
+    report = probe_run(run, data, make_accelerator(run.config), protocol=protocol, seeds=(0,), epochs=1, batch_size=50)
+    assert (report["epochs"], report["batch_size"]) == (1, 50)
+    assert report["augmentation"]["crop_scale"] == [0.08, 1.0]
+    assert list(report["scores"]["encoder"]) == ["class", "mean"]
+    assert report["scores"]["encoder"]["mean"]["deviation"] is None
+
+
+def test_the_layer_map_has_both_poolings_of_every_block_and_a_picture(
+    run: Run, data: LabelledData, report: dict[str, Any], tmp_path: Path
+) -> None:
+    layers = probe_run(run, data, make_accelerator(run.config), layers=True, seeds=(0,))
+    found = layers["scores"]["encoder"]
+    assert list(found) == ["class/1", "class/2", "mean/1", "mean/2"]
+    last = report["scores"]["encoder"]["mean"]["by_seed"][0]
+    assert found["mean/2"]["accuracy"] == pytest.approx(last, abs=0.05)  # three of the sixty images
+    draw_layer_map(found, tmp_path / "deeper" / "map.png", title="digits")
+    assert (tmp_path / "deeper" / "map.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "deeper").iterdir())) == 1
+    lines = probe_table(layers).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["block 1", "block 2"]
+
+
+def test_neighbours_are_counted_for_both_poolings_and_the_baselines(run: Run, data: LabelledData) -> None:
+    report = knn_run(run, data, make_accelerator(run.config), baselines=True)
+    scores = report["scores"]
+    assert [list(found) for found in scores.values()] == [["class", "mean"], ["class", "mean"], ["pixels"]]
+    assert all(list(by_count) == ["10", "20", "100"] for found in scores.values() for by_count in found.values())
+    assert scores["raw pixels"]["pixels"]["10"] > 0.7  # digits of one hand look alike
+    assert report["temperature"] == 0.07
+    assert len(knn_table(report).splitlines()) == 2 + 5
+
+
+BY_TWO = """
+import json
+import sys
+
+import torch
+
+from perceptual_mae.evaluation.opening import open_run
+from perceptual_mae.evaluation.representation import knn_run, probe_run
+
+opened = open_run(sys.argv[1], limit=150, test_limit=60)
+given = (opened.run, opened.data, opened.accelerator)
+assert opened.accelerator.num_processes == 2
+reports = [probe_run(*given, seeds=(0,)), probe_run(*given, protocol="mae", seeds=(0,), epochs=2), knn_run(*given)]
+if opened.is_main_process:
+    json.dump(reports, open(sys.argv[2], "w"))
+else:
+    assert [report["scores"]["encoder"] for report in reports] == [{}, {}, {}]
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(run: Run, data: LabelledData, tmp_path: Path) -> None:
+    (tmp_path / "by_two.py").write_text(BY_TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [*launch, str(tmp_path / "by_two.py"), str(run.path), str(tmp_path / "found.json")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        check=True,
+        timeout=240,
+    )
+    both = json.loads((tmp_path / "found.json").read_text())
+    accelerator = make_accelerator(run.config)
+    one = [
+        probe_run(run, data, accelerator, seeds=(0,)),
+        probe_run(run, data, accelerator, protocol="mae", seeds=(0,), epochs=2),
+        knn_run(run, data, accelerator),
+    ]
+    assert both == one
+
+
+def test_a_summary_is_mean_and_sample_deviation() -> None:
+    assert summarise([0.5, 0.6, 0.7]) == {"accuracy": 0.6, "deviation": 0.1, "by_seed": [0.5, 0.6, 0.7]}
+    assert summarise([0.25]) == {"accuracy": 0.25, "deviation": None, "by_seed": [0.25]}
+
+
+def test_tables_paste_as_markdown() -> None:
+    found = {"accuracy": 0.5, "deviation": 0.01}
+    scores = {"encoder": {"class": found, "mean": {**found, "deviation": None}}, "raw pixels": {"pixels": found}}
+    assert probe_table({"protocol": "cached", "scores": scores}).splitlines() == [
+        "| top-1, %   | class token  | mean pool | pixels       |",
+        "| ---------- | ------------ | --------- | ------------ |",
+        "| encoder    | 50.00 ± 1.00 | 50.00     |              |",
+        "| raw pixels |              |           | 50.00 ± 1.00 |",
+    ]
+    table = knn_table({"scores": {"encoder": {"mean": {"10": 0.125}}, "raw pixels": {"pixels": {"10": 1.0}}}})
+    assert table.splitlines() == [
+        "| top-1, %           | k = 10 |",
+        "| ------------------ | ------ |",
+        "| encoder, mean pool | 12.50  |",
+        "| raw pixels         | 100.00 |",
+    ]
