@@ -5,10 +5,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from perceptual_mae.cli.groups import AgainstCommand, split_group
 from perceptual_mae.errors import UserError
 from perceptual_mae.layers import merge_layers
 
@@ -28,6 +29,27 @@ Layers = Annotated[
     ),
 ]
 
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint in it.")]
+DataKeys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Keys of the data that differ here, e.g. data.root=~/cifar."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="LAYER|FOLDER", help="Labelled images: a recipe, or a folder; none: the run's own data."),
+]
+Split = Annotated[
+    Literal["val", "test"] | None, typer.Option(help="Images that are scored; none: the run's evaluation.split.")
+]
+Limit = Annotated[int | None, typer.Option(min=2, help="Use that many training images, from a fixed shuffle.")]
+TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, from a fixed shuffle.")]
+Ema = Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged weights; none: where the run keeps them.")]
+Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder before training, and raw pixels.")]
+Out = Annotated[Path | None, typer.Option(help="JSON file to write; none: in evaluation/ of the run.")]
+
+
+View = Literal["raw", "composite", "both"]
+
 
 @app.command("pretrain")
 def pretrain_command(
@@ -45,7 +67,7 @@ def pretrain_command(
 
 @app.command("visualize")
 def visualize_command(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint in it.")],
+    folder: Folder,
     images: Annotated[
         list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files; none: held-out ones.")
     ] = None,
@@ -53,13 +75,100 @@ def visualize_command(
     count: Annotated[int, typer.Option(min=1, help="How many held-out images.")] = 8,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's.")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the masks.")] = 0,
+    beside: Annotated[
+        list[Path] | None, typer.Option(metavar="RUN", help="Another run on the same images and masks; repeat it.")
+    ] = None,
+    view: Annotated[View, typer.Option(help="Which pictures of each run.")] = "both",
 ) -> None:
-    """Draw original, masked, raw and composite reconstructions side by side."""
-    if not folder.exists():
-        raise UserError(f"{folder}: does not exist; give the folder that a run was written to")
+    """Draw original, masked, raw and composite reconstructions side by side, of one run or of several."""
+    for path in (folder, *(beside or [])):
+        check_run(path)
     from perceptual_mae.cli.visualize import run
 
-    run(folder, images or [], out=out, count=count, ratio=ratio, seed=seed)
+    run(folder, images or [], beside or [], out=out, count=count, ratio=ratio, seed=seed, view=view)
+
+
+@app.command("probe")
+def probe_command(
+    folder: Folder,
+    overrides: DataKeys = None,
+    protocol: Annotated[
+        Literal["cached", "mae", "paper"],
+        typer.Option(help="cached: features once, settings chosen on a part of train; mae, paper: augmented images."),
+    ] = "cached",
+    optimizer: Annotated[
+        Literal["lbfgs", "sgd", "lars"] | None, typer.Option(help="Of the cached protocol; none: lbfgs.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Seeds of the probe; none: 0,1,2 if cached, else 0.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of sgd, lars, mae and paper; none: 90.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Batch of sgd and lars (none: 256), mae and paper (none: as published).")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Probe every block, and draw the map.")] = False,
+    baselines: Baselines = False,
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    ema: Ema = None,
+    out: Out = None,
+) -> None:
+    """Train linear probes on a run's frozen encoder, e.g. pmae probe runs/a --baselines."""
+    check_run(folder)
+    from perceptual_mae.cli.probe import run
+
+    run(
+        folder,
+        overrides or [],
+        protocol=protocol,
+        optimizer=optimizer,
+        seeds=seeds,
+        epochs=epochs,
+        batch_size=batch_size,
+        layers=layers,
+        baselines=baselines,
+        data=data,
+        split=split,
+        limit=limit,
+        test_limit=test_limit,
+        ema=ema,
+        out=out,
+    )
+
+
+@app.command("knn")
+def knn_command(
+    folder: Folder,
+    overrides: DataKeys = None,
+    neighbours: Annotated[str, typer.Option(metavar="K,K,...", help="Numbers of neighbours.")] = "10,20,100,200",
+    temperature: Annotated[float, typer.Option(min=1e-2, help="Votes count exp(cosine / temperature).")] = 0.07,
+    baselines: Baselines = False,
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    ema: Ema = None,
+    out: Out = None,
+) -> None:
+    """Classify by the nearest neighbours among a run's frozen features, e.g. pmae knn runs/a."""
+    check_run(folder)
+    from perceptual_mae.cli.knn import run
+
+    run(
+        folder,
+        overrides or [],
+        neighbours=neighbours,
+        temperature=temperature,
+        baselines=baselines,
+        data=data,
+        split=split,
+        limit=limit,
+        test_limit=test_limit,
+        ema=ema,
+        out=out,
+    )
 
 
 @app.command("configs")
@@ -75,6 +184,37 @@ def configs_command(
     from perceptual_mae.cli.configs import run
 
     run(arguments or [], schema=schema)
+
+
+@app.command("bench", cls=AgainstCommand)
+def bench_command(
+    arguments: Layers,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER...", help="Another configuration; may be repeated. Ratios are to the first."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each kind of step is measured.")] = 10,
+    warmup: Annotated[int, typer.Option(min=1, help="Rounds before, which do not count.")] = 1,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step; none: each configuration's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a CPU.")] = 1,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write all figures to a file.")] = None,
+) -> None:
+    """Measure what a training step costs, e.g. pmae bench cifar10 ls_gan_p --against cifar10 mse.
+
+    Images are random, so no data are needed. The configurations take turns, step by step, in one process.
+    """
+    groups = [arguments, *(split_group(group) for group in against or [])]
+    for group in groups:
+        merge_layers(group)
+    from perceptual_mae.cli.bench import run
+
+    run(groups, rounds=rounds, warmup=warmup, threads=threads, batch_size=batch_size, file=json)
+
+
+def check_run(folder: Path) -> None:
+    """Raise UserError where there is no such folder, before anything heavy is imported."""
+    if not folder.exists():
+        raise UserError(f"{folder}: does not exist; give the folder that a run was written to")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

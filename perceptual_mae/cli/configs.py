@@ -2,11 +2,17 @@
 
 import json
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from perceptual_mae.layers import Shipped, list_methods, list_recipes
+from perceptual_mae.paper import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
+
+UNBROKEN = 1000
+"""Width of a console that breaks no line: what goes into a file or a pipe has one line a layer."""
 
 
 def run(arguments: list[str], schema: bool) -> None:
@@ -17,19 +23,55 @@ def run(arguments: list[str], schema: bool) -> None:
         text = json.dumps(config.json_schema(), indent=2) + "\n" if schema else ""
         sys.stdout.write(text or config.to_yaml(config.load_config(arguments)))
     else:
-        _list("recipes: data, model size, budget", list_recipes())
-        _list("methods: rows of the paper's tables", list_methods())
+        console = Console(highlight=False)
+        show_all(console if console.is_terminal else Console(highlight=False, width=UNBROKEN))
 
 
-def _list(title: str, layers: list[Shipped]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        width = max(len(layer.name) for layer in layers)
-        print(title)
-        for layer in layers:
-            print(f"  {layer.name:<{width}}  {layer.title}")
-        return
-    table = Table("name", "title", "expects", title=title, title_justify="left")
-    for layer in layers:
-        table.add_row(layer.name, layer.title, layer.expectation)
-    console.print(table)
+def show_all(console: Console) -> None:
+    """Print recipes, and methods beside the paper's numbers; on a terminal also what each of them is."""
+    recipes, methods = list_recipes(), in_the_papers_order(list_methods())
+    table = _table("recipes: data, model size, budget", "name", "title", *(["expects"] if console.is_terminal else []))
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.title, *([recipe.expectation] if console.is_terminal else []))
+    console.print(table, "")
+    if console.is_terminal:
+        table = _table("methods", "name", "what it is")
+        for method in methods:
+            table.add_row(method.name, method.expectation)
+        console.print(table, "")
+    for table in _numbers(methods, console):
+        console.print(table, "")
+    console.print(FOOTNOTE)
+
+
+def in_the_papers_order(methods: Sequence[Shipped]) -> list[Shipped]:
+    """Return the methods of the paper in the order of its tables, then ours."""
+    order = list(PAPER)
+    return sorted(methods, key=lambda method: order.index(method.name) if method.name in PAPER else len(order))
+
+
+def _numbers(methods: Sequence[Shipped], console: Console) -> list[Table]:
+    """Return one table of all columns, or two where a line of all of them would not fit."""
+    whole = _beside_the_paper(methods, (*RECONSTRUCTION, *TRANSFER))
+    wanted = Measurement.get(console, console.options.update(max_width=UNBROKEN), whole).maximum
+    if wanted <= console.width:
+        return [whole]
+    return [_beside_the_paper(methods, columns) for columns in (RECONSTRUCTION, TRANSFER)]
+
+
+def _beside_the_paper(methods: Sequence[Shipped], columns: Sequence[Column]) -> Table:
+    table = _table("methods: rows of the paper's tables, and its numbers", "name", "row")
+    for column in columns:
+        table.add_column(column.heading, justify="right", no_wrap=True)
+    for method in methods:
+        published = PAPER.get(method.name)
+        row = method.title if published is not None else f"{method.title}: ours"
+        table.add_row(method.name, row, *(column.show(published) for column in columns))
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading == "name", overflow="fold")
+    return table

@@ -43,6 +43,7 @@ def describe(config: RunConfig, out: Path) -> str:
     with torch.device("meta"):
         generator = build.build_generator(config)
         discriminator = build.build_discriminator(config)
+        networks = build.build_loss_networks(config, discriminator)
     weights, with_positions = count_parameters(generator)
     lines = [to_yaml(config).rstrip(), ""]
     lines.append(f"generator: {weights:,} parameters, {with_positions:,} with fixed positions")
@@ -51,6 +52,8 @@ def describe(config: RunConfig, out: Path) -> str:
         judge = sum(parameter.numel() for parameter in discriminator.parameters())
         total += judge
         lines.append(f"discriminator: {judge:,} parameters")
+    for name, network in (*networks.fixed.items(), *networks.copies.items()):
+        lines.append(f"loss network {name}: {sum(each.numel() for each in network.parameters()):,} fixed parameters")
     if generator.fallback_heads:
         sizes = ", ".join(f"{height}x{width}" for height, width in generator.fallback_heads)
         lines.append(f"RGB heads in full form, because the patch does not divide there: {sizes}")
@@ -62,6 +65,7 @@ def describe(config: RunConfig, out: Path) -> str:
     lines.append(f"learning rate: {build.generator_adam(config)[0]:g}")
     lines.append(count_steps(config))
     kept = (1 + OPTIMIZER_MOMENTS) * total + (with_positions if training.ema_kimg else 0)
+    kept += sum(parameter.numel() for parameter in networks.copies.parameters())
     lines.append(f"one checkpoint: {4 * kept / 1e6:,.1f} MB; {training.keep_last} are kept")
     lines.append(f"would be written to {out}")
     return "\n".join(lines)

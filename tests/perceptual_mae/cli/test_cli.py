@@ -1,11 +1,14 @@
 """The command line: quick where it can be, exit codes, one line a mistake."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
+from rich.console import Console
 
 from perceptual_mae import cli
 from perceptual_mae.errors import UserError
@@ -27,7 +30,17 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["pretrain", "--help"], ["visualize", "--help"], ["configs", "--help"], ["configs"]]
+    "arguments",
+    [
+        ["--help"],
+        ["pretrain", "--help"],
+        ["visualize", "--help"],
+        ["probe", "--help"],
+        ["knn", "--help"],
+        ["configs", "--help"],
+        ["configs"],
+        ["bench", "--help"],
+    ],
 )
 def test_help_and_lists_come_without_torch(arguments):
     result = run_without_torch(*arguments)
@@ -35,7 +48,7 @@ def test_help_and_lists_come_without_torch(arguments):
     assert result.stdout
 
 
-@pytest.mark.parametrize("command", ["pretrain", "configs"])
+@pytest.mark.parametrize("command", ["pretrain", "configs", "bench"])
 def test_unknown_layers_and_broken_files_come_without_torch(command, tmp_path):
     (tmp_path / "broken.yaml").write_text(BROKEN)
     result = run_without_torch(command, "cifar11")
@@ -48,11 +61,38 @@ def test_unknown_layers_and_broken_files_come_without_torch(command, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_list_names_the_papers_rows(capsys):
+def test_the_list_puts_the_papers_rows_beside_its_numbers_one_line_a_method(capsys):
     assert cli.main(["configs"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.split() == ["ls_gan_p", "LS-GAN-P"] for line in lines)
-    assert any(line.split()[0] == "quickstart" for line in lines)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "ls_gan_p LS-GAN-P 0.16 0.53 0.92 16.2 28.2 0.54 113 72.5 84.5 86.5 51.4 45.4 49.2" in lines
+    assert "msg_gan MSG-MAE, MSG-GAN - - - - - - - - 84.7 86.5 - - -" in lines
+    assert "l1 L1: ours - - - - - - - - - - - - -" in lines
+    assert any(line.startswith("quickstart Quick start") for line in lines)
+    assert "PSNR cannot be dB" in lines[-1]
+
+
+@pytest.mark.parametrize("width", [80, 150])
+def test_the_list_fits_a_terminal_and_breaks_neither_numbers_nor_names(width):
+    from perceptual_mae.cli.configs import show_all
+
+    page = io.StringIO()
+    show_all(Console(file=page, width=width, force_terminal=True, color_system=None, highlight=False))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", page.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\u2026" not in page.getvalue()
+    rows = [" ".join(line.split()) for line in lines if line.startswith("stylegan2_ada_p")]
+    assert len(rows) == (3 if width == 80 else 2)  # what it is, then its numbers in as few tables as fit
+    assert rows[-1].endswith("53.5 46.1 50.4")
+    assert any("Expects two CPU cores" in line for line in lines)
+
+
+def test_methods_stand_in_the_order_of_the_papers_tables():
+    from perceptual_mae.cli.configs import in_the_papers_order
+    from perceptual_mae.layers import list_methods
+
+    names = [method.name for method in in_the_papers_order(list_methods())]
+    assert names[:5] == ["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]
+    assert sorted(names) == [method.name for method in list_methods()]
 
 
 def test_layers_resolve_to_yaml(capsys):

@@ -127,6 +127,37 @@ def test_visualize_draws_held_out_images(finished: Path, tmp_path: Path) -> None
         assert page.height == 4 + 16 + 3 * 100
 
 
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose images have twice the patches a side."""
+    folder = tmp_path_factory.mktemp("runs") / "smaller"
+    steps = ("training.epochs=1", "training.epoch_images=8", "evaluation.every=0")
+    assert main(["pretrain", DEBUG, "mse", "generator.patch_size=4", *steps, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_runs_are_drawn_side_by_side_on_the_same_images_and_masks(finished: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied)
+    out = tmp_path / "sheet.png"
+    options = ["--view", "composite", "--out", str(out), "--count", "2"]
+    assert main(["visualize", str(finished), "--beside", str(copied), *options]) == 0
+    with Image.open(out) as page:
+        assert page.width == 4 + 4 * 100  # original, masked, and one column a run
+        columns = [page.crop((4 + 100 * number, 20, 100 + 100 * number, page.height)) for number in range(4)]
+    assert columns[2].tobytes() == columns[3].tobytes() != columns[0].tobytes()
+
+
+def test_runs_of_other_patches_are_not_drawn_side_by_side(
+    finished: Path, smaller: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["visualize", str(finished), "--beside", str(smaller), "--out", str(tmp_path / "sheet.png")]) == 2
+    told = capsys.readouterr().err
+    assert "8x8 patches" in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "sheet.png").exists()
+
+
 def test_visualize_takes_photographs_of_any_size_at_any_ratio(finished: Path, tmp_path: Path) -> None:
     Image.effect_noise((120, 70), 50).convert("RGB").save(tmp_path / "photo.jpg")
     out = tmp_path / "sheet.png"
