@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from perceptual_mae.cli.options import Scored
 from perceptual_mae.cli.progress import Watcher
 from perceptual_mae.cli.scoring import check_out, finish, numbers
 from perceptual_mae.evaluation.opening import open_run
@@ -10,23 +11,17 @@ from perceptual_mae.evaluation.score_tables import knn_table
 
 
 def run(
-    path: Path,
-    overrides: list[str],
+    scored: Scored,
     *,
     neighbours: str,
     temperature: float,
     baselines: bool,
-    data: str | None,
-    split: str | None,
-    limit: int | None,
-    test_limit: int | None,
-    ema: bool | None,
     out: Path | None,
 ) -> None:
     """Score a run by its nearest neighbours, write the scores beside it (or to `out`) and print their table."""
     counts = numbers(neighbours, "--neighbours", least=1)
     check_out(out)
-    opened = open_run(path, overrides, data=data, split=split, limit=limit, test_limit=test_limit, ema=ema)
+    opened = open_run(**vars(scored))
     with Watcher(quiet=not opened.is_main_process) as watch:
         report = knn_run(
             opened.run,
@@ -35,7 +30,7 @@ def run(
             neighbours=counts,
             temperature=temperature,
             baselines=baselines,
-            ema=ema,
+            ema=scored.ema,
             watch=watch,
         )
     finish(opened, report, knn_table, out or opened.default_path("knn"))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from perceptual_mae.cli.options import Scored
 from perceptual_mae.cli.progress import Watcher
 from perceptual_mae.cli.scoring import check_out, finish, numbers
 from perceptual_mae.errors import UserError
@@ -13,8 +14,7 @@ from perceptual_mae.evaluation.score_tables import probe_table
 
 
 def run(
-    path: Path,
-    overrides: list[str],
+    scored: Scored,
     *,
     protocol: Protocol,
     optimizer: ProbeOptimizer | None,
@@ -23,18 +23,13 @@ def run(
     batch_size: int | None,
     layers: bool,
     baselines: bool,
-    data: str | None,
-    split: str | None,
-    limit: int | None,
-    test_limit: int | None,
-    ema: bool | None,
     out: Path | None,
 ) -> None:
     """Probe a run, write the scores beside it (or to `out`) and print their table."""
     chosen = numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
     check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
     check_out(out)
-    opened = open_run(path, overrides, data=data, split=split, limit=limit, test_limit=test_limit, ema=ema)
+    opened = open_run(**vars(scored))
     with Watcher(quiet=not opened.is_main_process) as watch:
         report = probe_run(
             opened.run,
@@ -47,7 +42,7 @@ def run(
             batch_size=batch_size,
             layers=layers,
             baselines=baselines,
-            ema=ema,
+            ema=scored.ema,
             watch=watch,
         )
     name = "probe_layers" if layers else f"probe_{protocol}"

@@ -1,0 +1,54 @@
+"""Arguments and options that several commands share."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from perceptual_mae.errors import UserError
+
+Layers = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="LAYER",
+        help="Shipped recipes and methods (see pmae configs) or YAML files, then overrides key=value; later wins.",
+    ),
+]
+
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint in it.")]
+DataKeys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Keys of the data that differ here, e.g. data.root=~/cifar."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="LAYER|FOLDER", help="Labelled images: a recipe, or a folder; none: the run's own data."),
+]
+Split = Annotated[
+    Literal["val", "test"] | None, typer.Option(help="Images that are scored; none: the run's evaluation.split.")
+]
+Limit = Annotated[int | None, typer.Option(min=2, help="Use that many training images, from a fixed shuffle.")]
+TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, from a fixed shuffle.")]
+Ema = Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged weights; none: where the run keeps them.")]
+Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder before training, and raw pixels.")]
+Out = Annotated[Path | None, typer.Option(help="JSON file to write; none: in evaluation/ of the run.")]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Which run is scored, on which images (none: its own), with which of its weights (none: averaged if kept)."""
+
+    path: Path
+    overrides: list[str]
+    data: str | None
+    split: str | None
+    limit: int | None
+    test_limit: int | None
+    ema: bool | None
+
+
+def check_run(folder: Path) -> None:
+    """Raise UserError where there is no such folder, before anything heavy is imported."""
+    if not folder.exists():
+        raise UserError(f"{folder}: does not exist; give the folder that a run was written to")
