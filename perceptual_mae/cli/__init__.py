@@ -8,9 +8,12 @@ from collections.abc import Sequence
 import typer
 
 # A file of commands registers them as it is imported; pmae --help lists them in this order.
-from perceptual_mae.cli import training_commands  # noqa: F401  # isort: split
-from perceptual_mae.cli import scoring_commands  # noqa: F401  # isort: split
-from perceptual_mae.cli import picture_commands  # noqa: F401  # isort: split
+# isort: off
+from perceptual_mae.cli import training_commands  # noqa: F401
+from perceptual_mae.cli import scoring_commands  # noqa: F401
+from perceptual_mae.cli import picture_commands  # noqa: F401
+
+# isort: on
 from perceptual_mae.cli.app import app
 from perceptual_mae.errors import UserError
 
