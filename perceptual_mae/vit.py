@@ -112,12 +112,13 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
     def forward(self, tokens: Tensor, paths: Tensor | None = None) -> Tensor:
-        if paths is not None:
+        if paths is None:
+            tokens = tokens + self.attn(self.norm1(tokens))
+            updated: Tensor = tokens + self.mlp(self.norm2(tokens))
+        else:
             attention, mlp = paths[:, :, None, None].unbind(1)  # (B, 1, 1) each
             tokens = tokens + attention * self.attn(self.norm1(tokens))
-            return tokens + mlp * self.mlp(self.norm2(tokens))
-        tokens = tokens + self.attn(self.norm1(tokens))
-        updated: Tensor = tokens + self.mlp(self.norm2(tokens))
+            updated = tokens + mlp * self.mlp(self.norm2(tokens))
         return updated
 
 

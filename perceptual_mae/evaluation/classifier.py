@@ -42,7 +42,7 @@ class Classifier(nn.Module):
         self.norm: nn.Module = nn.Identity()
         if pool == "mean":
             self.norm = LayerNorm(encoder.width)
-            encoder.norm = nn.Identity()  # it would be a parameter without a gradient
+            encoder.add_module("norm", nn.Identity())  # it would be a parameter without a gradient
         self.head = nn.Linear(encoder.width, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=HEAD_STD, generator=stream("classifier head", seed))
         nn.init.zeros_(self.head.bias)
@@ -61,7 +61,10 @@ class Classifier(nn.Module):
 def save_classifier(
     folder: Path, classifier: Classifier, config: RunConfig, classes: tuple[str, ...], facts: dict[str, Any]
 ) -> None:
-    """Write weights (safetensors), the run's configuration and the facts that `open_classifier` needs."""
+    """Write weights (safetensors), the run's configuration and the facts: what `open_classifier` needs.
+
+    `facts["transform"]` says how images are prepared, as provenance does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
     save_file(state, folder / WEIGHTS)
@@ -90,7 +93,8 @@ def open_classifier(folder: str | Path) -> Classifier:
     except RuntimeError as misfit:
         raise UserError(f"{folder / WEIGHTS}: does not fit config.yaml beside it: {misfit}") from misfit
     classifier.classes = tuple(facts["classes"])
-    classifier.transform = build.build_evaluation_transform(config)
+    height, width = facts["transform"]["image_size"]
+    classifier.transform = EvaluationTransform((height, width), facts["transform"]["resize"])
     return classifier.eval()
 
 

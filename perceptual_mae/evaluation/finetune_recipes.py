@@ -106,7 +106,7 @@ def read_recipe(
 
     A warm-up that is not set shortens with the epochs. Raises UserError of one line a mistake.
     """
-    values = _published(name, depth) | (FROM_SCRATCH if from_scratch else {})
+    values = {**_published(name, depth), **(FROM_SCRATCH if from_scratch else {})}
     given = _parse(settings)
     for one, other in (("lr", "base_lr"), ("base_lr", "lr")):
         if given.get(one) is not None and other not in given:
