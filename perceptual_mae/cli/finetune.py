@@ -54,9 +54,7 @@ def run(
 def next_step(scored: Scored, from_scratch: bool, save: Path | None) -> str:
     """Say what to do with the result."""
     if save is not None:
-        return (
-            f"the network lies in {save}; open it: perceptual_mae.evaluation.classifier.open_classifier({str(save)!r})"
-        )
+        return f"the network lies in {save}; next: open_classifier of perceptual_mae.evaluation.classifier"
     if from_scratch:
         return f"next: pmae finetune {scored.path} with the same options but --from-scratch, to compare"
     return f"next: pmae finetune {scored.path} with the same options and --from-scratch, the baseline"

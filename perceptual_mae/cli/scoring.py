@@ -51,8 +51,8 @@ def headline(report: Mapping[str, Any]) -> str:
             f"{report['encoder_sha256'][:12]}, {report['encoder_tensors']['loaded']} tensors loaded, none missing"
         )
     return (
-        f"{subject}; {report['data']}, {report['train_images']} train and {report['test_images']} {report['split']} images of "
-        f"{report['classes']} classes, {resize}{height}x{width}"
+        f"{subject}; {report['data']}, {report['train_images']} train and {report['test_images']} {report['split']} "
+        f"images of {report['classes']} classes, {resize}{height}x{width}"
     )
 
 
