@@ -58,7 +58,9 @@ def test_without_layer_decay_all_steps_are_alike() -> None:
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(pool: Pool) -> None:
     network = classifier(3, pool)
     optimizer = finetuning_optimizer(network, betas=(0.9, 0.999), weight_decay=0.05, layer_decay=0.75)
-    owner = [(id(parameter), group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]]
+    owner = [
+        (id(parameter), group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]
+    ]
     assert sorted(key for key, _ in owner) == sorted(id(parameter) for parameter in network.parameters())
     decays = dict(owner)
     for name, parameter in network.named_parameters():
