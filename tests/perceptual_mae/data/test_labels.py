@@ -1,12 +1,16 @@
 """The same few images of every class."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from perceptual_mae.data.cifar10 import Cifar10
 from perceptual_mae.data.digits import Digits
+from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.labels import balanced_share, label_of
 from perceptual_mae.data.selection import Selection
 
@@ -62,7 +66,18 @@ def test_sets_without_labels_at_hand_are_read() -> None:
     assert balanced_share(Unlisted(labels), 0.2, 1) == balanced_share(Listed(labels), 0.2, 1)
 
 
-def test_labels_are_those_of_the_images() -> None:
-    digits = Digits("train")
-    some = Selection(digits, [5, 3, 100])
-    assert [label_of(some, index) for index in range(3)] == [digits[index][1] for index in (5, 3, 100)]
+def test_labels_are_those_of_the_images(tmp_path: Path) -> None:
+    for number in range(24):
+        folder = tmp_path / "photos" / f"class_{number % 3}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"{number}.png")
+    for dataset in (Digits("train"), ImageFolder("train", root=str(tmp_path / "photos"), holdout=0.3)):
+        some = Selection(dataset, [5, 3, 1])
+        assert [label_of(some, index) for index in range(3)] == [dataset[index][1] for index in (5, 3, 1)]
+
+
+@pytest.mark.data
+def test_one_percent_of_cifar10_is_fifty_of_each_class(cifar10: Path) -> None:
+    dataset = Cifar10("train", root=str(cifar10))
+    chosen = balanced_share(dataset, 0.01, 0)
+    assert Counter(dataset[index][1] for index in chosen) == dict.fromkeys(range(10), 50)

@@ -15,7 +15,7 @@ from conftest import debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.evaluation.classifier import Classifier, fresh_encoder, open_classifier
 from perceptual_mae.evaluation.features import fingerprint
-from perceptual_mae.evaluation.finetune import finetune_run
+from perceptual_mae.evaluation.finetune import check_timm, finetune_run
 from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe, read_recipe
 from perceptual_mae.evaluation.finetune_training import check_batch, count_right, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
@@ -68,11 +68,11 @@ def test_everything_learns_and_sees_every_patch(pool: str, run: Run, data: Label
 
 def test_digits_are_learnt() -> None:
     config = debug_config(*DIGITS)
-    data = open_labelled(config, test_limit=200)
+    data = open_labelled(config, limit=600, test_limit=200)
     classifier = Classifier(fresh_encoder(config, 0), 10)
-    curve = train(classifier, data, read_recipe("small", 2, ["epochs=8", "batch_size=64", "lr=4e-3", "flip=0"]))
-    assert curve[-1]["train_loss"] < 0.6 * curve[0]["train_loss"]
-    assert score_classifier(classifier, data, Accelerator(cpu=True))["top1"] > 0.7
+    curve = train(classifier, data, read_recipe("small", 2, ["epochs=9", "batch_size=30", "lr=4e-3", "flip=0"]))
+    assert curve[-1]["train_loss"] < 0.7 * curve[0]["train_loss"]
+    assert score_classifier(classifier, data, Accelerator(cpu=True))["top1"] > 0.5  # a tenth is chance
 
 
 def test_paths_are_open_when_scored(data: LabelledData) -> None:
@@ -176,6 +176,12 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         check_batch(mixed, 12, 4)
     with pytest.raises(UserError, match="12 does not fall into 8"):
         check_batch(plain, 12, 8)
+
+
+def test_without_timm_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs timm; install it"):
+        check_timm()
 
 
 BY_TWO = """
