@@ -70,6 +70,7 @@ class Choice(Options):
 
 
 S = TypeVar("S", bound=Options)
+Read = TypeVar("Read", bound=Section)
 
 
 @cache
@@ -162,7 +163,7 @@ def find_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) 
     return found
 
 
-def read_as(model: type[S], value: object) -> S:
+def read_as(model: type[Read], value: object) -> Read:
     """Return the value as this model; its mistakes travel together in one `RejectedError`."""
     try:
         return model.model_validate(value)

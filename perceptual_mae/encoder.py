@@ -53,10 +53,11 @@ class Encoder(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.cls_token, std=0.02)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Tokens (B, 1+L, D) after the final norm, class token first, of whole images (B, C, H, W) in [0, 1].
 
-        Any height and width that are multiples of the patch size will do: positions are interpolated.
+        Any height and width that are multiples of the patch size will do: positions are interpolated. `paths`
+        (B, blocks, 2): see `Block`.
         """
         height, width = images.shape[-2:]
         if images.dim() != 4 or images.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
@@ -64,10 +65,15 @@ class Encoder(nn.Module):
                 f"expected images (B, {self.channels}, H, W) with H and W multiples of patch_size {self.patch_size}, "
                 f"got {tuple(images.shape)}; resize or crop them first"
             )
-        return self.encode(images)[0]
+        return self.encode(images, paths=paths)[0]
 
     def encode(
-        self, images: Tensor, visible: Tensor | None = None, taps: Collection[int] = ()
+        self,
+        images: Tensor,
+        visible: Tensor | None = None,
+        taps: Collection[int] = (),
+        *,
+        paths: Tensor | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens (B, 1+V, D) after the final norm, and the outputs of the blocks numbered in `taps`, not normalised.
 
@@ -85,7 +91,7 @@ class Encoder(nn.Module):
         tokens = torch.cat([class_token, self.patch_embed(patches) + patch_positions], dim=1)
         tapped = {}
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens)
+            tokens = block(tokens) if paths is None else block(tokens, paths[:, number - 1])
             if number in taps:
                 tapped[number] = tokens
         return self.norm(tokens), tapped

@@ -1,9 +1,9 @@
-"""Optimisers as the papers set them: AdamW for the generator, Adam for the discriminator."""
+"""Optimisers as the papers set them: AdamW for the generator and for fine-tuning, Adam for the discriminator."""
 
 from collections.abc import Sequence
 
 from torch import nn
-from torch.optim import Adam, AdamW
+from torch.optim import Adam, AdamW, Optimizer
 
 TOKENS = ("cls_token", "mask_token")
 
@@ -22,3 +22,26 @@ def generator_optimizer(generator: nn.Module, *, betas: Sequence[float], weight_
 def discriminator_optimizer(discriminator: nn.Module, *, betas: Sequence[float]) -> Adam:
     """Return Adam without decay; the learning rate is set by each step."""
     return Adam(discriminator.parameters(), lr=0.0, betas=(float(betas[0]), float(betas[1])), fused=True)
+
+
+def finetuning_optimizer(
+    classifier: nn.Module, *, betas: Sequence[float], weight_decay: float, layer_decay: float
+) -> AdamW:
+    """Return AdamW whose rate shrinks by `layer_decay` a layer from the head down (BEiT, MAE); none decays as above.
+
+    timm makes the groups by the classifier's `group_matcher`. It writes `lr_scale` into them, which no optimiser of
+    torch's reads: the rates are right only where `set_learning_rate` sets them.
+    """
+    from timm.optim import param_groups_layer_decay
+
+    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in TOKENS]
+    groups = param_groups_layer_decay(
+        classifier, weight_decay=weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
+    )
+    return AdamW(groups, lr=0.0, betas=(float(betas[0]), float(betas[1])), fused=True)
+
+
+def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    """Set the rate of every group, times the group's `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = value * group.get("lr_scale", 1.0)

@@ -24,6 +24,7 @@ from perceptual_mae.gradients import push
 from perceptual_mae.images import Pyramid, pyramid
 from perceptual_mae.loss_networks import LossNetworks
 from perceptual_mae.objective import Objective
+from perceptual_mae.optimizers import set_learning_rate
 from perceptual_mae.randomness import stream
 from perceptual_mae.scalars import Scalars, mean_of, variety, verdict
 from perceptual_mae.schedule import Moment
@@ -335,8 +336,3 @@ class Trainer:
 
 def detached(output: DiscriminatorOutput) -> DiscriminatorOutput:
     return DiscriminatorOutput(output.logits.detach(), tuple(feature.detach() for feature in output.features))
-
-
-def set_learning_rate(optimizer: Optimizer, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value

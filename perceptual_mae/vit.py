@@ -99,7 +99,10 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block on tokens (B, N, D)."""
+    """One pre-norm transformer block on tokens (B, N, D).
+
+    `paths` (B, 2) says how much attention and MLP of each image count, 1 where it is left out: stochastic depth.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -108,9 +111,14 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens))
-        updated: Tensor = tokens + self.mlp(self.norm2(tokens))
+    def forward(self, tokens: Tensor, paths: Tensor | None = None) -> Tensor:
+        if paths is None:
+            tokens = tokens + self.attn(self.norm1(tokens))
+            updated: Tensor = tokens + self.mlp(self.norm2(tokens))
+        else:
+            attention, mlp = paths[:, :, None, None].unbind(1)  # (B, 1, 1) each
+            tokens = tokens + attention * self.attn(self.norm1(tokens))
+            updated = tokens + mlp * self.mlp(self.norm2(tokens))
         return updated
 
 

@@ -18,13 +18,21 @@ def check_out(out: Path | None) -> None:
         raise UserError(f"--out: {out} is no file that ends in .json; name one")
 
 
-def finish(opened: Opened, report: Mapping[str, Any], table: Callable[[Mapping[str, Any]], str], path: Path) -> None:
-    """Write the scores and print their table; the main process alone does."""
+def finish(
+    opened: Opened,
+    report: Mapping[str, Any],
+    table: Callable[[Mapping[str, Any]], str],
+    path: Path,
+    *,
+    then: str | None = None,
+) -> None:
+    """Write the scores, print their table and say what to do `then`; the main process alone does."""
     if opened.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
         console = Console(soft_wrap=True)
-        for line in (headline(report), "", table(report), "", f"written to {path}"):
+        closing = [f"written to {path}", *([then] if then else [])]
+        for line in (headline(report), "", table(report), "", *closing):
             console.print(line, highlight=False, markup=False)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -35,11 +43,16 @@ def headline(report: Mapping[str, Any]) -> str:
     transform = report["transform"]
     resize = f"resized to {transform['resize']}, " if transform["resize"] else ""
     height, width = transform["image_size"]
+    if report.get("from_scratch"):
+        subject = f"{report['run']}: an encoder of its shape, from scratch"
+    else:
+        subject = (
+            f"{report['run']}, step {report['step']}{' (averaged weights)' if report['ema'] else ''}: encoder "
+            f"{report['encoder_sha256'][:12]}, {report['encoder_tensors']['loaded']} tensors loaded, none missing"
+        )
     return (
-        f"{report['run']}, step {report['step']}{' (averaged weights)' if report['ema'] else ''}: encoder "
-        f"{report['encoder_sha256'][:12]}, {report['encoder_tensors']['loaded']} tensors loaded, none missing; "
-        f"{report['data']}, {report['train_images']} train and {report['test_images']} {report['split']} images of "
-        f"{report['classes']} classes, {resize}{height}x{width}"
+        f"{subject}; {report['data']}, {report['train_images']} train and {report['test_images']} {report['split']} "
+        f"images of {report['classes']} classes, {resize}{height}x{width}"
     )
 
 

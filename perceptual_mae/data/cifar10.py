@@ -36,6 +36,9 @@ class Cifar10:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._source[self._indices[index]]
 
+    def label(self, index: int) -> int:
+        return self._source.label(self._indices[index])
+
 
 class _Batches:
     """The images of torchvision's layout, in memory."""
@@ -55,6 +58,9 @@ class _Batches:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._images[index], self._labels[index]
+
+    def label(self, index: int) -> int:
+        return self._labels[index]
 
 
 def _open(root: str, part: str, download: bool) -> "ImageTree | _Batches":

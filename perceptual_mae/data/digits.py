@@ -36,6 +36,9 @@ class Digits:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._images[index].repeat(3, 1, 1), self._labels[index]
 
+    def label(self, index: int) -> int:
+        return int(self._labels[index])
+
 
 def _split_indices(labels: Tensor, split: str) -> Tensor:
     chosen = []

@@ -73,6 +73,9 @@ class ImageFolder:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._tree[index if self._indices is None else self._indices[index]]
 
+    def label(self, index: int) -> int:
+        return self._tree.label(index if self._indices is None else self._indices[index])
+
 
 def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
     if given is None:

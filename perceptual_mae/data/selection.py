@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.labels import label_of
 
 
 class Selection:
@@ -22,3 +23,6 @@ class Selection:
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._dataset[self._indices[index]]
+
+    def label(self, index: int) -> int:
+        return label_of(self._dataset, self._indices[index])

@@ -41,6 +41,9 @@ class Stl10:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._source[self._indices[index]]
 
+    def label(self, index: int) -> int:
+        return self._source.label(self._indices[index])
+
 
 class _Binary:
     """One part of torchvision's layout: a file of bytes, image by image, channel by channel, column by column."""
@@ -65,7 +68,10 @@ class _Binary:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         columns = np.fromfile(self._file, dtype=np.uint8, count=IMAGE_BYTES, offset=index * IMAGE_BYTES)
         image = torch.from_numpy(columns).view(IMAGE_SHAPE).transpose(1, 2).contiguous()
-        return image, -1 if self._labels is None else self._labels[index]
+        return image, self.label(index)
+
+    def label(self, index: int) -> int:
+        return -1 if self._labels is None else int(self._labels[index])
 
 
 def _open(root: str, part: str, download: bool) -> "ImageTree | _Binary":

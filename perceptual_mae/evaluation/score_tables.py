@@ -29,6 +29,22 @@ def knn_table(report: Mapping[str, Any]) -> str:
     return _table(["top-1, %", *(f"k = {count}" for count in counts)], rows)
 
 
+def finetune_table(report: Mapping[str, Any]) -> str:
+    """Return top-1 (and top-5) accuracies in % and the last epoch's training loss, a row a seed, then the mean."""
+    columns = {"top1": "top-1, %", "top5": "top-5, %"}
+    shown = {key: heading for key, heading in columns.items() if key in report["scores"]}
+    losses = [curve[-1]["train_loss"] for curve in report["curves"].values()]
+    rows = [
+        [f"seed {seed}", *(f"{100 * report['scores'][key]['by_seed'][place]:.2f}" for key in shown), f"{loss:.3f}"]
+        for place, (seed, loss) in enumerate(zip(report["seeds"], losses, strict=True))
+    ]
+    if len(rows) > 1:
+        mean = sum(losses) / len(losses)
+        rows.append(["mean", *(_cell(report["scores"][key]) for key in shown), f"{mean:.3f}"])
+    epochs = report["recipe"]["epochs"]
+    return _table([f"after {epochs} epoch{'s' if epochs > 1 else ''}", *shown.values(), "train loss"], rows)
+
+
 def _layer_table(found: Mapping[str, Any]) -> str:
     blocks = sorted({int(name.partition("/")[2]) for name in found})
     rows = [[f"block {block}", _cell(found[f"class/{block}"]), _cell(found[f"mean/{block}"])] for block in blocks]

@@ -37,6 +37,7 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["visualize", "--help"],
         ["probe", "--help"],
         ["knn", "--help"],
+        ["finetune", "--help"],
         ["configs", "--help"],
         ["configs"],
         ["bench", "--help"],

@@ -1,0 +1,92 @@
+"""A run's encoder fine-tuned on labelled images, several seeds, with all that the accuracies stand on."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from perceptual_mae.data.labels import balanced_share
+from perceptual_mae.data.selection import Selection
+from perceptual_mae.encoder import Encoder
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.classifier import Classifier, fresh_encoder, save_classifier
+from perceptual_mae.evaluation.features import Watch, ignore
+from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
+from perceptual_mae.evaluation.finetune_training import check_batch, score_classifier, train_classifier
+from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.provenance import describe
+from perceptual_mae.evaluation.representation import summarise
+from perceptual_mae.evaluation.subjects import uses_ema
+from perceptual_mae.run import Run
+
+
+def finetune_run(
+    run: Run,
+    data: LabelledData,
+    accelerator: Accelerator,
+    recipe: FinetuneRecipe,
+    *,
+    seeds: Sequence[int] = (0,),
+    fraction: float | None = None,
+    from_scratch: bool = False,
+    ema: bool | None = None,
+    save: Path | None = None,
+    watch: Watch = ignore,
+) -> dict[str, Any]:
+    """Return accuracies in [0, 1] of a run's encoder, trained end to end with a new head, and what they stand on.
+
+    A seed decides the head, the order and the draws, with `fraction` which images of each class are learnt from, and
+    `from_scratch` the encoder's weights, which then are the run's in shape only. Nothing is chosen on the scored
+    images: the last epoch counts. `save` is a folder for the network, with several seeds one below it for each.
+    """
+    check_timm()
+    by_seed = {seed: _share(data, fraction, seed) for seed in seeds}
+    check_batch(recipe, min(len(part.train) for part in by_seed.values()), accelerator.num_processes)
+    found, curves = [], {}
+    first = _encoder(run, seeds[0], from_scratch, ema)
+    report = describe(run, first, by_seed[seeds[0]], accelerator, ema=uses_ema(run, ema) and not from_scratch)
+    if from_scratch:
+        report["encoder_tensors"] = {"loaded": 0, "missing": 0}
+    for seed, part in by_seed.items():
+        encoder = _encoder(run, seed, from_scratch, ema)
+        classifier = Classifier(encoder, data.num_classes, pool=recipe.pool, seed=seed)
+        name = f"seed {seed}"
+        curves[str(seed)] = train_classifier(classifier, part, recipe, accelerator, seed=seed, name=name, watch=watch)
+        found.append(score_classifier(classifier, data, accelerator, name=f"{name}, {data.split}", watch=watch))
+        if save is not None and accelerator.is_main_process:
+            folder = save if len(by_seed) == 1 else save / f"seed_{seed}"
+            facts = {"seed": seed, "top1": found[-1]["top1"], "transform": report["transform"], "run": run.path.name}
+            save_classifier(folder, classifier, run.config, data.train.classes, facts)
+    scores = {key: summarise([score[key] for score in found]) for key in ("top1", "top5") if key in found[0]}
+    return {
+        "kind": "finetune",
+        **report,
+        "test_images": found[0]["images"],  # those that could be read
+        "from_scratch": from_scratch,
+        "fraction": fraction,
+        "seeds": list(seeds),
+        "recipe": recipe.model_dump(mode="json") | {"peak_lr": recipe.peak_rate},
+        "processes": accelerator.num_processes,
+        "scores": scores,
+        "curves": curves,
+    }
+
+
+def check_timm() -> None:
+    """Refuse to start where timm, whose parts the recipes are made of, is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        raise UserError("fine-tuning needs timm; install it: pip install timm")
+
+
+def _share(data: LabelledData, fraction: float | None, seed: int) -> LabelledData:
+    if fraction is None:
+        return data
+    return replace(data, train=Selection(data.train, balanced_share(data.train, fraction, seed)))
+
+
+def _encoder(run: Run, seed: int, from_scratch: bool, ema: bool | None) -> Encoder:
+    """Return the run's encoder, every tensor of it loaded or an error, or one of its shape that has seen nothing."""
+    return fresh_encoder(run.config, seed) if from_scratch else run.generator(ema=ema).encoder

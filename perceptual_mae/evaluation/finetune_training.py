@@ -1,0 +1,151 @@
+"""One fine-tuning: all weights of a classifier learn from labels, on whole images; the last epoch is what counts."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from perceptual_mae.data.batch import Batch
+from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
+from perceptual_mae.data.selection import Selection
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.classifier import Classifier
+from perceptual_mae.evaluation.features import Watch, ignore
+from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing, draw_paths
+from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
+from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.optimizers import finetuning_optimizer, set_learning_rate
+from perceptual_mae.schedule import learning_rate
+
+BATCH_SIZE = 128
+TOP = 5
+
+
+def train_classifier(
+    classifier: Classifier,
+    data: LabelledData,
+    recipe: FinetuneRecipe,
+    accelerator: Accelerator,
+    *,
+    seed: int = 0,
+    name: str = "fine-tuning",
+    watch: Watch = ignore,
+) -> list[dict[str, float]]:
+    """Train a classifier in place; return each epoch's mean training loss and last learning rate.
+
+    Order, augmentation, mixing and paths are functions of the seed, the step and the image: two processes see the
+    batches that one sees. Raises UserError where the loss is no longer finite.
+    """
+    encoder = classifier.encoder
+    loader = TrainLoader(
+        data.train,
+        FinetuneTransform(data.transform.size, encoder.mean, encoder.std, recipe),
+        EpochPlan(len(data.train), recipe.batch_size, seed=seed),
+        seed=seed,
+        workers=data.workers,
+        num_processes=accelerator.num_processes,
+        process_index=accelerator.process_index,
+        accumulation=recipe.accumulation,
+    )
+    optimizer = finetuning_optimizer(
+        classifier, betas=recipe.betas, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+    )
+    network, optimizer = accelerator.prepare(classifier, optimizer)
+    mixing = Mixing(recipe, data.num_classes, seed) if recipe.mixes else None
+    per_epoch = loader.plan.steps_per_epoch
+    warmup, total = round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch
+    curve, step, rate = [], 0, 0.0
+    network.train()
+    for epoch in range(1, recipe.epochs + 1):
+        loss = torch.zeros((), device=accelerator.device)
+        for batches in loader.epoch(epoch):
+            rate = learning_rate(
+                step, peak=recipe.peak_rate, floor=recipe.min_lr, warmup_steps=warmup, total_steps=total
+            )
+            set_learning_rate(optimizer, rate)
+            for batch in batches:
+                paths = draw_paths(batch, recipe.drop_path, len(encoder.blocks), seed)
+                quiet = batch is not batches[-1]
+                with accelerator.no_sync(network) if quiet else nullcontext():
+                    part = _loss(network, batch.to(accelerator.device), paths, recipe, mixing, step) / len(batches)
+                    accelerator.backward(part)
+                loss += part.detach()
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            watch(name, step, total)
+        mean = float(accelerator.reduce(loss, reduction="mean")) / per_epoch
+        if not torch.isfinite(torch.tensor(mean)):
+            raise UserError(
+                f"the training loss is not finite in epoch {epoch}; lower the rate (it is {recipe.peak_rate:g} at its "
+                "peak): --set lr=..."
+            )
+        curve.append({"epoch": epoch, "train_loss": round(mean, 5), "lr": rate})
+    loader.close()
+    accelerator.free_memory()  # or it would keep the network and the optimiser of every seed
+    return curve
+
+
+@torch.no_grad()
+def score_classifier(
+    classifier: Classifier,
+    data: LabelledData,
+    accelerator: Accelerator,
+    *,
+    name: str = "test",
+    watch: Watch = ignore,
+) -> dict[str, Any]:
+    """Return top-1 and, with more than five classes, top-5 accuracy in [0, 1], and the number of images that counted.
+
+    Process r of P scores every P-th image from the r-th on: each counts once, and nothing is padded.
+    """
+    classifier.eval()
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    share = Selection(data.test, range(rank, len(data.test), processes))
+    right = torch.zeros(3, dtype=torch.int64, device=accelerator.device)  # top-1, top-5, all
+    done = 0
+    for batch in evaluation_batches(share, data.transform, batch_size=BATCH_SIZE, workers=data.workers):
+        moved = batch.to(accelerator.device)
+        right += count_right(classifier(moved.images).float(), moved.labels)
+        done += len(batch)
+        watch(name, min(done * processes, len(data.test)), len(data.test))
+    top1, top5, images = accelerator.reduce(right, reduction="sum").tolist()
+    if not images:
+        raise UserError("no image of those to be scored can be read; look at the files, or name others with --data")
+    scores = {"top1": round(top1 / images, 5), "images": images}
+    return scores | ({"top5": round(top5 / images, 5)} if data.num_classes > TOP else {})
+
+
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return how many labels (B,) are the first of logits (B, classes), how many among the first five, and B."""
+    best = logits.topk(min(TOP, logits.shape[1]), dim=1).indices == labels[:, None]
+    return torch.stack([best[:, 0].sum(), best.sum(), torch.tensor(len(labels), device=best.device)])
+
+
+def check_batch(recipe: FinetuneRecipe, num_images: int, processes: int) -> None:
+    """Refuse a batch that the images do not fill, or that cannot be shared equally; before anything is trained."""
+    batch_size, parts = recipe.batch_size, processes * recipe.accumulation
+    if num_images < batch_size:
+        raise UserError(
+            f"{num_images} training images do not fill one batch of {batch_size}; lower it with --batch-size"
+        )
+    if batch_size % (parts * (2 if recipe.mixes else 1)):
+        pairs = " of pairs of images (mixup and cutmix mix them)" if recipe.mixes else ""
+        raise UserError(
+            f"--batch-size: {batch_size} does not fall into {processes} process(es) x {recipe.accumulation} "
+            f"micro-batch(es){pairs}; change it or --set accumulation"
+        )
+
+
+def _loss(
+    network: nn.Module, batch: Batch, paths: Tensor | None, recipe: FinetuneRecipe, mixing: Mixing | None, step: int
+) -> Tensor:
+    images, targets, smoothing = batch.images, batch.labels, recipe.smoothing
+    if mixing is not None:
+        images, targets = mixing(images, targets, step)
+        smoothing = 0.0  # it is in the targets
+    logits = network(images, None if paths is None else paths.to(images.device))
+    return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
