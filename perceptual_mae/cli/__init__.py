@@ -11,6 +11,7 @@ import typer
 # isort: off
 from perceptual_mae.cli import training_commands  # noqa: F401
 from perceptual_mae.cli import scoring_commands  # noqa: F401
+from perceptual_mae.cli import comparing_commands  # noqa: F401
 from perceptual_mae.cli import picture_commands  # noqa: F401
 
 # isort: on
