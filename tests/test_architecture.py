@@ -28,6 +28,7 @@ FLOORS = (
     ("assembly",),
     ("pretraining",),
     ("report",),
+    ("sweep",),
     ("bench",),
     ("bench_report",),
     ("cli",),

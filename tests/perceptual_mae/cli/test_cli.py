@@ -36,6 +36,7 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["pretrain", "--help"],
         ["visualize", "--help"],
         ["compare", "--help"],
+        ["sweep", "--help"],
         ["probe", "--help"],
         ["knn", "--help"],
         ["configs", "--help"],
