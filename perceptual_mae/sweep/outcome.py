@@ -51,10 +51,10 @@ def read_summary(path: Path) -> dict[str, Any] | None:
 
 
 def check_metrics(summary: dict[str, Any], metrics: Sequence[str]) -> None:
-    """Raise UserError for metrics that a run's summary does not know."""
+    """Raise UserError for metrics that a run's summary does not know; losses are another method's, perhaps."""
     known = [key for key, value in flatten(summary) if value is None or isinstance(value, int | float)]
     for metric in metrics:
-        if metric not in known:
+        if metric not in known and not metric.startswith("losses."):
             meant = did_you_mean(metric, known)
             raise UserError(f"--metric: summary.json has no number {metric!r}{meant}; known: {', '.join(known)}")
 
@@ -111,7 +111,8 @@ def draw_curves(points: Sequence[Point], axes: Sequence[Axis], metrics: Sequence
         for number, (label, pairs) in enumerate(lines.items()):
             pairs.sort(key=lambda pair: pair[0])
             across, means = [place for place, _ in pairs], [found.mean for _, found in pairs]
-            bars = [found.deviation or 0.0 for _, found in pairs]
+            has_bars = any(found.deviation is not None for _, found in pairs)
+            bars = [found.deviation or 0.0 for _, found in pairs] if has_bars else None
             panel.errorbar(across, means, yerr=bars, color=f"C{number}", marker="o", capsize=3, label=_plain(label))
         if is_logarithmic:
             panel.set_xscale("log")
@@ -120,7 +121,7 @@ def draw_curves(points: Sequence[Point], axes: Sequence[Axis], metrics: Sequence
         panel.set_xlabel(_plain(first.key))
         panel.set_title(metric, size=10)
         panel.grid(alpha=0.3)
-        if others:
+        if others and lines:
             panel.legend(fontsize=8)
     save_figure(figure, path)
 

@@ -62,8 +62,18 @@ def test_curves_are_drawn_over_numbers_and_words(
 
 def test_an_unknown_metric_is_refused_with_the_one_that_was_meant() -> None:
     summary = {"psnr_masked": None, "split": "test", "losses": {"mse": 0.1}}
-    check_metrics(summary, ["psnr_masked", "losses.mse"])
+    check_metrics(summary, ["psnr_masked", "losses.mse", "losses.l1"])  # another cell's method may have an l1
     with pytest.raises(UserError, match=r"no number 'psnr_maskd' \(did you mean 'psnr_masked'\?\)"):
         check_metrics(summary, ["psnr_maskd"])
     with pytest.raises(UserError, match="no number 'split'"):
         check_metrics(summary, ["split"])
+
+
+def test_a_sweep_of_which_nothing_is_finished_has_a_table_and_an_empty_curve(tmp_path: Path) -> None:
+    config = debug_config("mse")
+    planned = [Planned(cell, [], config, tmp_path / cell.name, "new") for cell in make_cells(AXES, [])]
+    points = read_points(planned, ["psnr_masked"])
+    rows = to_markdown(points, ["psnr_masked"]).splitlines()[2:]
+    assert [row.split("|")[3].strip() for row in rows] == ["-"] * 4
+    draw_curves(points, AXES, ["psnr_masked"], tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").exists()
