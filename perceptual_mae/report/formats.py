@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from perceptual_mae import markdown
+from perceptual_mae.evaluation.score_tables import markdown_table
 from perceptual_mae.report.tables import DIFFERS, MISSING, Row, Table
 
 _LATEX = {
@@ -24,7 +24,8 @@ def to_markdown(title: str, tables: Sequence[Table], notes: Sequence[str]) -> st
     parts = [f"# {title}"]
     for table in tables:
         rows = [[f"*{row.label}*" if row.is_paper else row.label, *row.cells] for row in table.rows]
-        parts += [f"## {table.title}", markdown.table(table.header, rows)]
+        lines = [[cell.replace("|", r"\|") for cell in line] for line in (table.header, *rows)]
+        parts += [f"## {table.title}", markdown_table(lines[0], lines[1:])]
         parts += ["\n".join(f"- {note}" for note in table.notes)] if table.notes else []
     parts += ["## Notes", "\n".join(f"- {note}" for note in notes)] if notes else []
     return "\n\n".join(parts) + "\n"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae import markdown
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.score_tables import markdown_table
 from perceptual_mae.figures import new_figure, save_figure
 from perceptual_mae.folder import flatten
 from perceptual_mae.layers import did_you_mean
@@ -75,7 +75,7 @@ def to_markdown(points: Sequence[Point], metrics: Sequence[str]) -> str:
     header = [*keys, *metrics, "n", "not finished"]
     if not any(point.unfinished for point in points):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return markdown.table(header, rows)
+    return markdown_table(header, rows)
 
 
 def to_json(points: Sequence[Point]) -> list[dict[str, Any]]:
