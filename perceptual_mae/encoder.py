@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         """Tokens (B, 1+V, D) after the final norm, and the outputs of the blocks numbered in `taps`, not normalised.
 
         images: (B, C, H, W) in [0, 1]; visible: indices (B, V) of the only patches to look at, None for all. Blocks are
-        numbered from 1.
+        numbered from 1; 0 is what enters the first.
         """
         grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
         patches = patchify(self.normalise(images), self.patch_size).to(self.cls_token.dtype)
@@ -89,12 +89,22 @@ class Encoder(nn.Module):
             patch_positions = patch_positions[0, visible]
         class_token = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
         tokens = torch.cat([class_token, self.patch_embed(patches) + patch_positions], dim=1)
-        tapped = {}
+        tapped = {0: tokens} if 0 in taps else {}
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens) if paths is None else block(tokens, paths[:, number - 1])
             if number in taps:
                 tapped[number] = tokens
         return self.norm(tokens), tapped
+
+    def class_attention(self, images: Tensor) -> Tensor:
+        """What the last block's class token looks at in whole images: (B, heads, 1+L), its own token first, sums of 1.
+
+        All patches are visible; images are those that `forward` takes.
+        """
+        last, before = self.blocks[-1], len(self.blocks) - 1
+        assert isinstance(last, Block)
+        _, tapped = self.encode(images, taps=(before,))
+        return last.attention(tapped[before])[:, :, 0]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] shifted and scaled by the data set's mean and standard deviation."""

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,20 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     old, new = (dict(flatten(config.model_dump(mode="json", by_alias=True))) for config in (before, after))
     changed = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
     return [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)]
+
+
+def tell_apart(folders: Sequence[Path], reserved: Collection[str] = ()) -> list[str]:
+    """Return a name for each folder: its own, with what is above where two are alike, a number where that is no help.
+
+    `reserved` names are given to nobody.
+    """
+    parts = [Path(os.path.abspath(folder)).parts[1:] or ("root",) for folder in folders]
+    names = list[str]()
+    for depth in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(own[-depth:]) for own in parts]
+        if len(set(names)) == len(names) and not set(names) & set(reserved):
+            return names
+    return [f"{number} {own[-1]}" for number, own in enumerate(parts, 1)]
 
 
 def flatten(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 """Sheets of pictures: one image a row, one view of it a column."""
 
 import os
+import textwrap
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from perceptual_mae.images import mask_image, to_uint8
 
 GREY = 0.5
 MARGIN, HEADER = 4, 16
+LETTER, LINE = 6, 14
+"""Pixels of a letter and of a further line of a heading."""
 SMALLEST_SIDE = 96
 """Images below this side are magnified by whole pixels, so that a person can see them."""
 
@@ -32,17 +35,19 @@ def sheet(columns: dict[str, Tensor]) -> Image.Image:
     """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one."""
     views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
     count, _, height, width = views[0].shape
+    names = [textwrap.wrap(name, max(1, width // LETTER)) for name in columns]
+    header = HEADER + LINE * (max(map(len, names)) - 1)
     page = Image.new(
-        "RGB", (len(views) * (width + MARGIN) + MARGIN, count * (height + MARGIN) + MARGIN + HEADER), "white"
+        "RGB", (len(views) * (width + MARGIN) + MARGIN, count * (height + MARGIN) + MARGIN + header), "white"
     )
     draw = ImageDraw.Draw(page)
-    for column, (name, images) in enumerate(zip(columns, views, strict=True)):
+    for column, (name, images) in enumerate(zip(names, views, strict=True)):
         x = MARGIN + column * (width + MARGIN)
-        draw.text((x, 2), name, fill="black")
+        draw.text((x, 2), "\n".join(name), fill="black")
         for row, image in enumerate(images):
             shown = image[:3] if len(image) >= 3 else image[:1]
             pixels = shown.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy()
-            page.paste(Image.fromarray(pixels), (x, HEADER + MARGIN + row * (height + MARGIN)))
+            page.paste(Image.fromarray(pixels), (x, header + MARGIN + row * (height + MARGIN)))
     return page
 
 

@@ -75,7 +75,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        query, key, value = rearrange(self.qkv(tokens), "b n (k h d) -> k b h n d", k=3, h=self.heads).unbind(0)
+        query, key, value = self._split(tokens)
         if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # under autocast only the query's dtype tells
             scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
             mixed = scores.softmax(dim=-1) @ value
@@ -83,6 +83,22 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value)
         projected: Tensor = self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
         return projected
+
+    def probabilities(self, tokens: Tensor) -> Tensor:
+        """Return what each token looks at (B, heads, N, N), rows that sum to 1: what `forward` mixes the values by.
+
+        They are taken in float32 at least, whatever the tokens' type.
+        """
+        query, key, _ = self._split(tokens)
+        if query.dtype in (torch.float16, torch.bfloat16):
+            query, key = query.float(), key.float()
+        probabilities: Tensor = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(dim=-1)
+        return probabilities
+
+    def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each (B, heads, N, D / heads)."""
+        query, key, value = rearrange(self.qkv(tokens), "b n (k h d) -> k b h n d", k=3, h=self.heads).unbind(0)
+        return query, key, value
 
 
 class Mlp(nn.Module):
@@ -120,6 +136,10 @@ class Block(nn.Module):
             tokens = tokens + attention * self.attn(self.norm1(tokens))
             updated = tokens + mlp * self.mlp(self.norm2(tokens))
         return updated
+
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Return what each token looks at in this block, (B, heads, N, N): see `Attention.probabilities`."""
+        return self.attn.probabilities(self.norm1(tokens))
 
 
 def initialise(module: nn.Module) -> None:

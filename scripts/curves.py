@@ -2,18 +2,18 @@
 
     uv run python scripts/curves.py runs/a runs/b --key raw.l1 --key evaluation.psnr_masked --out curves.png
 
-A key is a dotted name in metrics.jsonl; a run that never logged it is left out of its panel.
+A key is a dotted name in metrics.jsonl; a run that never logged it is left out of its panel. Runs of the same name are
+told apart by the folders above them.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from perceptual_mae.errors import UserError
+from perceptual_mae.figures import new_figure, save_figure
+from perceptual_mae.folder import flatten, tell_apart
+from perceptual_mae.layers import did_you_mean
 from perceptual_mae.run import Run
 
 DEFAULT_KEYS = (
@@ -44,7 +44,8 @@ def draw(runs: dict[str, Run], keys: list[str], out: Path) -> None:
     """Write the figure: a panel a key, a line a run."""
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
-    figure, panels = plt.subplots(rows, columns, figsize=(4.2 * columns, 3 * rows), squeeze=False)
+    figure = new_figure(4.2 * columns, 3 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False)
     for panel, key in zip(panels.flat, keys, strict=False):
         for number, (name, run) in enumerate(runs.items()):
             seen, values = series(run, key)
@@ -60,10 +61,20 @@ def draw(runs: dict[str, Run], keys: list[str], out: Path) -> None:
         panel.set_visible(False)
     labelled = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in panels.flat]
     handles = {label: line for pairs in labelled for line, label in pairs}
-    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(6, len(handles)), fontsize=8)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)
+    save_figure(figure, out)
+
+
+def logged_keys(runs: dict[str, Run]) -> set[str]:
+    """Return the dotted names of all numbers that any of the runs has logged."""
+    records = [record for run in runs.values() for record in run.metrics()]
+    return {key for record in records for key, value in flatten(record) if isinstance(value, int | float)}
+
+
+def check_keys(keys: list[str], logged: set[str]) -> None:
+    """Raise UserError for keys that no run has logged, which would be empty panels."""
+    if mistaken := [f"{key}{did_you_mean(key, logged)}" for key in keys if key not in logged]:
+        raise UserError(f"--key: no run has logged {', '.join(mistaken)}; give dotted names of metrics.jsonl")
 
 
 def main() -> None:
@@ -72,9 +83,17 @@ def main() -> None:
     parser.add_argument("--key", action="append", help="a dotted name; may be repeated")
     parser.add_argument("--out", type=Path, default=Path("curves.png"))
     arguments = parser.parse_args()
-    draw(
-        {path.absolute().name: Run(path) for path in arguments.runs}, arguments.key or list(DEFAULT_KEYS), arguments.out
-    )
+    try:
+        names = tell_apart(arguments.runs)
+        runs = {name: Run(path) for name, path in zip(names, arguments.runs, strict=True)}
+        logged = logged_keys(runs)
+        check_keys(arguments.key or [], logged)
+        keys = arguments.key or [key for key in DEFAULT_KEYS if key in logged]
+        if not keys:
+            raise UserError("the runs have logged none of the usual scalars yet; name others with --key")
+    except UserError as mistake:
+        parser.error(str(mistake))
+    draw(runs, keys, arguments.out)
 
 
 if __name__ == "__main__":

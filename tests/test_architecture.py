@@ -13,11 +13,11 @@ PACKAGES = ("perceptual_mae", "discriminators")
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "images", "randomness", "layers", "schedule", "mistakes", "paper"),
+    ("errors", "images", "randomness", "layers", "schedule", "mistakes", "paper", "figures"),
     ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
     ("generator",),
     ("comparison", "balance", "adversary", "gradients", "scalars"),
-    ("objective", "data", "grids", "choices"),
+    ("objective", "data", "grids", "attention_maps", "choices"),
     ("sections",),
     ("checks",),
     ("config",),
@@ -27,6 +27,8 @@ FLOORS = (
     ("step_counts", "step_kinds", "step_parts"),
     ("assembly",),
     ("pretraining",),
+    ("report",),
+    ("sweep",),
     ("bench",),
     ("bench_report",),
     ("cli",),

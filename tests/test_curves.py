@@ -2,8 +2,11 @@
 
 import json
 import runpy
+import shutil
+import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from conftest import debug_config
@@ -11,6 +14,59 @@ from perceptual_mae.pretraining import pretrain
 from perceptual_mae.run import Run
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/curves.py"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("curves") / "a" / "run"
+    pretrain(debug_config("mse", "training.epoch_images=16", "evaluation.limit=4"), path, quiet=True)
+    return path
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["curves.py", *map(str, words)])
+    try:
+        SCRIPT["main"]()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+def test_runs_of_the_same_name_have_a_line_each(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path(shutil.copytree(finished, tmp_path / "b" / "run"))
+    drawn: list[str] = []
+    monkeypatch.setitem(SCRIPT["main"].__globals__, "draw", lambda runs, keys, out: drawn.extend(runs))
+    assert call(monkeypatch, finished, other) == 0
+    assert drawn == ["a/run", "b/run"]
+
+
+def test_a_key_that_no_run_has_logged_is_told_with_the_one_that_was_meant(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "curves.png"
+    assert call(monkeypatch, finished, "--key", "raw.mse", "--key", "evaluation.psnr_maskd", "--out", out) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "evaluation.psnr_maskd" in told
+    assert "did you mean 'evaluation.psnr_masked'?" in told
+    assert not out.exists()
+
+
+def test_default_panels_that_no_run_has_logged_are_left_out(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+    monkeypatch.setitem(SCRIPT["main"].__globals__, "draw", lambda runs, keys, out: drawn.extend(keys))
+    assert call(monkeypatch, finished) == 0
+    assert drawn == ["evaluation.psnr_masked"]  # mse has neither L1 nor a discriminator
+
+
+def test_a_folder_that_is_no_run_is_exit_two_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, tmp_path) == 2
+    assert "is not a run folder" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_figure_shows_what_each_run_logged_over_the_images_it_saw(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import typer
 # A file of commands registers them as it is imported; pmae --help lists them in this order.
 # isort: off
 from perceptual_mae.cli import training_commands  # noqa: F401
+from perceptual_mae.cli import sweep_commands  # noqa: F401
 from perceptual_mae.cli import scoring_commands  # noqa: F401
 from perceptual_mae.cli import finetune_commands  # noqa: F401
+from perceptual_mae.cli import comparing_commands  # noqa: F401
 from perceptual_mae.cli import picture_commands  # noqa: F401
 
 # isort: on

@@ -1,5 +1,7 @@
-"""`pmae visualize`: a sheet of reconstructions of held-out images or of one's own."""
+"""`pmae visualize`: a sheet of reconstructions, or of attention, of held-out images or of one's own."""
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -8,14 +10,19 @@ from rich.console import Console
 from torch import Tensor
 
 from perceptual_mae import build
+from perceptual_mae.attention_maps import attention_columns
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.errors import UserError
+from perceptual_mae.folder import tell_apart
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.grids import reconstruction_columns, save, sheet
 from perceptual_mae.run import Run
 
 View = Literal["raw", "composite", "both"]
+COLUMNS = ("original", "masked", "mean", "kept")
+"""What no run may be called on a sheet: these columns belong to all."""
+LONGEST_NAME = 100
 
 
 @torch.no_grad()
@@ -26,54 +33,84 @@ def run(
     out: Path | None,
     count: int,
     ratio: float | None,
-    seed: int,
-    view: View,
+    seed: int | None,
+    view: View | None,
+    keep: float | None,
 ) -> None:
     """Write original | masked | raw | composite as PNG; without images of one's own, the first held-out ones.
 
-    Runs `beside` the first see its images under its masks, and each has its columns under its folder's name.
+    With `keep` (a share of the attention) the columns are original | mean | heads... | kept instead. Runs `beside` the
+    first see its images under its masks, and each has its columns under its folder's name.
     """
     runs = [Run(folder) for folder in (path, *beside)]
+    first = runs[0]
+    batch, told = own_images(first, images) if images else (held_out_images(first, count), "")
     generators = [opened.generator() for opened in runs]
-    first, generator = runs[0], generators[0]
-    for opened, other in zip(runs[1:], generators[1:], strict=True):
-        if (other.image_size, other.channels, other.grid) != (generator.image_size, generator.channels, generator.grid):
-            raise UserError(
-                f"{opened.path}: its images have {_describe(other)}, those of {first.path} {_describe(generator)}; "
-                "runs are drawn side by side where they are the same"
-            )
-    batch = own_images(first, images) if images else held_out_images(first, count)
-    ratio = build.final_ratio(first.config) if ratio is None else ratio
-    masks = build.user_mistakes(lambda: build.FixedMasks(first.config, generator.grid, seed, ratio)(batch))
+    check_alike(runs, generators)
     batch = batch.to(torch.device("cpu"))
+    names = tell_apart([opened.path for opened in runs], COLUMNS) if beside else [""]
+    if keep is not None:
+        columns = attention_sheet(batch.images, dict(zip(names, generators, strict=True)), keep)
+        about = f"the last layer's class token, kept patches hold {keep:g} of its attention to patches"
+    else:
+        ratio, seed, view = build.final_ratio(first.config) if ratio is None else ratio, seed or 0, view or "both"
+        masks = build.user_mistakes(lambda: build.FixedMasks(first.config, generators[0].grid, seed, ratio)(batch))
+        columns = reconstruction_sheet(batch.images, masks, dict(zip(names, generators, strict=True)), view)
+        about = f"ratio {ratio:g}, mask seed {seed}" + (f", {view} of each run" if beside and view != "both" else "")
+    out = out or default_path(first, names[1:], "visualize" if keep is None else "attention")
+    save(sheet(columns), out)
+    lines = [f"{out}: {len(batch.images)} images, {about}"]
+    lines += [told] if told else []
+    if keep is not None:
+        lines.append("each map is coloured from 0 to its own largest patch")
+    elif any(one.norm_pix for one in generators):
+        lines.append("* norm_pix: patches are un-normalised with the true patch's mean and deviation")
+    console = Console(soft_wrap=True)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def reconstruction_sheet(
+    images: Tensor, masks: Tensor, generators: dict[str, MaskedAutoencoder], view: View
+) -> dict[str, Tensor]:
+    """Return the columns of reconstructions; those of several runs have the run's name, which "" leaves out."""
     columns: dict[str, Tensor] = {}
-    for name, one in zip(names_of(runs), generators, strict=True):
-        views = reconstruction_columns(batch.images, one(batch.images, masks))
-        for kind, pictures in views.items():
+    for name, one in generators.items():
+        for kind, pictures in reconstruction_columns(images, one(images, masks)).items():
             if kind not in ("raw", "composite"):
                 columns[kind] = pictures
             elif view in (kind, "both"):
-                label = kind if len(runs) == 1 else name if view != "both" else f"{name} {kind}"
+                label = kind if not name else name if view != "both" else f"{name} {kind}"
                 columns[f"{label} *" if one.norm_pix else label] = pictures
-    out = out or first.path / "images" / f"visualize_{first.step:08d}.png"
-    save(sheet(columns), out)
-    console = Console(soft_wrap=True)
-    told = f"{out}: {len(batch.images)} images, ratio {ratio:g}, mask seed {seed}"
-    if len(runs) > 1 and view != "both":
-        told += f", {view} of each run"
-    console.print(told, highlight=False, markup=False)
-    if any(one.norm_pix for one in generators):
-        console.print("* norm_pix: patches are un-normalised with the true patch's mean and deviation")
+    return columns
 
 
-def names_of(runs: list[Run]) -> list[str]:
-    """Return the names of the runs' folders, with what is above them or a number where two are alike."""
-    names = [opened.path.absolute().name for opened in runs]
-    if len(set(names)) < len(names):
-        names = [f"{opened.path.absolute().parent.name}/{name}" for opened, name in zip(runs, names, strict=True)]
-    if len(set(names)) < len(names):
-        names = [f"{number} {name}" for number, name in enumerate(names, 1)]
-    return names
+def attention_sheet(images: Tensor, generators: dict[str, MaskedAutoencoder], keep: float) -> dict[str, Tensor]:
+    """Return the columns of attention over whole images; those of several runs have the run's name."""
+    columns: dict[str, Tensor] = {}
+    for name, one in generators.items():
+        for kind, pictures in attention_columns(images, one.encoder.class_attention(images), one.grid, keep).items():
+            columns[kind if kind == "original" or not name else f"{name} {kind}"] = pictures
+    return columns
+
+
+def default_path(first: Run, others: list[str], kind: str) -> Path:
+    """Return where a sheet goes: images/ of the first run, under a name that says which runs are beside it."""
+    names = re.sub(r"[^\w.+-]", "-", "_".join(others))
+    if len(names) > LONGEST_NAME:
+        names = f"{len(others)}_runs_{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+    return first.path / "images" / f"{kind}_{first.step:08d}{f'_beside_{names}' if names else ''}.png"
+
+
+def check_alike(runs: list[Run], generators: list[MaskedAutoencoder]) -> None:
+    """Refuse to draw runs side by side whose images or patches differ."""
+    generator = generators[0]
+    for opened, other in zip(runs[1:], generators[1:], strict=True):
+        if (other.image_size, other.channels, other.grid) != (generator.image_size, generator.channels, generator.grid):
+            raise UserError(
+                f"{opened.path}: its images have {_describe(other)}, those of {runs[0].path} {_describe(generator)}; "
+                "runs are drawn side by side where they are the same"
+            )
 
 
 def _describe(generator: MaskedAutoencoder) -> str:
@@ -89,12 +126,26 @@ def held_out_images(opened: Run, count: int) -> Batch:
     return next(evaluation_batches(dataset, transform, batch_size=count, limit=count))
 
 
-def own_images(opened: Run, paths: list[Path]) -> Batch:
-    """Return image files prepared as the run prepares held-out images; the mask of each depends on its place."""
+def own_images(opened: Run, paths: list[Path]) -> tuple[Batch, str]:
+    """Return image files prepared as the run prepares held-out images, and what was done to them in words.
+
+    The mask of each depends on its place. Raises UserError with a line for each file that cannot be read.
+    """
     transform = build.build_evaluation_transform(opened.config)
-    try:
-        images = torch.stack([transform(read_image(path)) for path in paths])
-    except UnreadableImageError as failure:
-        raise UserError(str(failure)) from failure
+    height, width = transform.size
+    images, changed, mistakes = list[Tensor](), list[str](), list[str]()
+    for path in paths:
+        try:
+            image = read_image(path)
+        except UnreadableImageError as failure:
+            mistakes.append(f"{path}: cannot be read ({failure.reason}); give another image file or leave it out")
+            continue
+        if image.shape[-2:] != (height, width):
+            changed.append(f"{path.name} {image.shape[-2]}x{image.shape[-1]}")
+        images.append(transform(image))
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    scaled = f"shorter side {transform.resize}" if transform.resize else "just covering the crop"
+    told = f"scaled ({scaled}) and cropped in the middle to {height}x{width}: {', '.join(changed)}" if changed else ""
     places = torch.arange(len(paths))
-    return Batch(images, torch.full_like(places, -1), places, torch.zeros_like(places), ())
+    return Batch(torch.stack(images), torch.full_like(places, -1), places, torch.zeros_like(places), ()), told

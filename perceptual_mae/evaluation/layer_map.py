@@ -1,20 +1,19 @@
 """A picture of where in the encoder the labels can be read: accuracy by block and pooling."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from perceptual_mae.figures import new_figure, save_figure
 
 LABELS = {"class": "class token", "mean": "mean pool"}
 
 
 def draw_layer_map(scores: Mapping[str, Any], path: Path, *, title: str = "") -> None:
     """Write a heat map of probe accuracies, named "class/1" to "mean/K", as PNG; complete or not at all."""
-    from matplotlib.figure import Figure  # a second to import, and nothing else here needs it
-
     blocks = sorted({int(name.partition("/")[2]) for name in scores})
     values = [[100 * scores[f"{pooling}/{block}"]["accuracy"] for block in blocks] for pooling in LABELS]
-    figure = Figure(figsize=(1.8 + 0.62 * len(blocks), 2.2), dpi=150, layout="constrained")
+    figure = new_figure(1.8 + 0.62 * len(blocks), 2.2)
     axes = figure.subplots()
     picture = axes.imshow(values, cmap="Blues", aspect="auto")
     low, high = picture.get_clim()
@@ -30,10 +29,4 @@ def draw_layer_map(scores: Mapping[str, Any], path: Path, *, title: str = "") ->
     axes.set_title(title, size=9)
     axes.tick_params(length=0)
     figure.colorbar(picture, ax=axes, label="top-1, %")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        figure.savefig(beside, format="png")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    save_figure(figure, path)

@@ -114,3 +114,15 @@ def test_initial_weights_are_xavier_uniform_and_biases_zero():
         assert weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
     assert embed.proj.bias.abs().max() == 0
     assert attention.qkv.bias.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_probabilities_are_those_the_layer_mixes_values_by(dtype):
+    attention, tokens = Attention(24, 3).to(dtype), torch.randn(2, 7, 24, dtype=dtype)
+    probabilities = attention.probabilities(tokens)
+    assert probabilities.shape == (2, 3, 7, 7)
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(2, 3, 7, dtype=probabilities.dtype))
+    values = attention.qkv(tokens).split(24, dim=-1)[2].view(2, 7, 3, 8).transpose(1, 2)
+    mixed = (probabilities.to(dtype) @ values).transpose(1, 2).flatten(2)
+    close = {"atol": 0.02, "rtol": 0.05} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(attention.proj(mixed), attention(tokens), **close)

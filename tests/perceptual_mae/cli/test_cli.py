@@ -35,6 +35,8 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["--help"],
         ["pretrain", "--help"],
         ["visualize", "--help"],
+        ["compare", "--help"],
+        ["sweep", "--help"],
         ["probe", "--help"],
         ["knn", "--help"],
         ["finetune", "--help"],
@@ -125,6 +127,7 @@ def test_every_mistake_is_a_line_without_traceback(capsys):
         (["pretrain", "quickstart", "--dryrun"], "No such option: --dryrun"),
         (["trian"], "No such command 'trian'"),
         (["visualize", "no/such/run"], "no/such/run: does not exist"),
+        (["compare", "no/such/run"], "no/such/run: does not exist"),
         (["visualize", ".", "--count", "none"], "Invalid value for '--count'"),
     ],
 )

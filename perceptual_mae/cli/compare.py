@@ -1,0 +1,51 @@
+"""`pmae compare`: runs beside each other, in the form of the paper's tables."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.folder import write_atomically, write_json
+from perceptual_mae.report.comparison import Comparison, compare
+from perceptual_mae.report.formats import to_latex, to_markdown
+from perceptual_mae.report.pictures import can_scatter, draw_scatter, draw_scores
+
+QUALITY = ("summary.psnr_masked", "evaluate")
+ACCURACY = ("probe", "knn", "finetune")
+DRAWN = ("summary.psnr", "summary.ssim", "evaluate", "probe", "knn", "finetune")
+MOST_PANELS = 12
+
+
+def run(runs: list[Path], *, out: Path | None, title: str, form: str, bench: Path | None, anyway: bool) -> None:
+    """Compare runs, print their tables, and write all forms of them to `out`."""
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file; name a folder")
+    found = compare(runs, title=title, bench=bench, anyway=anyway)
+    pages = {
+        "markdown": to_markdown(title, found.tables, found.notes),
+        "latex": to_latex(title, found.tables, found.notes),
+        "json": json.dumps(found.to_json(), indent=2) + "\n",
+    }
+    sys.stdout.write(pages[form])
+    if out is not None:
+        write(found, pages, out)
+    told = Console(stderr=True, soft_wrap=True)
+    last = f"written to {out}" if out else "next: --out FOLDER writes Markdown, LaTeX, JSON and figures"
+    told.print(last, highlight=False, markup=False)
+
+
+def write(found: Comparison, pages: dict[str, str], out: Path) -> None:
+    """Write compare.md, .tex, .json and the figures."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "compare.md", pages["markdown"])
+    write_atomically(out / "compare.tex", pages["latex"])
+    write_json(out / "compare.json", found.to_json())
+    known = [each for each in found.scored if any(score is not None for score in each.scores)]
+    drawn = [each for each in known if each.column.key.startswith(DRAWN)][:MOST_PANELS]
+    if drawn:
+        draw_scores(found.groups, drawn, out / "compare.png", found.title)
+    across, up = found.find(*QUALITY), found.find(*ACCURACY)
+    if across is not None and up is not None and can_scatter(across, up):
+        draw_scatter(found.groups, across, up, out / "scatter.png", found.title)

@@ -1,0 +1,174 @@
+"""The columns of the comparison: which number of which file, how it is headed and printed, which command makes it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from perceptual_mae.report.differences import SUMMARY
+from perceptual_mae.report.entries import Entry
+
+Read = Callable[[Entry], float | None]
+
+POOLINGS = {"class": "class token", "mean": "mean pool"}
+NEIGHBOURS = "20"
+"""DINO's number; the next best where it was not asked for."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One score: `place` is the file it stands in (see `differences`), `published` a field of the paper's numbers."""
+
+    key: str
+    heading: str
+    read: Read
+    place: str
+    command: str
+    spec: str = ".2f"
+    published: str | None = None
+    published_spec: str = ".1f"
+    metric: str = ""
+    """Its name in the list of scores that a file says it could not have."""
+
+
+def summary_columns() -> list[Column]:
+    """Held-out scores at the end of training, and those of the mean colour on the same masks."""
+    make = partial(Column, place=SUMMARY, command="pmae pretrain")
+    return [
+        make("summary.psnr_masked", "hidden PSNR, dB", partial(_summary, names=("psnr_masked",))),
+        make("summary.psnr", "PSNR, dB", partial(_summary, names=("psnr",))),
+        make("summary.ssim", "SSIM", partial(_summary, names=("ssim",)), spec=".3f"),
+        make(
+            "summary.mean_color.psnr_masked",
+            "mean colour's hidden PSNR, dB",
+            partial(_summary, names=("baselines", "mean_color", "psnr_masked")),
+        ),
+    ]
+
+
+USUAL = {  # of `pmae evaluate`: heading, format, the paper's field and format
+    "l1": ("L1", ".4f", "l1", ".2f"),
+    "psnr": ("PSNR, dB", ".2f", "psnr", ".2f"),
+    "ssim": ("SSIM", ".3f", "ssim", ".2f"),
+    "ms_ssim": ("MS-SSIM", ".3f", None, ""),
+    "lpips_alex": ("LPIPS (alex)", ".3f", None, ""),
+    "is": ("IS", ".2f", "inception_score", "#.3g"),
+    "inception_score": ("IS", ".2f", "inception_score", "#.3g"),
+    "fid": ("FID", ".1f", "fid", ".1f"),
+    "kid": ("KID", ".4f", None, ""),
+}
+"""Scores by a network stand in the reports as name[network]."""
+
+PAPERS_FORM = ("l1", "psnr", "ssim", "inception_score", "fid")
+"""What a table of whole reconstructions shows even where nobody has it yet."""
+
+
+def evaluation_columns(entries: Sequence[Entry], region: str) -> list[Column]:
+    """Scores of `pmae evaluate` over one region (raw, composite, masked), a set of columns for each of its files."""
+    columns = []
+    for number, stem in enumerate(stems(entries, lambda report: report.get("kind") == "evaluate", "evaluate")):
+        is_papers = region == "raw" and not number  # the paper's numbers stand once
+        found = [entry.scores[stem]["scores"].get(region, {}) for entry in entries if stem in entry.scores]
+        said = {name: None for scores in found for name, value in scores.items() if _number(value) is not None}
+        bases = {"inception_score" if name == "is" else name for name in (each.partition("[")[0] for each in said)}
+        names = [*said, *(name for name in PAPERS_FORM if is_papers and name not in bases)]
+        for base, (heading, spec, published, published_spec) in USUAL.items():
+            for name in dict.fromkeys(name for name in names if name.partition("[")[0] == base):
+                network = f" [{name.partition('[')[2]}" if "[" in name else ""
+                columns.append(
+                    Column(
+                        f"{stem}.{region}.{name}",
+                        heading + network + _variant(stem, "evaluate"),
+                        partial(_in_report, stem=stem, names=(region, name)),
+                        stem,
+                        "pmae evaluate",
+                        spec,
+                        published if is_papers else None,
+                        published_spec,
+                        name,
+                    )
+                )
+    return columns
+
+
+def representation_columns(entries: Sequence[Entry]) -> list[Column]:
+    """Linear probes, nearest neighbours, fine-tuning: top-1 in per cent, a column for each protocol and pooling."""
+    columns = []
+    probes = stems(entries, lambda report: report.get("protocol") in ("cached", "mae", "paper"), "probe_cached")
+    # The paper's number stands once: beside the protocol that is nearest to its own.
+    order = ("paper", "mae", "cached")
+    nearest = min(probes, key=lambda stem: next((n for n, name in enumerate(order) if name in stem), len(order)))
+    for stem in probes:
+        protocol = stem.removeprefix("probe_")
+        for pooling in _poolings(entries, stem):
+            read = partial(_in_report, stem=stem, names=("encoder", pooling, "accuracy"), scale=100)
+            published = "probe_b" if stem == nearest and pooling == "class" else None
+            command = "pmae probe" + (f" --protocol {protocol}" if protocol in ("mae", "paper") else "")
+            heading = f"LP {protocol}, {POOLINGS.get(pooling, pooling)}"
+            columns.append(Column(f"{stem}.{pooling}", heading, read, stem, command, published=published))
+    for stem in stems(entries, lambda report: report.get("protocol") == "knn", "knn"):
+        for pooling in _poolings(entries, stem):
+            count = _neighbours(entries, stem, pooling)
+            read = partial(_in_report, stem=stem, names=("encoder", pooling, count), scale=100)
+            heading = f"{count}-NN{_variant(stem, 'knn')}, {POOLINGS.get(pooling, pooling)}"
+            columns.append(Column(f"{stem}.{pooling}.{count}", heading, read, stem, "pmae knn"))
+    tuned = stems(entries, lambda report: report.get("kind") == "finetune", "finetune")
+    pretrained = [stem for stem in tuned if not _flag(entries, stem, "from_scratch")]
+    for stem in tuned:
+        read = partial(_in_report, stem=stem, names=("top1", "accuracy"), scale=100)
+        published = "finetune_b" if stem in pretrained[:1] else None
+        heading = f"FT{_variant(stem, 'finetune')}"
+        columns.append(Column(f"{stem}.top1", heading, read, stem, "pmae finetune", published=published))
+    return columns
+
+
+def stems(entries: Iterable[Entry], wanted: Callable[[dict[str, Any]], bool], usual: str) -> list[str]:
+    """Return the names of the score files of a kind that any run has; the usual one where none has."""
+    found = {stem: None for entry in entries for stem, report in entry.scores.items() if wanted(report)}
+    return sorted(found) or [usual]
+
+
+def _summary(entry: Entry, names: Sequence[str]) -> float | None:
+    return _walk(entry.summary, names)
+
+
+def _in_report(entry: Entry, stem: str, names: Sequence[str], scale: float = 1) -> float | None:
+    report = entry.scores.get(stem)
+    found = None if report is None else _walk(report["scores"], names)
+    return None if found is None else scale * found
+
+
+def _walk(tree: Any, names: Sequence[str]) -> float | None:
+    for name in names:
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return _number(tree)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, dict):
+        value = value.get("mean")
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _poolings(entries: Sequence[Entry], stem: str) -> list[str]:
+    reports = [entry.scores[stem]["scores"].get("encoder", {}) for entry in entries if stem in entry.scores]
+    return list({name: None for report in reports for name in report}) or ["class"]
+
+
+def _flag(entries: Sequence[Entry], stem: str, name: str) -> bool:
+    return any(entry.scores[stem].get(name) for entry in entries if stem in entry.scores)
+
+
+def _neighbours(entries: Sequence[Entry], stem: str, pooling: str) -> str:
+    """Return the number of neighbours that all runs were scored with: 20, or the largest."""
+    reports = [
+        entry.scores[stem]["scores"].get("encoder", {}).get(pooling, {}) for entry in entries if stem in entry.scores
+    ]
+    shared = set.intersection(*(set(report) for report in reports)) if reports else {NEIGHBOURS}
+    return NEIGHBOURS if NEIGHBOURS in shared or not shared else max(shared, key=int)
+
+
+def _variant(stem: str, usual: str) -> str:
+    """Return what a file's name says beyond the command's: other data, split or limit."""
+    rest = stem.removeprefix(usual).strip("_")
+    return f" ({rest})" if rest else ""

@@ -1,0 +1,111 @@
+"""The whole comparison of several runs: checked, grouped, tabled; as JSON too."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perceptual_mae.paper import FOOTNOTE
+from perceptual_mae.report.columns import Column, evaluation_columns, representation_columns, summary_columns
+from perceptual_mae.report.cost import cost_of, read_bench
+from perceptual_mae.report.differences import TRAINING, Difference, find_differences, refuse
+from perceptual_mae.report.entries import Entry, read_entries
+from perceptual_mae.report.groups import Group, group_runs
+from perceptual_mae.report.tables import Scored, Table, look_up, make_table
+
+REGIONS = {
+    "raw": "Reconstruction: whole output",
+    "composite": "Reconstruction: visible pixels pasted in",
+    "masked": "Reconstruction: hidden pixels alone",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs beside each other. `scored` has every column that a table shows, `differences` what does not compare."""
+
+    title: str
+    groups: list[Group]
+    scored: list[Scored]
+    tables: list[Table]
+    differences: list[Difference]
+    notes: list[str] = field(default_factory=list)
+
+    def find(self, *keys: str) -> Scored | None:
+        """Return the first column whose key begins with one of `keys`, in their order, and that somebody has."""
+        known = [each for each in self.scored if any(found is not None for found in each.scores)]
+        return next((each for key in keys for each in known if each.column.key.startswith(key)), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "kind": "compare",
+            "title": self.title,
+            "groups": [self._group(number, group) for number, group in enumerate(self.groups)],
+            "differences": [asdict(each) for each in self.differences],
+            "tables": [asdict(table) for table in self.tables],
+            "notes": self.notes,
+        }
+
+    def _group(self, number: int, group: Group) -> dict[str, Any]:
+        method = group.method
+        published = method.published if method else None
+        return {
+            "label": group.label,
+            "method": method.name if method else None,
+            "changed": list(method.changed) if method else None,
+            "runs": [{"name": e.name, "path": str(e.path), "seed": e.seed, "step": e.step} for e in group.entries],
+            "paper": {k: v for k, v in asdict(published).items() if v is not None} if published else None,
+            "scores": {
+                each.column.key: asdict(found) | {"n": found.n, "heading": each.column.heading}
+                for each in self.scored
+                if (found := each.scores[number]) is not None
+            },
+        }
+
+
+def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, anyway: bool = False) -> Comparison:
+    """Read runs and set them beside each other.
+
+    Raises UserError for what is no run and, unless `anyway`, with a line for each fact in which they do not compare.
+    """
+    measured = read_bench(bench) if bench is not None else None
+    entries = read_entries(list(paths))
+    differences = find_differences(entries)
+    groups, repeated = group_runs(entries)
+    if not anyway:
+        refuse(differences, repeated)
+    places = {each.place for each in differences}
+    if TRAINING in places:
+        places |= {stem for entry in entries for stem in entry.scores} | {"summary"}
+    scored, tables = list[Scored](), list[Table]()
+    for name, columns in _score_tables(entries).items():
+        found = look_up(columns, groups)
+        scored += found
+        tables.append(make_table(name, groups, found, places))
+    cost, about = cost_of(groups, measured)
+    scored += cost
+    tables.append(make_table("Cost", groups, cost, set(), about))
+    notes = [f"{each}: columns that it touches are marked ≠" for each in map(str, differences)]
+    notes += [f"{each}: a row each" for each in repeated] + [note for entry in entries for note in entry.notes]
+    notes += _about_groups(groups)
+    return Comparison(title, groups, scored, tables, differences, [*notes, FOOTNOTE])
+
+
+def _score_tables(entries: Sequence[Entry]) -> dict[str, list[Column]]:
+    tables = {"Held-out scores at the end of training": summary_columns()}
+    for region, name in REGIONS.items():
+        columns = evaluation_columns(entries, region)
+        if columns:
+            tables[name] = columns
+    return tables | {"Representation: top-1, %": representation_columns(entries)}
+
+
+def _about_groups(groups: Sequence[Group]) -> list[str]:
+    notes = []
+    for group in groups:
+        runs = ", ".join(f"{entry.name} (seed {entry.seed})" for entry in group.entries)
+        changed = group.method.changed if group.method else ()
+        told = f"; other than the shipped method in {', '.join(changed)}" if changed else ""
+        notes.append(f"{group.label}: {runs}{told}")
+    return [*notes, "n: runs that differ in their seed alone; mean ± sample deviation over them"]

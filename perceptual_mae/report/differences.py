@@ -1,0 +1,107 @@
+"""Whether runs compare: the same budget, data and preprocessing, scored on the same images under the same masks."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perceptual_mae.build import final_ratio
+from perceptual_mae.data import DATASETS
+from perceptual_mae.errors import UserError
+from perceptual_mae.folder import flatten
+from perceptual_mae.report.entries import Entry
+
+TRAINING, SUMMARY = "training", "summary"
+"""Places of facts that concern every score, and those of summary.json; other places are stems of score files."""
+
+NOT_DATA = ("workers", "download")
+"""Keys of the data that change no image."""
+
+STANDS_ON = (
+    *("data", "split", "limit", "test_limit", "train_images", "test_images", "num_images", "unreadable_images"),
+    *("classes", "transform", "mask", "protocol", "seeds", "optimizer", "held_out", "epochs", "batch_size"),
+    *("augmentation", "temperature", "recipe", "fraction", "from_scratch"),
+)
+"""What must agree in two files of scores of the same name."""
+
+NAMED = 3
+"""So many runs of one value are named, then counted."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A fact in which runs differ: where it concerns scores, its key, and the runs' names by value."""
+
+    place: str
+    key: str
+    runs: dict[str, list[str]]
+
+    def __str__(self) -> str:
+        return f"{self.key}: " + ", ".join(f"{value} ({_names(runs)})" for value, runs in self.runs.items())
+
+
+def facts_of(entry: Entry) -> dict[tuple[str, str], str]:
+    """Return what a run's scores stand on, in words, by place and key."""
+    config, section = entry.config, entry.config.data
+    facts: dict[tuple[str, str], Any] = {(TRAINING, "images seen"): entry.images_seen}
+    if entry.training_images is not None:
+        facts[TRAINING, "training images"] = entry.training_images
+    for key, value in flatten(section.model_dump(mode="json", by_alias=True)):
+        if key not in (*NOT_DATA, "root"):
+            facts[TRAINING, f"data.{key}"] = value
+    root = section.model_dump().get("root")
+    if root is not None and (section.kind == "image_folder" or section.kind not in DATASETS):
+        facts[TRAINING, "data.root"] = os.path.realpath(Path(str(root)).expanduser())
+    facts[TRAINING, "masking.kind"] = config.masking.kind
+    for key, value in config.masking.options().items():
+        facts[TRAINING, f"masking.{key}"] = value
+    if entry.summary is None:
+        facts[SUMMARY, "masking.ratio (at the end)"] = final_ratio(config)
+    else:
+        told = {"masking.ratio (at the end)": "ratio", "evaluation.seed": "mask_seed", "evaluation.split": "split"}
+        facts |= {(SUMMARY, key): entry.summary[name] for key, name in told.items()}
+        facts[SUMMARY, "evaluation.limit"] = entry.summary["num_images"]
+    for stem, report in entry.scores.items():
+        for name in STANDS_ON:
+            if name in report:
+                leaves = flatten(report[name], name) if isinstance(report[name], dict) else [(name, report[name])]
+                facts |= {(stem, f"evaluation/{stem}.json, {key}"): value for key, value in leaves}
+    return {key: _in_words(value) for key, value in facts.items()}
+
+
+def conflict(facts: Mapping[tuple[str, str], str], others: Mapping[tuple[str, str], str]) -> bool:
+    """Tell whether two runs differ in a fact that both have."""
+    return any(others.get(key, value) != value for key, value in facts.items())
+
+
+def find_differences(entries: Sequence[Entry]) -> list[Difference]:
+    """List the facts in which runs differ; other kinds of data differ in their kind alone."""
+    by_run = {entry.name: facts_of(entry) for entry in entries}
+    kinds = {facts[TRAINING, "data.kind"] for facts in by_run.values()}
+    found = []
+    for place, key in {key: None for facts in by_run.values() for key in facts}:
+        runs: dict[str, list[str]] = {}
+        for name, facts in by_run.items():
+            if (place, key) in facts:
+                runs.setdefault(facts[place, key], []).append(name)
+        if len(runs) > 1 and (len(kinds) == 1 or not key.startswith("data.") or key == "data.kind"):
+            found.append(Difference(place, key, runs))
+    return found
+
+
+def refuse(differences: Sequence[Difference], repeated: Sequence[str]) -> None:
+    """Raise UserError with a line for each difference and each repeated run."""
+    lines = [f"{each}; compare runs that agree, or mark what differs with --anyway" for each in differences]
+    lines += [f"{each}; give one of them, or --anyway for a row each" for each in repeated]
+    if lines:
+        raise UserError("\n".join(lines))
+
+
+def _names(runs: Sequence[str]) -> str:
+    more = len(runs) - NAMED
+    return ", ".join(runs[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _in_words(value: Any) -> str:
+    return "none" if value is None else str(value)

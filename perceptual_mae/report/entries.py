@@ -1,0 +1,114 @@
+"""What a run's folder says about the run, read for a comparison; no network is loaded."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perceptual_mae import checkpoint
+from perceptual_mae.config import RunConfig
+from perceptual_mae.errors import UserError
+from perceptual_mae.folder import read_config, tell_apart
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run: its configuration, how far it came, its summary (None while unfinished) and its scores by file stem."""
+
+    name: str
+    path: Path
+    config: RunConfig
+    step: int
+    images_seen: int
+    training_images: int | None
+    summary: dict[str, Any] | None
+    scores: dict[str, dict[str, Any]]
+    images_per_second: float | None
+    environment: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        return self.config.training.seed
+
+
+def read_entries(paths: list[Path]) -> list[Entry]:
+    """Read run folders; raises UserError for what is none and for a folder that is named twice."""
+    real = [path.resolve() for path in paths]
+    for path, where in zip(paths, real, strict=True):
+        if real.count(where) > 1:
+            raise UserError(f"{path}: is named twice; name each run once")
+    names = tell_apart(paths)
+    return [read_entry(path, name) for path, name in zip(paths, names, strict=True)]
+
+
+def read_entry(path: Path, name: str) -> Entry:
+    """Read one run folder. Scores of another step than the run's last are left out, with a note."""
+    if path.parent.name == "checkpoints":
+        raise UserError(f"{path}: is a checkpoint; what is compared stands in its run folder, {path.parent.parent}")
+    config, notes = read_config(path), list[str]()
+    facts = _last_facts(path)
+    summary = _read_json(path / "summary.json")
+    if summary is not None and facts is not None and facts["step"] > summary["steps"]:
+        notes.append(f"{path}: went on after its summary; repeat its command to finish it")
+        summary = None
+    elif summary is None:
+        notes.append(f"{path}: is unfinished; repeat its command to finish it")
+    if summary is None and facts is None:
+        raise UserError(f"{path}: has neither a summary nor a whole checkpoint yet; let the run go on")
+    last = {"step": summary["steps"], "images_seen": summary["images_seen"]} if summary else facts or {}
+    scores = {}
+    for file in sorted((path / "evaluation").glob("*.json")):
+        report = _read_json(file)
+        if not isinstance(report, dict) or "scores" not in report:
+            continue  # somebody else's
+        if report.get("step", last["step"]) != last["step"]:
+            notes.append(f"{file}: is of step {report['step']}, the run has taken {last['step']}; make it again")
+            continue
+        scores[file.stem] = report
+    return Entry(
+        name,
+        path,
+        config,
+        last["step"],
+        last["images_seen"],
+        (facts or {}).get("training_images"),
+        summary,
+        scores,
+        _median_speed(path / "metrics.jsonl"),
+        _read_json(path / "environment.json") or {},
+        notes,
+    )
+
+
+def _last_facts(path: Path) -> dict[str, Any] | None:
+    """Return the small facts of the newest checkpoint whose are whole; its tensors are not looked at."""
+    for found in reversed(checkpoint.checkpoints(path / "checkpoints")):
+        try:
+            return checkpoint.load_facts(found)
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def _read_json(path: Path) -> Any:
+    """Return what a JSON file holds, or None where there is none; raises UserError where it is broken."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); remove it or make it again") from error
+
+
+def _median_speed(path: Path) -> float | None:
+    """Return the median of the logged images/s, or None where nothing was logged."""
+    speeds = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            speeds.append(json.loads(line).get("images_per_second"))
+        except ValueError:
+            continue  # the line that is being written
+    known = [speed for speed in speeds if speed is not None]
+    return statistics.median(known) if known else None

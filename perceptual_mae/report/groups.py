@@ -1,0 +1,110 @@
+"""Runs that differ in nothing but their seed are one row: mean, sample deviation, n."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from perceptual_mae.config import RunConfig
+from perceptual_mae.folder import flatten
+from perceptual_mae.report.differences import conflict, facts_of
+from perceptual_mae.report.entries import Entry
+from perceptual_mae.report.methods import Method, method_of
+
+NO_MATTER = (
+    *("training.seed", "training.checkpoint_every", "training.keep_last", "training.keep_every"),
+    *("data.root", "data.workers", "data.download", "tracking", "evaluation"),
+)
+"""Keys that make no other method: what of them touches scores (budget, images, masks) is held by `facts_of`."""
+
+MOST_KEYS = 3
+"""Rows of one method are told apart by so many keys, beyond them by their runs' names."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean and sample deviation (None for one) over runs, and each run's value by name."""
+
+    mean: float
+    deviation: float | None
+    values: dict[str, float]
+
+    @property
+    def n(self) -> int:
+        return len(self.values)
+
+
+@dataclass
+class Group:
+    """Runs of one configuration under several seeds, and what the row is called."""
+
+    entries: list[Entry]
+    method: Method | None
+    label: str = ""
+
+    @property
+    def first(self) -> Entry:
+        return self.entries[0]
+
+    @property
+    def seeds(self) -> list[int]:
+        return [entry.seed for entry in self.entries]
+
+
+def score(values: Mapping[str, float | None]) -> Score | None:
+    """Summarise one score over the runs that have it (by name); None where none has."""
+    known = {name: value for name, value in values.items() if value is not None}
+    if not known:
+        return None
+    numbers = list(known.values())
+    return Score(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, known)
+
+
+def group_runs(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
+    """Return the groups in the order of the runs, and a line for each run that repeats another's seed.
+
+    Runs whose scores stand on different things are never averaged; a repeated seed is no second sample.
+    """
+    groups, repeated = list[Group](), list[str]()
+    settings: dict[str, dict[str, Any]] = {entry.name: decisive(entry.config) for entry in entries}
+    facts = {entry.name: facts_of(entry) for entry in entries}
+    for entry in entries:
+        alike = [
+            group
+            for group in groups
+            if settings[group.first.name] == settings[entry.name]
+            and not any(conflict(facts[entry.name], facts[other.name]) for other in group.entries)
+        ]
+        free = [group for group in alike if entry.seed not in group.seeds]
+        if free:
+            free[0].entries.append(entry)
+            continue
+        if alike:
+            twin = next(other for other in alike[0].entries if other.seed == entry.seed)
+            repeated.append(f"training.seed: {entry.name} repeats {twin.name}, {entry.seed} in both and all else alike")
+        groups.append(Group([entry], method_of(entry.config)))
+    name_groups(groups)
+    return groups, repeated
+
+
+def decisive(config: RunConfig) -> dict[str, Any]:
+    """Return the dotted keys that decide what a run is, its seed apart."""
+    flat = flatten(config.model_dump(mode="json", by_alias=True))
+    return {k: v for k, v in flat if not any(k == free or k.startswith(f"{free}.") for free in NO_MATTER)}
+
+
+def name_groups(groups: Sequence[Group]) -> None:
+    """Call each group by its method's title, with the keys in which groups of that title differ."""
+    for group in groups:
+        group.label = group.method.title if group.method else group.first.name
+    for label in {group.label for group in groups}:
+        alike = [group for group in groups if group.label == label]
+        if len(alike) == 1:
+            continue
+        settings = [decisive(group.first.config) for group in alike]
+        keys = [key for key in settings[0] if len({str(each.get(key)) for each in settings}) > 1]
+        told = [", ".join(f"{key}={each.get(key)}" for key in keys) for each in settings]
+        if not keys or len(keys) > MOST_KEYS or len(set(told)) < len(told):
+            told = [group.first.name for group in alike]
+        for group, words in zip(alike, told, strict=True):
+            group.label = f"{label} ({words})"

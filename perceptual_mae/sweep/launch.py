@@ -1,0 +1,68 @@
+"""One cell in a process of its own: what it leaves in memory, or dies of, is not the next one's."""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from perceptual_mae.interrupts import StopSignal
+
+LINES_KEPT = 20
+PATIENCE = 0.2
+"""Seconds between two looks at whether the sweep was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a process ended: its exit code, the reason in words ("" for 0), and its last lines."""
+
+    code: int
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+
+
+def launch(arguments: Sequence[str], out: Path, tell: Callable[[str], None], stop: StopSignal) -> Ending:
+    """Train one run with `pmae pretrain`, telling its lines as they come; a stop is handed on to it, once."""
+    command = [sys.executable, "-m", "perceptual_mae.cli", "pretrain", *arguments, "--out", str(out)]
+    last: deque[str] = deque(maxlen=LINES_KEPT)
+    # In a group of its own, Ctrl-C on the terminal reaches the run through us alone: a second signal would cut it off.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0
+    ) as process:
+        assert process.stdout is not None
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, last, tell), daemon=True)
+        reader.start()
+        has_asked = False
+        while True:
+            try:
+                code = process.wait(PATIENCE)
+                break
+            except subprocess.TimeoutExpired:
+                if stop.requested and not has_asked:
+                    process.send_signal(signal.SIGINT)
+                    has_asked = True
+        reader.join()
+    return Ending(code, reason_of(code, last), tuple(last))
+
+
+def reason_of(code: int, lines: Sequence[str]) -> str:
+    """Return why a process failed, in a line: what it told its user, else its last words."""
+    if code == 0:
+        return ""
+    if code < 0:
+        more = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{more}"
+    told = [line.removeprefix("pmae: ") for line in lines if line.startswith("pmae: ")]
+    said = [line for line in lines if line.strip()]
+    return "; ".join(told) if told else said[-1].strip() if said else f"exit code {code}"
+
+
+def _pass_on(pipe: IO[str], last: deque[str], tell: Callable[[str], None]) -> None:
+    for line in pipe:
+        last.append(line.rstrip("\n"))
+        tell(line.rstrip("\n"))

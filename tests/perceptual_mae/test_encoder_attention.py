@@ -1,0 +1,29 @@
+"""What the class token of the last block looks at."""
+
+import pytest
+import torch
+
+from perceptual_mae.encoder import Encoder
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_class_attention_is_what_the_last_block_puts_into_its_class_token(depth):
+    torch.manual_seed(0)
+    encoder = Encoder((16, 24), 3, [0.5] * 3, [0.2] * 3, patch_size=8, width=16, depth=depth, heads=4).double()
+    images = torch.rand(2, 3, 16, 24, dtype=torch.float64)
+    attention = encoder.class_attention(images)
+    assert attention.shape == (2, 4, 1 + 6)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, dtype=torch.float64))
+
+    seen = {}
+    last = encoder.blocks[-1].attn
+    handles = [
+        last.qkv.register_forward_hook(lambda module, inputs, output: seen.update(qkv=output)),
+        last.register_forward_hook(lambda module, inputs, output: seen.update(mixed=output)),
+    ]
+    encoder(images)
+    for handle in handles:
+        handle.remove()
+    values = seen["qkv"].split(16, dim=-1)[2].view(2, 7, 4, 4).transpose(1, 2)
+    mixed = (attention[:, :, None] @ values).flatten(1)  # the class token's row, head after head
+    torch.testing.assert_close(last.proj(mixed), seen["mixed"][:, 0])
