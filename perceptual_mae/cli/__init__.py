@@ -12,6 +12,7 @@ import typer
 from perceptual_mae.cli import training_commands  # noqa: F401
 from perceptual_mae.cli import scoring_commands  # noqa: F401
 from perceptual_mae.cli import picture_commands  # noqa: F401
+from perceptual_mae.cli import weight_commands  # noqa: F401
 
 # isort: on
 from perceptual_mae.cli.app import app
