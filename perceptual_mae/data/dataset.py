@@ -24,7 +24,7 @@ class ImageDataset(Protocol):
         """Return image and label; raises `UnreadableImageError` for a file that cannot be decoded."""
 
 
-def file_name(dataset: ImageDataset, index: int) -> str | None:
+def file_name(dataset: object, index: int) -> str | None:
     """Return the file an image is read from, relative to the data set's folder, or None where it has none of its own.
 
     A data set whose images are files says so in a method `file_name(index)`.

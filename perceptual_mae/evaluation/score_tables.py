@@ -15,7 +15,7 @@ def probe_table(report: Mapping[str, Any]) -> str:
         [subject, *(_cell(found[name]) if name in found else "" for name in names)]
         for subject, found in report["scores"].items()
     ]
-    return _table(["top-1, %", *(COLUMNS[name] for name in names)], rows)
+    return markdown_table(["top-1, %", *(COLUMNS[name] for name in names)], rows)
 
 
 def knn_table(report: Mapping[str, Any]) -> str:
@@ -26,13 +26,13 @@ def knn_table(report: Mapping[str, Any]) -> str:
             counts = list(by_count)
             label = subject if name == "pixels" else f"{subject}, {COLUMNS[name]}"
             rows.append([label, *(f"{100 * accuracy:.2f}" for accuracy in by_count.values())])
-    return _table(["top-1, %", *(f"k = {count}" for count in counts)], rows)
+    return markdown_table(["top-1, %", *(f"k = {count}" for count in counts)], rows)
 
 
 def _layer_table(found: Mapping[str, Any]) -> str:
     blocks = sorted({int(name.partition("/")[2]) for name in found})
     rows = [[f"block {block}", _cell(found[f"class/{block}"]), _cell(found[f"mean/{block}"])] for block in blocks]
-    return _table(["top-1, %", COLUMNS["class"], COLUMNS["mean"]], rows)
+    return markdown_table(["top-1, %", COLUMNS["class"], COLUMNS["mean"]], rows)
 
 
 def _names(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -44,7 +44,8 @@ def _cell(score: Mapping[str, Any]) -> str:
     return f"{100 * score['accuracy']:.2f}{deviation}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose columns line up on a terminal."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
     lines.insert(1, ["-" * width for width in widths])

@@ -33,7 +33,7 @@ def summarise_psnr(name: str, scores: Tensor) -> Mapping[str, Any]:
     image is identical: JSON knows no infinity.
     """
     finite = scores[scores.isfinite()]
-    pooled = float(decibels(10 ** (-scores / 10).mean()))
+    pooled = float(decibels((10 ** (-scores / 10)).mean()))
     return {
         name: float(finite.mean()) if len(finite) else "inf",
         f"{name}_pooled": pooled if math.isfinite(pooled) else "inf",

@@ -18,5 +18,5 @@ def find_weights(name: str) -> Path:
     torch_home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
     path = Path(torch_home).expanduser() / "hub" / "checkpoints" / FILES[name]
     if not path.is_file():
-        raise UnavailableError(f"the weights of {name} are not at hand: pmae weights fetch {name}")
+        raise UnavailableError(f"the weights of {name} are not at hand; fetch them: pmae weights fetch {name}")
     return path
