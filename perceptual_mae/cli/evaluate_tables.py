@@ -39,9 +39,8 @@ def score_table(report: Mapping[str, Any]) -> str:
     scores = report["scores"]
     names = dict.fromkeys(name for found in scores.values() for name in found if not name.endswith(COUNTED))
     ordered = [name for name in LABELS if name in names] + [name for name in names if name not in LABELS]
-    rows = [[LABELS.get(name, name), *(_cell(found, name) for found in scores.values())] for name in ordered]
-    for name in report["unavailable"]:
-        rows.append([LABELS.get(name, name), *("unavailable" for _ in scores)])
+    rows = [[_label(name), *(_cell(found, name) for found in scores.values())] for name in ordered]
+    rows += [[_label(name), *("unavailable" for _ in scores)] for name in report["unavailable"]]
     return markdown_table(["", *scores], rows)
 
 
@@ -51,7 +50,7 @@ def baseline_table(report: Mapping[str, Any]) -> str:
     subjects |= {name.replace("_", " "): found.get(MASKED, {}) for name, found in report["baselines"].items()}
     names = [name for name in subjects["this run"] if not name.endswith(COUNTED)]
     rows = [[subject, *(_cell(found, name) for name in names)] for subject, found in subjects.items()]
-    return markdown_table(["", *(LABELS.get(name, name) for name in names)], rows)
+    return markdown_table(["", *(_label(name) for name in names)], rows)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -67,6 +66,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     if report["unreadable_images"]:
         told.append(f"{report['unreadable_images']} images could not be read and were left out")
     return told + [f"{name} is unavailable: {reason}" for name, reason in report["unavailable"].items()]
+
+
+def _label(name: str) -> str:
+    return LABELS.get(name, name)
 
 
 def _cell(found: Mapping[str, Any], name: str) -> str:

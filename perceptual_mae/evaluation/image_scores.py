@@ -23,7 +23,7 @@ from perceptual_mae.evaluation.observers import Gather, Seen
 from perceptual_mae.folder import write_atomically
 from perceptual_mae.images import check_unit_range
 
-MASKED = "masked"
+COMPOSITE, MASKED = "composite", "masked"
 BASELINE = "baselines/"
 DIGITS = 6
 
@@ -58,15 +58,18 @@ class ImageScores:
         self.num_images += len(seen.indices)
         check_unit_range(seen.originals, "an original")
         for subject, fake in subjects(seen):
-            check_unit_range(fake, f"the {subject} image")
+            check_unit_range(fake, f"an image of {subject}")
             for name, measure in self._measures.items():
                 line = self._lines[name]
                 assert isinstance(line, ImageMetric)
                 found = measure(fake, seen.originals)
                 scores[f"{subject}/{name}"] = finish(line, whole_mean(found))
-                if line.masked and subject != "raw":
-                    place = MASKED if subject == "composite" else f"{subject}/{MASKED}"
-                    scores[f"{place}/{name}"] = finish(line, hidden_mean(found, seen.hidden))
+                if line.masked and subject.endswith(COMPOSITE):
+                    masked = subject.removesuffix(COMPOSITE) + MASKED
+                    scores[f"{masked}/{name}"] = finish(line, hidden_mean(found, seen.hidden))
+        # A subject's scores stand together, in the order of the table.
+        places = list(dict.fromkeys(column.rpartition("/")[0] for column in scores))
+        scores = dict(sorted(scores.items(), key=lambda item: places.index(item[0].rpartition("/")[0])))
         self._columns = tuple(scores)
         if scores:
             self._chunks.append((seen.indices, torch.stack(list(scores.values()), 1).cpu()))
@@ -92,9 +95,9 @@ class ImageScores:
 def subjects(seen: Seen) -> Iterator[tuple[str, Tensor]]:
     """List what is compared with the originals: the raw output, the composite, and the composites of baselines."""
     yield "raw", seen.raw
-    yield "composite", seen.composite
+    yield COMPOSITE, seen.composite
     for name, filled in seen.baselines.items():
-        yield f"{BASELINE}{name}", filled
+        yield f"{BASELINE}{name}/{COMPOSITE}", filled
 
 
 def whole_mean(found: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.evaluation.metrics.contract import Measure, Setting, UnavailableError
-from perceptual_mae.loss_networks.frozen import FrozenNetwork
+from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
 from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
 
 Net = Literal["alex", "vgg", "squeeze"]
@@ -14,6 +14,8 @@ Net = Literal["alex", "vgg", "squeeze"]
 TRUNKS: dict[Net, str] = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
 SHA256 = {"alexnet": "7be5be79", "vgg16": "397923af", "squeezenet1_1": "b8a52dc0"}
 SMALLEST_SIDE = 32
+PIXELS_AT_ONCE = 1 << 20
+"""More would take gigabytes: the first layer of VGG has 64 numbers for each pixel."""
 
 
 def prepare(setting: Setting, net: Net) -> Measure:
@@ -38,7 +40,13 @@ def distance(network: FrozenNetwork) -> Measure:
     """Return the squared distance (B,) between calibrated features, averaged over places and summed over layers."""
 
     def measure(fake: Tensor, real: Tensor) -> Tensor:
-        pairs = zip(network(fake), network(real), strict=True)
-        return torch.stack([(one - other).square().sum(1).mean((1, 2)) for one, other in pairs]).sum(0)
+        at_once = max(1, PIXELS_AT_ONCE // (fake.shape[2] * fake.shape[3]))
+        parts = zip(torch.split(fake, at_once), torch.split(real, at_once), strict=True)
+        return torch.cat([_distance(network(one), network(other)) for one, other in parts])
 
     return measure
+
+
+def _distance(fake: Features, real: Features) -> Tensor:
+    layers = zip(fake, real, strict=True)
+    return torch.stack([(one - other).square().sum(1).mean((1, 2)) for one, other in layers]).sum(0)
