@@ -1,6 +1,7 @@
 """Sheets of pictures: one image a row, one view of it a column."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from perceptual_mae.generator import Reconstruction
 from perceptual_mae.images import mask_image, to_uint8
 
 GREY = 0.5
-MARGIN, HEADER = 4, 16
+MARGIN, HEADER, NOTES = 4, 16, 132
 SMALLEST_SIDE = 96
 """Images below this side are magnified by whole pixels, so that a person can see them."""
 
@@ -28,14 +29,18 @@ def reconstruction_columns(images: Tensor, reconstruction: Reconstruction) -> di
     }
 
 
-def sheet(columns: dict[str, Tensor]) -> Image.Image:
-    """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one."""
+def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
+    """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one.
+
+    Notes, one a row, stand beside the images on the right.
+    """
     views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
     count, _, height, width = views[0].shape
-    page = Image.new(
-        "RGB", (len(views) * (width + MARGIN) + MARGIN, count * (height + MARGIN) + MARGIN + HEADER), "white"
-    )
+    right = len(views) * (width + MARGIN) + MARGIN
+    page = Image.new("RGB", (right + (NOTES if notes else 0), count * (height + MARGIN) + MARGIN + HEADER), "white")
     draw = ImageDraw.Draw(page)
+    for row, note in enumerate(notes):
+        draw.multiline_text((right + MARGIN, HEADER + MARGIN + row * (height + MARGIN)), note, fill="black")
     for column, (name, images) in enumerate(zip(columns, views, strict=True)):
         x = MARGIN + column * (width + MARGIN)
         draw.text((x, 2), name, fill="black")

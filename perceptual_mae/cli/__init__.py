@@ -10,6 +10,7 @@ import typer
 # A file of commands registers them as it is imported; pmae --help lists them in this order.
 # isort: off
 from perceptual_mae.cli import training_commands  # noqa: F401
+from perceptual_mae.cli import reconstruction_commands  # noqa: F401
 from perceptual_mae.cli import scoring_commands  # noqa: F401
 from perceptual_mae.cli import picture_commands  # noqa: F401
 from perceptual_mae.cli import weight_commands  # noqa: F401
