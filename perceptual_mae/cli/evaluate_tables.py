@@ -18,7 +18,12 @@ LABELS = {
     "lpips_vgg": "LPIPS, VGG",
     "lpips_squeeze": "LPIPS, SqueezeNet",
     "high_frequency": "high-frequency error",
+    "fid": "FID",
+    "kid": "KID",
+    "is": "Inception Score",
 }
+DIGITS = {"psnr": 2, "psnr_pooled": 2, "fid": 2, "kid": 5, "is": 3}
+"""Behind the point, of the scores for which it is not 4."""
 COUNTED = "_identical_images"
 
 
@@ -69,11 +74,12 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def _label(name: str) -> str:
-    return LABELS.get(name, name)
+    name, bracket, network = name.partition("[")
+    return LABELS.get(name, name) + (f", {network.removesuffix(']')}" if bracket else "")
 
 
 def _cell(found: Mapping[str, Any], name: str) -> str:
     value = found.get(name, "")
     if isinstance(value, float):
-        return f"{value:.2f}" if name.startswith("psnr") else f"{value:.4f}"
+        return f"{value:.{DIGITS.get(name.partition('[')[0], 4)}f}"
     return "-" if value is None else str(value)

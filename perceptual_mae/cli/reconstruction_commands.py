@@ -19,6 +19,14 @@ def evaluate_command(
     require: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A score that must be available; may be repeated.")
     ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Network of fid, kid, is: inception, a TorchScript FILE, torchvision:NAME:FILE, timm:NAME:FILE, "
+            "cifar_resnet:FILE or run:FOLDER, then ,option=value (size, mean, ...); may be repeated; none: inception.",
+        ),
+    ] = None,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's last.")] = None,
     mask: Annotated[str | None, typer.Option(metavar="KIND", help="Kind of masks; none: the run's.")] = None,
     seed: Annotated[
@@ -45,6 +53,7 @@ def evaluate_command(
         Scored(folder, overrides or [], data, split, None, limit, ema),
         metrics=metrics,
         require=require or [],
+        features=features or [],
         ratio=ratio,
         mask=mask,
         seed=seed,

@@ -44,6 +44,7 @@ def evaluate_run(
     config: RunConfig | None = None,
     metrics: str | None = None,
     require: Sequence[str] = (),
+    features: Sequence[str] = (),
     ratio: float | None = None,
     seed: int | None = None,
     batch_size: int | None = None,
@@ -54,7 +55,8 @@ def evaluate_run(
     """Reconstruct `data` once, under masks that depend on the mask seed and each image's place in the data set alone.
 
     `config` says which masking (None: the run's own configuration), `ratio` and `seed` default to the run's last ratio
-    and evaluation.seed, `metrics` is a comma list (None: all). A score that cannot be had is reported as unavailable
+    and evaluation.seed, `metrics` is a comma list (None: all), `features` names the networks of FID, KID and Inception
+    Score (none: Inception). A score that cannot be had is reported as unavailable
     with the reason; UserError, before the pass, where it is required.
     """
     config = config or run.config
@@ -64,7 +66,13 @@ def evaluate_run(
     generator = open_generator(run, accelerator, ema)
     hidden = build.user_mistakes(lambda: num_hidden(generator.grid[0] * generator.grid[1], ratio))
     setting = Setting(
-        generator.image_size, generator.channels, accelerator.device, len(data.indices), find_weights, seed
+        generator.image_size,
+        generator.channels,
+        accelerator.device,
+        len(data.indices),
+        find_weights,
+        seed,
+        tuple(features),
     )
     chosen = choose(names, require, setting)
     scores, extremes = ImageScores(chosen.measures), Extremes()

@@ -6,8 +6,8 @@ reason for not being available here.
 
 from functools import partial
 
-from perceptual_mae.evaluation.metrics import lpips, pixels, structure
-from perceptual_mae.evaluation.metrics.contract import ImageMetric, Metric
+from perceptual_mae.evaluation.metrics import distribution, lpips, pixels, structure
+from perceptual_mae.evaluation.metrics.contract import ImageMetric, Metric, SetMetric
 
 METRICS: dict[str, Metric] = {
     "l1": ImageMetric(lambda _: pixels.absolute_error, masked=True),
@@ -22,6 +22,9 @@ METRICS: dict[str, Metric] = {
     "lpips_vgg": ImageMetric(partial(lpips.prepare, net="vgg"), versions=("lpips",), network=True),
     "lpips_squeeze": ImageMetric(partial(lpips.prepare, net="squeeze"), versions=("lpips",), network=True),
     "high_frequency": ImageMetric(lambda _: pixels.high_frequency_error, masked=True),
+    "fid": SetMetric(distribution.prepare, versions=("clean-fid",)),
+    "kid": SetMetric(distribution.prepare, versions=("clean-fid",)),
+    "is": SetMetric(distribution.prepare, versions=("clean-fid",)),
 }
 
 __all__ = ["METRICS"]

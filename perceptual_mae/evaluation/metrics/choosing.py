@@ -83,12 +83,14 @@ def choose(
     for prepare, group in shared.items():
         with_files = _Files(setting)
         try:
-            chosen.observers.append(prepare(with_files.setting, group))
+            observer = prepare(with_files.setting, group)
+            chosen.observers.append(observer)
+            chosen.unavailable |= getattr(observer, "unavailable", {})
         except UnavailableError as reason:
             chosen.unavailable |= dict.fromkeys(group, str(reason))
         else:
             _note(chosen, table[group[0]], with_files)
-    missing = [f"{name} {chosen.unavailable[name]}" for name in required if name in chosen.unavailable]
+    missing = [f"{key} {reason}" for key, reason in chosen.unavailable.items() if key.partition("[")[0] in required]
     if missing:
         raise UserError(f"--require: {'; '.join(missing)}")
     return chosen

@@ -28,7 +28,8 @@ class Setting:
     """What is known before the pass: image size and channels, the device, how many images, and the seed of subsets.
 
     `find_weights` returns the file of a network's weights by its name, or raises UnavailableError with the command
-    that fetches it.
+    that fetches it. `features` names the networks through which sets of images are compared (see
+    `feature_networks`; empty: Inception).
     """
 
     size: Size
@@ -37,6 +38,7 @@ class Setting:
     num_images: int
     find_weights: Callable[[str], Path]
     seed: int = 0
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class SetMetric:
     """A score of the whole set, such as a distance between distributions.
 
     `prepare(setting, names)` returns the observer that computes all `names` among the lines that share this very
-    function (so that they share a network), or raises UnavailableError for all of them, before the pass.
+    function (so that they share a network), or raises UnavailableError for all of them, before the pass. Where the
+    observer has a mapping `unavailable`, it says which keys it will not have (fid[inception]), and why.
     """
 
     prepare: Callable[[Setting, Sequence[str]], Observer]
