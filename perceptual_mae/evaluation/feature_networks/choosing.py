@@ -13,7 +13,7 @@ from perceptual_mae.evaluation.feature_networks import FEATURE_NETWORKS, Feature
 from perceptual_mae.images import Size
 from perceptual_mae.layers import did_you_mean
 
-SCRIPTS = (".pt", ".pth", ".ts", ".jit", ".torchscript")
+SCRIPTS = (".pt", ".pt2", ".pth", ".ts", ".jit", ".torchscript")
 
 
 def open_features(text: str, size: Size, device: torch.device) -> FeatureNetwork:
