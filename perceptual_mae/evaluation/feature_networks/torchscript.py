@@ -37,9 +37,7 @@ def torchscript(
 def load_script(path: Path, sha256: str | None = None) -> nn.Module:
     """Return the module of a TorchScript file or a .pt2, frozen, on the CPU. Raises UserError where it is neither."""
     if not path.is_file():
-        raise UserError(
-            f"--features: {path} does not exist; give a TorchScript file or an exported program (see pmae evaluate --help)"
-        )
+        raise UserError(f"--features: {path} does not exist; give a TorchScript file or an exported program (.pt2)")
     if sha256 is not None:
         check_sha256(path, sha256)
     try:

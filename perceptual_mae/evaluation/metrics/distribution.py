@@ -70,8 +70,7 @@ class Distribution:
 
     def finish(self, gather: Gather) -> Mapping[str, Any]:
         """Return scores by subject, the networks' facts and what could not be had after all."""
-        found: dict[str, Any] = {"scores": {subject: {} for subject in SUBJECTS}, "feature_networks": {}}
-        found["unavailable"] = {}
+        found: dict[str, Any] = {"scores": {}, "feature_networks": {}, "unavailable": {}}
         for network in self.networks:
             features = self._gathered(gather, self._features, network.name)
             probabilities = self._gathered(gather, self._probabilities, network.name)
@@ -86,7 +85,7 @@ class Distribution:
                     continue
                 scores, facts[name] = COMPUTED[name](probabilities if name == "is" else features, self.setting)
                 for subject, value in scores.items():
-                    found["scores"][subject][key] = value
+                    found["scores"].setdefault(subject, {})[key] = value
             found["feature_networks"][network.name] = facts
         return {key: value for key, value in found.items() if value}
 
