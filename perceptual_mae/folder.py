@@ -101,7 +101,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "cpu_cores": os.cpu_count(),
         "command": sys.argv[1:],
-        "versions": {name: _version(name) for name in VERSIONS},
+        "versions": {name: version_of(name) for name in VERSIONS},
         "git": _git_state(),
     }
 
@@ -142,7 +142,8 @@ def _is_free(path: Path) -> bool:
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Return the installed version of a distribution, or None where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from perceptual_mae.generator import Reconstruction
 from perceptual_mae.images import mask_image, to_uint8
 
 GREY = 0.5
-MARGIN, HEADER = 4, 16
+MARGIN, HEADER, NOTES = 4, 16, 132
 LETTER, LINE = 6, 14
 """Pixels of a letter and of a further line of a heading."""
 SMALLEST_SIDE = 96
@@ -31,16 +32,20 @@ def reconstruction_columns(images: Tensor, reconstruction: Reconstruction) -> di
     }
 
 
-def sheet(columns: dict[str, Tensor]) -> Image.Image:
-    """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one."""
+def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
+    """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one.
+
+    Notes, one a row, stand beside the images on the right.
+    """
     views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
     count, _, height, width = views[0].shape
     names = [textwrap.wrap(name, max(1, width // LETTER)) for name in columns]
     header = HEADER + LINE * (max(map(len, names)) - 1)
-    page = Image.new(
-        "RGB", (len(views) * (width + MARGIN) + MARGIN, count * (height + MARGIN) + MARGIN + header), "white"
-    )
+    right = len(views) * (width + MARGIN) + MARGIN
+    page = Image.new("RGB", (right + (NOTES if notes else 0), count * (height + MARGIN) + MARGIN + header), "white")
     draw = ImageDraw.Draw(page)
+    for row, note in enumerate(notes):
+        draw.multiline_text((right + MARGIN, header + MARGIN + row * (height + MARGIN)), note, fill="black")
     for column, (name, images) in enumerate(zip(names, views, strict=True)):
         x = MARGIN + column * (width + MARGIN)
         draw.text((x, 2), "\n".join(name), fill="black")

@@ -13,7 +13,18 @@ PACKAGES = ("perceptual_mae", "discriminators")
 
 # From the ground up; a module may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "images", "randomness", "layers", "schedule", "mistakes", "paper", "figures"),
+    (
+        "errors",
+        "images",
+        "randomness",
+        "layers",
+        "schedule",
+        "mistakes",
+        "paper",
+        "figures",
+        "foreign_weights",
+        "fetching",
+    ),
     ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
     ("generator",),
     ("comparison", "balance", "adversary", "gradients", "scalars"),

@@ -11,10 +11,12 @@ import typer
 # isort: off
 from perceptual_mae.cli import training_commands  # noqa: F401
 from perceptual_mae.cli import sweep_commands  # noqa: F401
+from perceptual_mae.cli import reconstruction_commands  # noqa: F401
 from perceptual_mae.cli import scoring_commands  # noqa: F401
 from perceptual_mae.cli import finetune_commands  # noqa: F401
 from perceptual_mae.cli import comparing_commands  # noqa: F401
 from perceptual_mae.cli import picture_commands  # noqa: F401
+from perceptual_mae.cli import weight_commands  # noqa: F401
 
 # isort: on
 from perceptual_mae.cli.app import app

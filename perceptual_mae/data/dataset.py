@@ -24,6 +24,15 @@ class ImageDataset(Protocol):
         """Return image and label; raises `UnreadableImageError` for a file that cannot be decoded."""
 
 
+def file_name(dataset: object, index: int) -> str | None:
+    """Return the file an image is read from, relative to the data set's folder, or None where it has none of its own.
+
+    A data set whose images are files says so in a method `file_name(index)`.
+    """
+    name = getattr(dataset, "file_name", None)
+    return None if name is None else name(index)
+
+
 def check_split(split: str) -> str:
     """Return `split` if it is one of train, val and test; raises ValueError otherwise."""
     if split not in SPLITS:

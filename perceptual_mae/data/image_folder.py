@@ -76,6 +76,10 @@ class ImageFolder:
     def label(self, index: int) -> int:
         return self._tree.label(index if self._indices is None else self._indices[index])
 
+    def file_name(self, index: int) -> str:
+        """Return the path of an image's file, relative to the folder of its split."""
+        return self._tree.file_name(index if self._indices is None else self._indices[index])
+
 
 def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
     if given is None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from perceptual_mae.data.dataset import check_split, hold_out
+from perceptual_mae.data.dataset import check_split, file_name, hold_out
 from perceptual_mae.data.tree import ImageTree, check_root, find_folder
 from perceptual_mae.errors import UserError
 
@@ -43,6 +43,10 @@ class Stl10:
 
     def label(self, index: int) -> int:
         return self._source.label(self._indices[index])
+
+    def file_name(self, index: int) -> str | None:
+        """Return the path of an image's file below its split's folder; None in torchvision's layout."""
+        return file_name(self._source, self._indices[index])
 
 
 class _Binary:

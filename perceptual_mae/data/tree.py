@@ -45,6 +45,10 @@ class ImageTree:
         path = self.paths[index]
         return read_image(self.folder / path), self.label(index)
 
+    def file_name(self, index: int) -> str:
+        """Return the path of an image's file, relative to the folder, with "/"."""
+        return self.paths[index]
+
     def label(self, index: int) -> int:
         """Return the class index of an image without reading it, -1 when the tree is not labelled."""
         return self._label_of.get(self.paths[index].split("/", 1)[0], -1)

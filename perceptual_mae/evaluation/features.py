@@ -4,7 +4,7 @@ An extractor maps images (B, C, H, W) in [0, 1] to named features (B, D). Shapes
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,8 +77,13 @@ def pool(tokens: Tensor) -> dict[str, Tensor]:
 
 def fingerprint(encoder: Encoder) -> str:
     """Return the SHA-256 of an encoder's exported tensors: names, shapes and values, whatever file they came from."""
+    return fingerprint_of(encoder.export_state_dict())
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors: names, shapes and values."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(encoder.export_state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -103,10 +103,15 @@ def open_labelled(
 
 def shorten(dataset: ImageDataset, limit: int | None) -> ImageDataset:
     """Return the first `limit` images of a fixed shuffle of the data set, or all of them."""
-    if limit is None or limit >= len(dataset):
-        return dataset
-    chosen = torch.randperm(len(dataset), generator=stream("limit", len(dataset)))[:limit]
-    return Selection(dataset, sorted(chosen.tolist()))
+    return dataset if limit is None or limit >= len(dataset) else Selection(dataset, fixed_choice(len(dataset), limit))
+
+
+def fixed_choice(num_images: int, limit: int | None) -> Sequence[int]:
+    """Return the first `limit` places of a fixed shuffle of a data set, ascending, or all of them."""
+    if limit is None or limit >= num_images:
+        return range(num_images)
+    chosen: list[int] = torch.randperm(num_images, generator=stream("limit", num_images))[:limit].tolist()
+    return sorted(chosen)
 
 
 def _data_layer(data: str) -> dict[str, Any]:

@@ -27,14 +27,29 @@ class Opened:
 
     def default_path(self, name: str) -> Path:
         """Return where the scores go: evaluation/ of the run, a name of their own for other data, split or limit."""
-        parts = [name]
-        if self.data.name != self.run.config.data.kind:
-            parts.append(Path(self.data.name).stem)
-        if self.data.split != self.run.config.evaluation.split:
-            parts.append(self.data.split)
-        parts += [str(limit) for limit in (self.data.limit, self.data.test_limit) if limit is not None]
-        parts += [] if self.ema is None else ["ema" if self.ema else "no_ema"]
-        return self.run.path / "evaluation" / f"{'_'.join(parts)}.json"
+        return report_path(
+            self.run, name, self.data.name, self.data.split, [self.data.limit, self.data.test_limit], self.ema
+        )
+
+
+def report_path(
+    run: Run, name: str, data: str, split: str, limits: Sequence[int | None], ema: bool | None, *more: str
+) -> Path:
+    """Return evaluation/NAME.json of a run, where other data, split, limits or weights than usual add to the name."""
+    parts = [name]
+    if data != run.config.data.kind:
+        parts.append(Path(data).stem)
+    if split != run.config.evaluation.split:
+        parts.append(split)
+    parts += [str(limit) for limit in limits if limit is not None]
+    parts += [] if ema is None else ["ema" if ema else "no_ema"]
+    return run.path / "evaluation" / f"{'_'.join([*parts, *more])}.json"
+
+
+def check_ema(run: Run, ema: bool | None) -> None:
+    """Refuse averaged weights where the run has none."""
+    if ema and not run.has_ema:
+        raise UserError(f"{run.checkpoint}: holds no averaged weights; leave out --ema")
 
 
 def open_run(
@@ -52,8 +67,7 @@ def open_run(
     Raises UserError for what is not there.
     """
     run = Run(path)
-    if ema and not run.has_ema:
-        raise UserError(f"{run.checkpoint}: holds no averaged weights; leave out --ema")
+    check_ema(run, ema)
     config = with_data(run.config, data, overrides)
     labelled = open_labelled(config, name=data, split=split, limit=limit, test_limit=test_limit)
     return Opened(run, labelled, make_accelerator(run.config), ema)

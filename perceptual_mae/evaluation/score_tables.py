@@ -42,7 +42,7 @@ def finetune_table(report: Mapping[str, Any]) -> str:
         mean = sum(losses) / len(losses)
         rows.append(["mean", *(_cell(report["scores"][key]) for key in shown), f"{mean:.3f}"])
     epochs = report["recipe"]["epochs"]
-    return _table([f"after {epochs} epoch{'s' if epochs > 1 else ''}", *shown.values(), "train loss"], rows)
+    return markdown_table([f"after {epochs} epoch{'s' if epochs > 1 else ''}", *shown.values(), "train loss"], rows)
 
 
 def _layer_table(found: Mapping[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """Weights from a file that the user gives: checked before they are read, and whole before they are used."""
 
-import hashlib
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from perceptual_mae import foreign_weights
 from perceptual_mae.loss_networks.frozen import FrozenNetwork
 
 RANDOM = "random"
@@ -18,18 +17,22 @@ _WRAPPERS = ("state_dict", "model", "params")  # names under which training scri
 _COUNTER = "num_batches_tracked"  # of a norm; files older than PyTorch 0.4.1 have none, and nothing here reads it
 
 
-def read_weights(what: str, weights: str, sha256: str | None = None) -> dict[str, Tensor]:
+def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: str | None = None) -> dict[str, Tensor]:
     """Return the tensors of a file: safetensors, or a state dict that `torch.save` wrote.
 
+    weights: its path, or a name that `pmae weights list` shows, for the published file in the folder of weights.
     sha256: what the file must have, 64 hexadecimal digits or the first 8 and more. Raises ValueError of one line where
-    the file is not there, is another one, or holds something else; pickled code is never run.
+    the file is not there (with `hint`, what to do), is another one, or holds something else; pickled code is never run.
     """
-    path = Path(weights).expanduser()
+    path, published = foreign_weights.locate(weights)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        raise ValueError(f"the weights of {what}: {path} {found}; {_hint(what)}")
-    if sha256 is not None:
-        _check_sha256(path, sha256)
+        fetch = (
+            f", or bring the file: pmae weights fetch {weights}" if weights in foreign_weights.FOREIGN_WEIGHTS else ""
+        )
+        raise ValueError(f"the weights of {what}: {path} {found}; {hint or _hint(what)}{fetch}")
+    for expected in filter(None, (sha256, published)):
+        foreign_weights.check_sha256(path, expected)
     try:
         held = _read(path)
     except Exception as error:  # what is no weights may fail in any way
@@ -41,7 +44,7 @@ def read_weights(what: str, weights: str, sha256: str | None = None) -> dict[str
         if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
             held = held[name]
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
-        raise ValueError(f"the weights of {what}: {path} holds no tensors by name; {_hint(what)}")
+        raise ValueError(f"the weights of {what}: {path} holds no tensors by name; {hint or _hint(what)}")
     return {str(name).removeprefix("module."): value for name, value in held.items()}
 
 
@@ -100,15 +103,6 @@ def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    if not re.fullmatch(r"[0-9a-fA-F]{8,64}", expected):
-        raise ValueError(f"sha256 must be 8 to 64 hexadecimal digits, not {expected!r}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(expected.lower()):
-        raise ValueError(f"{path} has SHA-256 {digest}, not {expected}; it is another file, or a damaged one")
 
 
 def _hint(what: str) -> str:

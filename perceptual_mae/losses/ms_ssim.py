@@ -16,6 +16,7 @@ from perceptual_mae.images import Pyramid, pyramid
 
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for images whose range is 1
 WANG_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
+GAUSSIAN_WINDOW = 11
 PAPER_LEVELS = 4  # Perceptual MAE eq. 2
 FLOOR = 1e-4  # where a contrast term leaves its power law: below it the slope explodes, below 0 there is no power
 LEAK = 0.1  # slope below the floor
@@ -57,6 +58,28 @@ def ms_ssim(
         if form == "wang":
             return _wang(fake_image, real_image, levels or len(WANG_EXPONENTS), window)
     raise ValueError(f"unknown form {form!r}; choose from: paper, wang")
+
+
+def ssim_map(fake: Tensor, real: Tensor, *, window: Literal["gaussian", "box"] = "gaussian") -> Tensor:
+    """Similarity at the pixels of images (B, C, H, W) in [0, 1], in [-1, 1]: float32 (or float64).
+
+    window "gaussian": Wang et al. 2004, 11 pixels, sigma 1.5, without padding, so that the map (B, C, H - 10, W - 10)
+    lacks a border of 5. "box": Perceptual MAE's 3x3 means on reflect-padded images, (B, C, H, W). Raises ValueError
+    where images are too small.
+    """
+    if fake.shape != real.shape:
+        raise ValueError(f"fake images {tuple(fake.shape)} do not match real images {tuple(real.shape)}")
+    smallest = {"gaussian": GAUSSIAN_WINDOW, "box": 2}[window]
+    if min(fake.shape[-2:]) < smallest:
+        raise ValueError(
+            f"ssim needs images of at least {smallest} pixels, but the shorter side has {min(fake.shape[-2:])}"
+        )
+    full = torch.promote_types(fake.dtype, torch.float32)
+    with torch.autocast(fake.device.type, enabled=False):
+        fake, real = fake.to(full), real.to(full)
+        blur = _box if window == "box" else partial(_gaussian, kernel=_gaussian_kernel(GAUSSIAN_WINDOW, fake))
+        luminance, contrast = _similarity(fake, real, blur)
+        return luminance * contrast
 
 
 def _paper(fake: Tensor, real: Tensor, alpha: float, reduction: str, most: int) -> Tensor:

@@ -43,6 +43,8 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["configs", "--help"],
         ["configs"],
         ["bench", "--help"],
+        ["weights", "fetch", "--help"],
+        ["weights", "list"],
     ],
 )
 def test_help_and_lists_come_without_torch(arguments):

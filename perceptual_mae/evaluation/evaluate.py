@@ -1,0 +1,145 @@
+"""A run's reconstructions scored on held-out images, with everything the scores stand on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from perceptual_mae import build
+from perceptual_mae.config import RunConfig
+from perceptual_mae.evaluation.extremes import Extremes
+from perceptual_mae.evaluation.features import Watch, fingerprint_of, ignore
+from perceptual_mae.evaluation.held_out import HeldOut
+from perceptual_mae.evaluation.image_scores import ImageScores, ImageTable
+from perceptual_mae.evaluation.metrics.choosing import choose, names_of
+from perceptual_mae.evaluation.metrics.contract import Setting
+from perceptual_mae.evaluation.metrics.weight_files import find_weights
+from perceptual_mae.evaluation.observers import Gather, Observer, lay
+from perceptual_mae.evaluation.reconstruction_pass import show_reconstructions
+from perceptual_mae.evaluation.subjects import open_generator, uses_ema
+from perceptual_mae.folder import version_of
+from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.masking import num_hidden
+from perceptual_mae.run import Run
+
+VERSIONS = ("perceptual-mae", "torch", "torchvision")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The report, the scores of each image, and the pictures; only the main process has more than a report's frame."""
+
+    report: dict[str, Any]
+    table: ImageTable | None
+    extremes: Extremes
+
+
+def evaluate_run(
+    run: Run,
+    data: HeldOut,
+    accelerator: Accelerator,
+    *,
+    config: RunConfig | None = None,
+    metrics: str | None = None,
+    require: Sequence[str] = (),
+    features: Sequence[str] = (),
+    ratio: float | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    baselines: bool = False,
+    ema: bool | None = None,
+    watch: Watch = ignore,
+) -> Evaluation:
+    """Reconstruct `data` once, under masks that depend on the mask seed and each image's place in the data set alone.
+
+    `config` says which masking (None: the run's own configuration), `ratio` and `seed` default to the run's last ratio
+    and evaluation.seed, `metrics` is a comma list (None: all), `features` names the networks of FID, KID and Inception
+    Score (none: Inception). A score that cannot be had is reported as unavailable
+    with the reason; UserError, before the pass, where it is required.
+    """
+    config = config or run.config
+    ratio = build.final_ratio(config) if ratio is None else ratio
+    seed = config.evaluation.seed if seed is None else seed
+    names = names_of(metrics)
+    generator = open_generator(run, accelerator, ema)
+    hidden = build.user_mistakes(lambda: num_hidden(generator.grid[0] * generator.grid[1], ratio))
+    setting = Setting(
+        generator.image_size,
+        generator.channels,
+        accelerator.device,
+        len(data.indices),
+        find_weights,
+        seed,
+        tuple(features),
+    )
+    chosen = choose(names, require, setting)
+    scores, extremes = ImageScores(chosen.measures), Extremes()
+    observers: list[Observer] = [scores, extremes, *chosen.observers]
+    report: dict[str, Any] = {"kind": "evaluate", **_describe(run, generator, accelerator, uses_ema(run, ema))}
+    report |= _describe_images(data)
+    report["mask"] = {
+        "kind": config.masking.kind,
+        "options": config.masking.options(),
+        "ratio": ratio,
+        "seed": seed,
+        "grid": list(generator.grid),
+        "hidden_patches": hidden,
+    }
+    masks = build.FixedMasks(config, generator.grid, seed, ratio)
+    show_reconstructions(
+        generator,
+        data.dataset,
+        data.indices,
+        data.transform,
+        lambda batch: build.user_mistakes(lambda: masks(batch)),
+        accelerator,
+        observers,
+        batch_size=batch_size or config.evaluation.batch_size,
+        patch_size=generator.patch_size,
+        workers=data.workers,
+        baselines=baselines,
+        watch=watch,
+    )
+    gather = Gather(accelerator)
+    seen = gather.total(torch.tensor(float(scores.num_images), dtype=torch.float64))
+    report |= {"num_images": int(seen), "unreadable_images": len(data.indices) - int(seen)}
+    report["versions"] = {name: version_of(name) for name in VERSIONS} | chosen.versions
+    report |= {"networks": chosen.networks, "feature_networks": {}, "scores": {}, "unavailable": chosen.unavailable}
+    for observer in observers:
+        lay(report, observer.finish(gather))
+    return Evaluation(report, scores.table, extremes)
+
+
+def learns_visible_pixels(config: RunConfig) -> bool:
+    """Tell whether some term of the run's objective looks at visible pixels; where none does, these come out as noise.
+
+    Plain MAE's loss is taken over hidden patches alone.
+    """
+    return any(
+        name not in ("mse", "l1") or section.options().get("region") != "masked"
+        for name, section in config.losses.items()
+    )
+
+
+def _describe(run: Run, generator: MaskedAutoencoder, accelerator: Accelerator, ema: bool) -> dict[str, Any]:
+    return {
+        "run": run.path.absolute().name,
+        "step": run.step,
+        "ema": ema,
+        "generator_sha256": fingerprint_of(generator.state_dict()),
+        "precision": accelerator.mixed_precision,
+        "uses_target_statistics": generator.norm_pix,
+        "learns_visible_pixels": learns_visible_pixels(run.config),
+    }
+
+
+def _describe_images(data: HeldOut) -> dict[str, Any]:
+    height, width = data.transform.size
+    return {
+        "data": data.name,
+        "split": data.split,
+        "limit": data.limit,
+        "transform": {"image_size": [height, width], "resize": data.transform.resize, "crop": "center"},
+    }

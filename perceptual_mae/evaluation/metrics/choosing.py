@@ -1,0 +1,118 @@
+"""Which scores are computed: those asked for, less those that cannot be had here, each with its reason."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.metrics import METRICS
+from perceptual_mae.evaluation.metrics.contract import (
+    ImageMetric,
+    Measure,
+    Metric,
+    SetMetric,
+    Setting,
+    UnavailableError,
+)
+from perceptual_mae.evaluation.observers import Observer
+from perceptual_mae.folder import version_of
+from perceptual_mae.layers import did_you_mean
+
+GROUPS = ("all", "cheap")
+
+
+@dataclass
+class Chosen:
+    """Scores ready to be computed. `networks` says which files of weights stand behind them."""
+
+    measures: dict[str, Measure] = field(default_factory=dict)
+    observers: list[Observer] = field(default_factory=list)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    networks: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
+
+
+def names_of(text: str | None, table: Mapping[str, Metric] = METRICS) -> list[str]:
+    """Return the names of a comma list, in the table's order; `all` and `cheap` (without networks) stand for many.
+
+    Raises UserError for names that the table lacks.
+    """
+    words = [word.strip() for word in (text or "all").split(",")]
+    for word in words:
+        if word not in table and word not in GROUPS:
+            raise UserError(
+                f"--metrics: there is no {word!r}{did_you_mean(word, table)}; choose from: {', '.join(table)}, "
+                "or all, or cheap (without networks)"
+            )
+    asked = {"all": set(table), "cheap": {name for name, line in table.items() if not line.network}}
+    wanted = {name for word in words for name in asked.get(word, {word})}
+    return [name for name in table if name in wanted]
+
+
+def choose(
+    names: Sequence[str],
+    required: Sequence[str],
+    setting: Setting,
+    table: Mapping[str, Metric] = METRICS,
+) -> Chosen:
+    """Prepare the lines of these names, and of the required ones.
+
+    A score that cannot be had is left out and its reason kept. Raises UserError where it is required, or unknown.
+    """
+    for name in required:
+        if name not in table:
+            raise UserError(
+                f"--require: there is no {name!r}{did_you_mean(name, table)}; choose from: {', '.join(table)}"
+            )
+    chosen, shared = Chosen(), dict[Any, list[str]]()
+    wanted = [name for name in table if name in {*names, *required}]
+    for name in wanted:
+        line = table[name]
+        if isinstance(line, SetMetric):
+            shared.setdefault(line.prepare, []).append(name)
+            continue
+        with_files = _Files(setting)
+        try:
+            chosen.measures[name] = line.prepare(with_files.setting)
+        except UnavailableError as reason:
+            chosen.unavailable[name] = str(reason)
+        else:
+            _note(chosen, line, with_files)
+    for prepare, group in shared.items():
+        with_files = _Files(setting)
+        try:
+            observer = prepare(with_files.setting, group)
+            chosen.observers.append(observer)
+            chosen.unavailable |= getattr(observer, "unavailable", {})
+        except UnavailableError as reason:
+            chosen.unavailable |= dict.fromkeys(group, str(reason))
+        else:
+            _note(chosen, table[group[0]], with_files)
+    missing = [f"{key} {reason}" for key, reason in chosen.unavailable.items() if key.partition("[")[0] in required]
+    if missing:
+        raise UserError(f"--require: {'; '.join(missing)}")
+    return chosen
+
+
+class _Files:
+    """A setting that keeps a list of the weights that were found through it."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.found: dict[str, Path] = {}
+        self.setting = replace(setting, find_weights=self._find)
+        self._search = setting.find_weights
+
+    def _find(self, name: str) -> Path:
+        self.found[name] = self._search(name)
+        return self.found[name]
+
+
+def _note(chosen: Chosen, line: ImageMetric | SetMetric, files: _Files) -> None:
+    chosen.versions |= {package: version_of(package) for package in line.versions}
+    for name, path in files.found.items():
+        if name not in chosen.networks:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            chosen.networks[name] = {"file": path.name, "sha256": digest}

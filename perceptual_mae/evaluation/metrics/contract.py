@@ -1,0 +1,77 @@
+"""What a line of METRICS promises, and what it may know of the images before the pass begins."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.evaluation.observers import Observer
+from perceptual_mae.images import Size
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""Compares fake and real images, float32 (B, C, H, W) in [0, 1].
+
+Returns one value an image (B,), or a map (B, C, h, w) of values at pixels, centred: where it is smaller than the
+images, it lacks a border of the same width on all sides.
+"""
+
+
+class UnavailableError(Exception):
+    """A score cannot be had here; the message is the reason, and what to do about it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known before the pass: image size and channels, the device, how many images, and the seed of subsets.
+
+    `find_weights` returns the file of a network's weights by its name, or raises UnavailableError with the command
+    that fetches it. `features` names the networks through which sets of images are compared (see
+    `feature_networks`; empty: Inception).
+    """
+
+    size: Size
+    channels: int
+    device: torch.device
+    num_images: int
+    find_weights: Callable[[str], Path]
+    seed: int = 0
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ImageMetric:
+    """A score of each image, averaged over images.
+
+    `prepare` loads what it needs and returns the measure; it raises UnavailableError where the images are too small or
+    weights are missing. Where the measure is a map, `masked` scores it on the hidden pixels of the composite, too.
+    `finish` turns the mean of an image's map, or its value, into its score. `summarise` turns all scores (N,) in
+    float64 into what is reported, by key; None is {name: mean}. `versions` names the packages a number depends on.
+    """
+
+    prepare: Callable[[Setting], Measure]
+    masked: bool = False
+    finish: Callable[[Tensor], Tensor] | None = None
+    summarise: Callable[[str, Tensor], Mapping[str, Any]] | None = None
+    versions: tuple[str, ...] = ()
+    network: bool = False
+    """Whether it looks through a network, which takes time and a file of weights."""
+
+
+@dataclass(frozen=True)
+class SetMetric:
+    """A score of the whole set, such as a distance between distributions.
+
+    `prepare(setting, names)` returns the observer that computes all `names` among the lines that share this very
+    function (so that they share a network), or raises UnavailableError for all of them, before the pass. Where the
+    observer has a mapping `unavailable`, it says which keys it will not have (fid[inception]), and why.
+    """
+
+    prepare: Callable[[Setting, Sequence[str]], Observer]
+    versions: tuple[str, ...] = ()
+    network: bool = True
+
+
+Metric = ImageMetric | SetMetric

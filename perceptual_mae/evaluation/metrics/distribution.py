@@ -1,0 +1,174 @@
+"""FID, KID and Inception Score of reconstructions against their originals, through one network or several.
+
+The reference is the images that were reconstructed, themselves. What originals come to stands beside it: the distance
+of one half of them to the other, and their own Inception Score, which reconstructions come up to at best.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.evaluation.feature_networks import FeatureNetwork
+from perceptual_mae.evaluation.feature_networks.choosing import open_all
+from perceptual_mae.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
+from perceptual_mae.evaluation.inception_score import FEWEST_IMAGES, SPLITS, inception_score
+from perceptual_mae.evaluation.kernel_distance import KernelDistance, kernel_distance
+from perceptual_mae.evaluation.metrics.contract import Setting, UnavailableError
+from perceptual_mae.evaluation.observers import Gather, Seen
+from perceptual_mae.foreign_weights import find, missing
+from perceptual_mae.randomness import stream
+
+DEFAULT = "inception"
+SUBJECTS = ("raw", "composite", "originals")
+IMAGES_AT_ONCE = 64
+
+
+def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
+    """Open the networks of `setting.features` (default: Inception) and return what computes `names` through each.
+
+    Where only the default is wanted and its file is not there, all names are unavailable. Raises UserError for a
+    network that was asked for and cannot be had.
+    """
+    if setting.channels not in (1, 3):
+        raise UnavailableError(f"looks at images of 1 or 3 channels, and these have {setting.channels}")
+    if not setting.features and find(DEFAULT) is None:
+        observer = Distribution([], names, setting)
+        observer.unavailable = dict.fromkeys((f"{name}[{DEFAULT}]" for name in names), missing(DEFAULT))
+        return observer
+    return Distribution(open_all(setting.features or (DEFAULT,), setting.size, setting.device), names, setting)
+
+
+class Distribution:
+    """Keeps the features of all images, in float32 on the CPU, and nothing else of them.
+
+    `unavailable` says by key (such as fid[inception]) what cannot be had of so many images, and why.
+    """
+
+    def __init__(self, networks: Sequence[FeatureNetwork], names: Sequence[str], setting: Setting) -> None:
+        self.networks, self.names, self.setting = tuple(networks), tuple(names), setting
+        self.unavailable = {
+            f"{name}[{network.name}]": reason
+            for network in self.networks
+            for name in self.names
+            if (reason := why_not(name, network.facts, setting.num_images))
+        }
+        self._indices: list[Tensor] = []
+        self._features: dict[tuple[str, str], list[Tensor]] = {}
+        self._probabilities: dict[tuple[str, str], list[Tensor]] = {}
+
+    def see(self, seen: Seen) -> None:
+        """Look at a batch of originals and both reconstructions."""
+        if not self.networks:
+            return
+        self._indices.append(seen.indices)
+        for subject in SUBJECTS:
+            images: Tensor = getattr(seen, subject)
+            for network in self.networks:
+                self._look(network, subject, images)
+
+    def finish(self, gather: Gather) -> Mapping[str, Any]:
+        """Return scores by subject, the networks' facts and what could not be had after all."""
+        found: dict[str, Any] = {"scores": {}, "feature_networks": {}, "unavailable": {}}
+        for network in self.networks:
+            features = self._gathered(gather, self._features, network.name)
+            probabilities = self._gathered(gather, self._probabilities, network.name)
+            num_images = max((len(rows) for held in (features, probabilities) for rows in held.values()), default=0)
+            if not num_images:
+                continue  # another process holds them
+            facts = {**network.facts, "num_images": num_images, "reference": "the originals of the same images"}
+            for name in self.names:
+                key = f"{name}[{network.name}]"
+                if reason := why_not(name, network.facts, num_images):
+                    found["unavailable"][key] = reason
+                    continue
+                scores, facts[name] = COMPUTED[name](probabilities if name == "is" else features, self.setting)
+                for subject, value in scores.items():
+                    found["scores"].setdefault(subject, {})[key] = value
+            found["feature_networks"][network.name] = facts
+        return {key: value for key, value in found.items() if value}
+
+    def _look(self, network: FeatureNetwork, subject: str, images: Tensor) -> None:
+        key = (network.name, subject)
+        for part in torch.split(images, IMAGES_AT_ONCE):
+            features, probabilities = network.look(part)
+            if {"fid", "kid"} & {*self.names}:
+                self._features.setdefault(key, []).append(features.cpu())
+            if "is" in self.names and probabilities is not None:
+                self._probabilities.setdefault(key, []).append(probabilities.cpu())
+
+    def _gathered(
+        self, gather: Gather, held: Mapping[tuple[str, str], list[Tensor]], network: str
+    ) -> dict[str, Tensor]:
+        """Return each subject's rows (N, D) in the order of the data set, each image once, on the main process."""
+        indices = torch.cat(self._indices) if self._indices else torch.empty(0, dtype=torch.int64)
+        gathered = {}
+        for subject in SUBJECTS:
+            own = held.get((network, subject))
+            rows = torch.cat(own) if own else torch.empty(0)
+            gathered[subject] = gather.rows(indices[: len(rows)], rows)[1]
+        return gathered
+
+
+def why_not(name: str, facts: Mapping[str, Any], num_images: int) -> str | None:
+    """Return why a score cannot be had of so many images through such a network, or None."""
+    dim, classes = facts["dim"], facts["classes"]
+    if name == "fid" and num_images <= dim:
+        return (
+            f"{num_images} images are too few for the covariance of {dim} features; read kid, which needs none, or "
+            f"score more than {dim} images"
+        )
+    if name == "is" and classes is None:
+        return "the network returns features and no classes"
+    fewest = FEWEST_IMAGES if name == "is" else 4  # two halves of two
+    return f"{num_images} images are too few; score {fewest} or more" if num_images < fewest else None
+
+
+def halves(rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return two halves of equal size, of a shuffle that depends on the seed and the number of rows alone."""
+    order = torch.randperm(len(rows), generator=stream("halves", seed, len(rows)))
+    size = len(rows) // 2
+    return rows[order[:size]], rows[order[size : 2 * size]]
+
+
+Computed = tuple[dict[str, float | None], dict[str, Any]]
+"""A score by subject, and what it stands on."""
+
+
+def _fid(features: Mapping[str, Tensor], setting: Setting) -> Computed:
+    reference: Gaussian = fit_gaussian(features["originals"])
+    scores: dict[str, float | None] = {
+        subject: frechet_distance(fit_gaussian(features[subject]), reference) for subject in ("raw", "composite")
+    }
+    first, second = halves(features["originals"], setting.seed)
+    enough = len(first) > features["originals"].shape[1]
+    scores["originals"] = frechet_distance(fit_gaussian(first), fit_gaussian(second)) if enough else None
+    return scores, {"originals": f"one half against the other, {len(first)} images each" if enough else None}
+
+
+def _kid(features: Mapping[str, Tensor], setting: Setting) -> Computed:
+    reference, on = features["originals"], setting.device if setting.device.type == "cuda" else torch.device("cpu")
+
+    def distance(first: Tensor, second: Tensor) -> KernelDistance:
+        return kernel_distance(first.to(on), second.to(on), seed=setting.seed)
+
+    found = {subject: distance(features[subject], reference) for subject in ("raw", "composite")}
+    found["originals"] = distance(*halves(reference, setting.seed))
+    facts = {
+        "seed": setting.seed,
+        "subsets": {subject: one.subsets for subject, one in found.items()},
+        "subset_size": {subject: one.subset_size for subject, one in found.items()},
+        "deviation": {subject: one.deviation for subject, one in found.items()},
+        "originals": f"one half against the other, {len(reference) // 2} images each",
+    }
+    return {subject: one.mean for subject, one in found.items()}, facts
+
+
+def _is(probabilities: Mapping[str, Tensor], setting: Setting) -> Computed:
+    found = {subject: inception_score(rows, seed=setting.seed) for subject, rows in probabilities.items()}
+    facts = {"splits": SPLITS, "seed": setting.seed, "deviation": {subject: one[1] for subject, one in found.items()}}
+    return {subject: one[0] for subject, one in found.items()}, facts
+
+
+COMPUTED = {"fid": _fid, "kid": _kid, "is": _is}

@@ -1,0 +1,79 @@
+"""One pass over a split: every image is reconstructed once, under a mask of its own, and shown to all observers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.loading import Batch, evaluation_batches
+from perceptual_mae.data.selection import Selection
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.baselines import BASELINES
+from perceptual_mae.evaluation.features import Watch, ignore
+from perceptual_mae.evaluation.observers import Observer, Seen
+from perceptual_mae.images import composite, mask_image
+from perceptual_mae.reconstruction import Reconstruction
+
+Reconstruct = Callable[[Tensor, Tensor], Reconstruction]
+
+
+@torch.no_grad()
+def show_reconstructions(
+    reconstruct: Reconstruct,
+    dataset: ImageDataset,
+    indices: Sequence[int],
+    transform: Callable[[Tensor], Tensor],
+    draw_masks: Callable[[Batch], Tensor],
+    accelerator: Accelerator,
+    observers: Sequence[Observer],
+    *,
+    batch_size: int,
+    patch_size: int,
+    workers: int = 0,
+    baselines: bool = False,
+    name: str = "reconstructions",
+    watch: Watch = ignore,
+) -> None:
+    """Show reconstructions of the images at `indices` of a data set to the observers.
+
+    `draw_masks` gets batches whose indices are places in the data set: the mask of an image is the same whatever else
+    is looked at. Process r of P takes every P-th batch from the r-th on, so that each image is seen once, in the same
+    company as with one process. Unreadable images are logged and left out. Raises UserError where the generator's
+    output is not finite.
+    """
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    starts = range(rank * batch_size, len(indices), processes * batch_size)
+    own = [place for start in starts for place in range(start, min(start + batch_size, len(indices)))]
+    share = Selection(dataset, [indices[place] for place in own])
+    given, places = torch.tensor(indices, dtype=torch.int64), torch.tensor(own, dtype=torch.int64)
+    for batch in evaluation_batches(share, transform, batch_size=batch_size, workers=workers):
+        last = int(places[batch.indices[-1]])
+        batch = replace(batch, indices=given[places[batch.indices]])
+        seen = _reconstruct(reconstruct, batch, draw_masks(batch), accelerator, patch_size if baselines else None)
+        for observer in observers:
+            observer.see(seen)
+        watch(name, last + 1, len(indices))
+
+
+def _reconstruct(
+    reconstruct: Reconstruct, batch: Batch, mask: Tensor, accelerator: Accelerator, patch_size: int | None
+) -> Seen:
+    batch = batch.to(accelerator.device)
+    originals = batch.images
+    with accelerator.autocast():
+        reconstruction = reconstruct(originals, mask)
+    raw = reconstruction.pyramid[0].float()
+    if not bool(raw.isfinite().all()):
+        raise UserError(
+            "the generator's output is not finite; score an earlier checkpoint (RUN/checkpoints/step_...), or train "
+            "with a lower optimizer.lr"
+        )
+    raw, mask = raw.clamp(0, 1), reconstruction.mask
+    hidden = mask_image(mask, reconstruction.grid, (originals.shape[2], originals.shape[3]))
+    filled = {} if patch_size is None else {name: fill(originals, mask, patch_size) for name, fill in BASELINES.items()}
+    return Seen(
+        originals, raw, composite(originals, raw, hidden), mask, hidden, batch.indices, batch.labels, baselines=filled
+    )

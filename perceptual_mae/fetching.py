@@ -1,0 +1,118 @@
+"""A file brought to the folder of weights, from an address or from another folder: whole and right, or not at all."""
+
+import hashlib
+import http.client
+import os
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import IO
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.foreign_weights import FOREIGN_WEIGHTS, ForeignWeights, check_sha256
+
+Watch = Callable[[str, int, int], None]
+"""Is told which file it is, how many bytes of it have come and how many there are (0: not known)."""
+
+SECONDS_OF_SILENCE = 60
+_CHUNK = 1 << 20
+
+
+def address_of(entry: ForeignWeights) -> str:
+    """Return the address that the publisher's own package knows. UserError where the file is made by hand."""
+    if entry.publisher is None:
+        raise UserError(f"{entry.file} {entry.recipe}; then bring it with --from FOLDER")
+    if entry.publisher == "clean-fid":
+        from cleanfid.downloads_helper import inception_url
+
+        return str(inception_url)
+    from torchvision.models import get_weight
+
+    return str(get_weight(entry.publisher.removeprefix("torchvision:")).url)
+
+
+def download(name: str, folder: Path, *, url: str | None = None, watch: Watch = lambda file, done, total: None) -> Path:
+    """Download the weights of a name into `folder` (from `url`, or its publisher's address) and return the file.
+
+    It gets its name when it has come whole and has the right SHA-256. Raises UserError where it does not.
+    """
+    entry = FOREIGN_WEIGHTS[name]
+    url = url or address_of(entry)
+    if "://" not in url:
+        raise UserError(f"--url: {url} is no address; one begins with https:// or file://")
+    try:
+        with closing(urllib.request.urlopen(url, timeout=SECONDS_OF_SILENCE)) as source:
+            total = int(source.headers.get("Content-Length") or 0)
+            return _keep(source, folder / entry.file, entry.sha256, url, total, watch)
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as failure:
+        reason = getattr(failure, "reason", failure)
+        raise UserError(
+            f"{url}: {reason}; without a network, copy {entry.file} to a folder of this machine and bring it with "
+            f"pmae weights fetch {name} --from FOLDER"
+        ) from failure
+
+
+def bring(name: str, source: Path, folder: Path, *, watch: Watch = lambda file, done, total: None) -> Path:
+    """Copy the weights of a name from the folder (or file) `source` into `folder` and return the file.
+
+    Raises UserError where it is not there or has the wrong SHA-256.
+    """
+    entry = FOREIGN_WEIGHTS[name]
+    path = source / entry.file if source.is_dir() else source
+    if not path.is_file():
+        raise UserError(f"--from: {source} holds no {entry.file}; put it there under this name")
+    if (folder / entry.file).exists() and path.samefile(folder / entry.file):
+        raise UserError(f"--from: {source} is the folder of weights itself; name the folder to copy from")
+    with path.open("rb") as file:
+        return _keep(file, folder / entry.file, entry.sha256, str(path), path.stat().st_size, watch)
+
+
+def is_right(path: Path, entry: ForeignWeights) -> bool | None:
+    """Tell whether a file has its published SHA-256; None where none is published."""
+    if entry.sha256 is None:
+        return None
+    try:
+        check_sha256(path, entry.sha256)
+    except ValueError:
+        return False
+    return True
+
+
+def _keep(source: IO[bytes], target: Path, sha256: str | None, origin: str, total: int, watch: Watch) -> Path:
+    """Write what comes beside `target`, hold its sum against the one known, and rename it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if total > (free := shutil.disk_usage(target.parent).free):
+        raise UserError(f"{target.parent}: has {free >> 20} MiB left and {origin} needs {total >> 20}; make room")
+    digest, done = hashlib.sha256(), 0
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as partial:
+        try:
+            while chunk := source.read(_CHUNK):
+                partial.write(chunk)
+                digest.update(chunk)
+                done += len(chunk)
+                watch(target.name, done, total)
+            if total and done != total:
+                raise UserError(f"{origin}: ended after {done} of {total} bytes; try again")
+            if sha256 is not None and digest.hexdigest() != sha256:
+                raise UserError(
+                    f"{origin}: has SHA-256 {digest.hexdigest()}, not {sha256}; it is another file, or a damaged one, "
+                    "and was not kept"
+                )
+            partial.flush()
+            os.fsync(partial.fileno())
+        except BaseException:
+            os.unlink(partial.name)
+            raise
+    os.chmod(partial.name, 0o666 & ~_umask())
+    os.replace(partial.name, target)
+    return target
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
