@@ -60,7 +60,12 @@ def run(
     if accelerator.is_main_process:
         differing = [
             f"{option}_{value}"
-            for option, value in (("ratio", ratio), ("mask", mask and mask.rpartition(":")[2]), ("seed", seed))
+            for option, value in (
+                ("ratio", ratio),
+                ("mask", mask and mask.rpartition(":")[2]),
+                ("seed", seed),
+                ("metrics", metrics and metrics.replace(" ", "").replace(",", "+")),
+            )
             if value is not None
         ]
         usual = report_path(opened, "evaluate", data.name, data.split, [data.limit], scored.ema, *differing)

@@ -1,0 +1,205 @@
+"""Per-image scores of raw, composite and hidden pixels, their means, and the pictures at either end."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from perceptual_mae.evaluation.extremes import Extremes
+from perceptual_mae.evaluation.image_scores import ImageScores, hidden_mean, write_csv
+from perceptual_mae.evaluation.metrics import METRICS
+from perceptual_mae.evaluation.metrics.contract import ImageMetric, Setting
+from perceptual_mae.evaluation.metrics.weight_files import find_weights
+from perceptual_mae.evaluation.observers import Gather, Observer, Seen, lay
+from perceptual_mae.images import mask_image
+from perceptual_mae.losses.ms_ssim import ssim_map
+
+GRID = (4, 4)
+NAMES = ("l1", "mse", "psnr", "ssim", "box_ssim", "high_frequency")
+
+
+def seen_of(real: Tensor, raw: Tensor, mask: Tensor, first: int = 0, **more: Any) -> Seen:
+    hidden = mask_image(mask, GRID, (real.shape[2], real.shape[3]))
+    indices = torch.arange(first, first + len(real))
+    return Seen(real, raw, torch.lerp(real, raw, hidden), mask, hidden, indices, -torch.ones_like(indices), **more)
+
+
+def lower_half(count: int) -> Tensor:
+    mask = torch.zeros(count, 16, dtype=torch.bool)
+    mask[:, 8:] = True
+    return mask
+
+
+def scores_of(*batches: Seen, names: tuple[str, ...] = NAMES) -> tuple[dict[str, Any], ImageScores]:
+    setting = Setting((32, 32), 3, torch.device("cpu"), 8, find_weights)
+    lines = {name: METRICS[name] for name in names}
+    observer = ImageScores(
+        {name: line.prepare(setting) for name, line in lines.items() if isinstance(line, ImageMetric)}
+    )
+    return finished(observer, *batches), observer
+
+
+def finished(observer: Observer, *batches: Seen) -> dict[str, Any]:
+    for batch in batches:
+        observer.see(batch)
+    return dict(observer.finish(Gather(Accelerator(cpu=True))))
+
+
+def test_an_error_of_a_tenth_in_the_hidden_half_alone() -> None:
+    real = torch.full((2, 3, 32, 32), 0.5)
+    raw = torch.full_like(real, 0.7)
+    raw[:, :, 16:] = 0.6  # a tenth below, two tenths in the visible half above
+    scores = scores_of(seen_of(real, raw, lower_half(2)))[0]["scores"]
+    assert [scores[subject]["l1"] for subject in ("raw", "composite", "masked")] == pytest.approx([0.15, 0.05, 0.1])
+    assert [scores[subject]["mse"] for subject in ("raw", "composite", "masked")] == pytest.approx([0.025, 0.005, 0.01])
+    assert scores["masked"]["psnr"] == pytest.approx(20.0, abs=1e-4)
+    assert scores["composite"]["psnr"] == pytest.approx(23.0103, abs=1e-4)
+    # The composite has one edge: its Laplacian is a tenth in the two rows beside it.
+    assert scores["composite"]["high_frequency"] == pytest.approx(2 * 0.1 / 32, abs=1e-6)
+    assert scores["masked"]["high_frequency"] == pytest.approx(0.1 / 16, abs=1e-6)
+
+
+def test_masked_ssim_averages_the_map_over_hidden_pixels() -> None:
+    real, fake = torch.full((1, 1, 11, 32), 0.5), torch.full((1, 1, 11, 32), 0.5)
+    fake[..., 16:] = 0.6
+    hidden = torch.zeros(1, 1, 11, 32)
+    hidden[..., 8:11] = 1  # windows of 11 pixels that see equal images alone: 1
+    hidden[..., 21:23] = 1  # windows that see the constants 0.6 and 0.5 alone: 0.983609
+    hidden[..., :4] = 1  # no window lies around these
+    assert float(hidden_mean(ssim_map(fake, real), hidden)) == pytest.approx((3 + 2 * 0.983609) / 5, abs=1e-6)
+
+
+def test_a_mean_over_hidden_pixels_counts_channels_and_pixels_once() -> None:
+    found = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(1, 1, 2, 2) * torch.tensor([1.0, 10.0]).view(1, 2, 1, 1)
+    hidden = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).view(1, 1, 2, 2)
+    assert float(hidden_mean(found, hidden)) == (1 + 4 + 10 + 40) / 4
+    assert bool(hidden_mean(found, torch.zeros(1, 1, 2, 2)).isnan())
+
+
+def test_pooled_psnr_is_that_of_all_pixels_together() -> None:
+    real = torch.full((2, 3, 32, 32), 0.5)
+    raw = real + torch.tensor([0.1, 0.2]).view(2, 1, 1, 1)
+    raw_scores = scores_of(seen_of(real, raw, lower_half(2)))[0]["scores"]["raw"]
+    assert raw_scores["psnr"] == pytest.approx((20 + 13.9794) / 2, abs=1e-4)
+    assert raw_scores["psnr_pooled"] == pytest.approx(16.0206, abs=1e-4)  # of a mean squared error of 0.025
+
+
+def test_identical_images_are_counted_and_left_out_of_the_mean() -> None:
+    real = torch.full((3, 3, 32, 32), 0.5)
+    raw = real.clone()
+    raw[0] = 0.6
+    scores = scores_of(seen_of(real, raw, lower_half(3)))[0]["scores"]
+    assert scores["raw"]["psnr"] == pytest.approx(20, abs=1e-4)
+    assert scores["raw"]["psnr_identical_images"] == 2
+    assert scores["raw"]["psnr_pooled"] == pytest.approx(20 + 4.7712, abs=1e-4)  # a third of the error
+
+
+def test_a_report_of_identical_images_is_json_without_infinity() -> None:
+    real = torch.rand(2, 3, 32, 32)
+    report, observer = scores_of(seen_of(real, real.clone(), lower_half(2)))
+    told = json.loads(json.dumps(report, allow_nan=False))["scores"]
+    for subject in ("raw", "composite", "masked"):
+        assert (told[subject]["psnr"], told[subject]["psnr_pooled"]) == ("inf", "inf")
+        assert told[subject]["psnr_identical_images"] == 2
+        assert told[subject]["ssim"] == pytest.approx(1)
+    assert observer.table is not None
+    assert observer.table.column("raw/psnr").tolist() == [float("inf")] * 2
+
+
+def test_with_nothing_hidden_the_masked_scores_are_absent() -> None:
+    real, nothing = torch.rand(2, 3, 32, 32), torch.zeros(2, 16, dtype=torch.bool)
+    report, _ = scores_of(seen_of(real, real.flip(0), nothing))
+    assert report["scores"]["masked"] == dict.fromkeys(("l1", "mse", "psnr", "ssim", "high_frequency"))
+    assert report["scores"]["raw"]["l1"] > 0
+
+
+@pytest.mark.parametrize(("subject", "name"), [("originals", "an original"), ("raw", "an image of raw")])
+def test_a_wrong_range_is_an_error_that_says_which_range_arrived(subject: str, name: str) -> None:
+    images = {"originals": torch.rand(1, 3, 32, 32), "raw": torch.rand(1, 3, 32, 32)}
+    images[subject] = torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)
+    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], but lies in \[-1, 1\]"):
+        scores_of(seen_of(images["originals"], images["raw"], lower_half(1)))
+
+
+def test_baselines_are_scored_as_composites_and_on_hidden_pixels() -> None:
+    real = torch.full((1, 3, 32, 32), 0.5)
+    filled = real.clone()
+    filled[:, :, 16:] = 0.6
+    report, _ = scores_of(seen_of(real, real, lower_half(1), baselines={"mean_color": filled}))
+    found = report["baselines"]["mean_color"]
+    assert list(found) == ["composite", "masked"]
+    assert (found["composite"]["l1"], found["masked"]["l1"]) == (pytest.approx(0.05), pytest.approx(0.1))
+
+
+class Files:
+    """A data set whose images are files."""
+
+    def file_name(self, index: int) -> str:
+        return f"cats/{index}, grey.png"
+
+
+@pytest.mark.parametrize("dataset", [Files(), object()])
+def test_a_line_an_image_in_the_order_of_the_data_set(dataset: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    late, early = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
+    report, observer = scores_of(
+        seen_of(late, late.flip(0), lower_half(2), first=7), seen_of(early, early.flip(0), lower_half(2), first=2)
+    )
+    assert observer.table is not None
+    write_csv(observer.table, dataset, tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["index"] for row in rows] == ["2", "3", "7", "8"]
+    assert rows[0]["file"] == ("cats/2, grey.png" if isinstance(dataset, Files) else "")
+    for subject in ("raw", "composite", "masked"):
+        for name in ("l1", "psnr", "ssim"):
+            mean = sum(float(row[f"{subject}_{name}"]) for row in rows) / 4
+            assert mean == pytest.approx(report["scores"][subject][name], rel=1e-4)
+    assert float(rows[0]["raw_l1"]) == pytest.approx(float((early[0] - early[1]).abs().mean()), rel=1e-4)
+
+
+def test_the_best_and_the_worst_are_kept_whatever_the_batches() -> None:
+    real = torch.full((30, 3, 32, 32), 0.5)
+    error = torch.randperm(30, generator=torch.Generator().manual_seed(0)).float() / 100
+    raw = real + error.view(30, 1, 1, 1)
+    pages = []
+    for size in (30, 7):
+        observer = Extremes(count=3)
+        cut = range(0, 30, size)
+        batches = [seen_of(real[i : i + size], raw[i : i + size], lower_half(len(real[i : i + size])), i) for i in cut]
+        assert finished(observer, *batches) == {}
+        order = error.argsort().tolist()
+        assert observer._indices.tolist() == order[:3] + order[-3:]
+        page = observer.page()
+        assert page is not None
+        pages.append(page.tobytes())
+    assert pages[0] == pages[1]
+
+
+def test_few_images_are_drawn_once_and_none_where_nothing_is_hidden() -> None:
+    real = torch.rand(3, 3, 32, 32)
+    observer = Extremes()
+    finished(observer, seen_of(real, real.flip(0), lower_half(3)))
+    page = observer.page()
+    assert page is not None
+    assert page.height == 3 * (96 + 4) + 4 + 16
+    nothing = Extremes()
+    finished(nothing, seen_of(real, real, torch.zeros(3, 16, dtype=torch.bool)))
+    assert nothing.page() is None
+
+
+def test_reports_are_laid_together_key_by_key() -> None:
+    report = {"scores": {"raw": {"l1": 1.0}}, "kind": "evaluate"}
+    lay(report, {"scores": {"raw": {"fid": 2.0}, "originals": {"is": 3.0}}, "kind": "other"})
+    assert report == {"scores": {"raw": {"l1": 1.0, "fid": 2.0}, "originals": {"is": 3.0}}, "kind": "other"}
+
+
+def test_rows_come_sorted_and_each_index_once() -> None:
+    indices, rows = Gather(Accelerator(cpu=True)).rows(torch.tensor([5, 1, 5, 3]), torch.tensor([[0.0], [1], [2], [3]]))
+    assert indices.tolist() == [1, 3, 5]
+    assert rows.flatten().tolist() == [1, 3, 0]
