@@ -64,6 +64,7 @@ def run(
                 ("ratio", ratio),
                 ("mask", mask and mask.rpartition(":")[2]),
                 ("seed", seed),
+                ("features", "+".join(found.report["feature_networks"]).replace(":", "-") if features else None),
                 ("metrics", metrics and metrics.replace(" ", "").replace(",", "+")),
             )
             if value is not None

@@ -70,7 +70,20 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             told.append(f"{subject}: {identical} images equal their originals, their PSNR is infinite and not averaged")
     if report["unreadable_images"]:
         told.append(f"{report['unreadable_images']} images could not be read and were left out")
+    told += [_network(name, facts) for name, facts in report["feature_networks"].items()]
+    if set(report["feature_networks"]) - {"inception"}:
+        told.append("through another network than Inception, scores compare runs with each other and not with papers")
     return told + [f"{name} is unavailable: {reason}" for name, reason in report["unavailable"].items()]
+
+
+def _network(name: str, facts: Mapping[str, Any]) -> str:
+    """Say what the scores through a network stand on."""
+    height, width = facts["input"]
+    digest = facts.get("sha256") or facts["encoder_sha256"]
+    return (
+        f"[{name}]: {facts['num_images']} images, {facts['dim']} features, {height}x{width} pixels, weights "
+        f"{digest[:12]}; against the originals of the same images; originals: one half of them against the other"
+    )
 
 
 def _label(name: str) -> str:

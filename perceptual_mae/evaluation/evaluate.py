@@ -106,7 +106,7 @@ def evaluate_run(
     seen = gather.total(torch.tensor(float(scores.num_images), dtype=torch.float64))
     report |= {"num_images": int(seen), "unreadable_images": len(data.indices) - int(seen)}
     report["versions"] = {name: version_of(name) for name in VERSIONS} | chosen.versions
-    report |= {"networks": chosen.networks, "scores": {}, "unavailable": chosen.unavailable}
+    report |= {"networks": chosen.networks, "feature_networks": {}, "scores": {}, "unavailable": chosen.unavailable}
     for observer in observers:
         lay(report, observer.finish(gather))
     return Evaluation(report, scores.table, extremes)

@@ -1,7 +1,10 @@
 """FID, KID and Inception Score as scores of `pmae evaluate`: what is counted, what is refused, what is reported."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +191,9 @@ def test_the_command_scores_through_a_network_of_one_s_own_and_through_a_run(
     assert report["versions"]["clean-fid"]
     printed = capsys.readouterr().out
     assert "FID, own.pt" in printed
+    digest = report["feature_networks"]["own.pt"]["sha256"]
+    assert f"[own.pt]: 40 images, {DIM} features, 299x299 pixels, weights {digest[:12]};" in printed
+    assert "evaluate_features_own.pt+itself_metrics_psnr+fid+kid+is.json" in printed
     assert "is[itself] is unavailable: the network returns features and no classes" in printed
 
 
@@ -210,3 +216,22 @@ def test_without_any_weights_the_other_scores_are_there(run: Path, weights: Path
     report = json.loads((run / "evaluation" / "evaluate.json").read_text())
     assert report["scores"]["raw"]["psnr"]
     assert {"fid[inception]", "kid[inception]", "is[inception]"} <= report["unavailable"].keys()
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(run: Path, network: str, weights: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", str(run), "data.num_images=420", "--metrics", "fid,kid,is", "--features", network]
+    assert main([*arguments, "--batch-size", "5", "--out", str(tmp_path / "one.json")]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run(
+        [*launch, "-m", "perceptual_mae.cli", *arguments, "--batch-size", "5", "--out", str(tmp_path / "both.json")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        check=True,
+        timeout=240,
+    )
+    one, both = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "both"))
+    assert both["num_images"] == one["num_images"]
+    assert both["num_images"] % 10  # a last batch that is not full, and not one for each process
+    assert both["feature_networks"] == one["feature_networks"]
+    assert both["scores"] == one["scores"]
+    assert both["scores"]["raw"]["fid[own.pt]"] > 0
