@@ -68,6 +68,15 @@ def test_validation_images_are_taken_from_train_alone(roots: tuple[Path, Path], 
     assert len(Cifar10("test", root=root, val_images=30)) == 20
 
 
+def test_images_of_a_tree_have_file_names_and_those_of_the_layout_have_none(roots: tuple[Path, Path]) -> None:
+    layout, tree = (Cifar10("test", root=str(root)) for root in roots)
+    assert layout.file_name(0) is None
+    assert sorted(tree.file_name(index).rpartition("/")[2] for index in range(20)) == [
+        f"test_batch_{index:02}.png" for index in range(20)
+    ]
+    assert tree.file_name(0).startswith("airplane/")
+
+
 def test_the_batches_folder_itself_and_a_folder_above_the_tree_will_do(roots: tuple[Path, Path]) -> None:
     layout, tree = roots
     assert len(Cifar10("test", root=str(layout / "cifar-10-batches-py"))) == 20

@@ -23,7 +23,7 @@ def put(root: Path, *names: str) -> Path:
 
 def paths(folder: ImageFolder) -> list[str]:
     """The files of a split by name, below the folder that its tree starts from."""
-    return [folder._tree.paths[i] for i in (folder._indices or range(len(folder)))]
+    return [folder.file_name(index) for index in range(len(folder))]
 
 
 def test_class_folders_give_labels_in_sorted_order(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.contract import ImageMetric, Setting
 from perceptual_mae.evaluation.metrics.weight_files import find_weights
 from perceptual_mae.evaluation.observers import Gather, Observer, Seen, lay
+from perceptual_mae.grids import sheet
 from perceptual_mae.images import mask_image
 from perceptual_mae.losses.ms_ssim import ssim_map
 
@@ -191,6 +192,15 @@ def test_few_images_are_drawn_once_and_none_where_nothing_is_hidden() -> None:
     nothing = Extremes()
     finished(nothing, seen_of(real, real, torch.zeros(3, 16, dtype=torch.bool)))
     assert nothing.page() is None
+
+
+def test_notes_stand_beside_their_row() -> None:
+    columns = {"white": torch.ones(2, 3, 96, 96)}
+    plain, noted = sheet(columns), sheet(columns, ["", "20.00 dB"])
+    assert noted.height == plain.height
+    right = noted.crop((plain.width, 0, noted.width, noted.height)).convert("L")
+    dark = torch.tensor(list(right.tobytes())).view(right.height, right.width).lt(128).any(1).nonzero().flatten()
+    assert 16 + 4 + 96 + 4 <= int(dark.min()) < int(dark.max()) < 16 + 2 * (96 + 4)
 
 
 def test_reports_are_laid_together_key_by_key() -> None:
