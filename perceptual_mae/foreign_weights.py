@@ -109,7 +109,7 @@ def locate(weights: str) -> tuple[Path, str | None]:
 
 def missing(name: str) -> str:
     """Say that the weights of a name are not there, and which command brings them."""
-    return f"the weights of {name} are not at hand: pmae weights fetch {name}"
+    return f"the weights of {name} are not at hand; fetch them: pmae weights fetch {name}"
 
 
 def sha256_of(path: Path, watch: Callable[[int], None] = lambda done: None) -> str:

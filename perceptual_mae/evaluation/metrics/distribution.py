@@ -17,12 +17,12 @@ from perceptual_mae.evaluation.inception_score import FEWEST_IMAGES, SPLITS, inc
 from perceptual_mae.evaluation.kernel_distance import KernelDistance, kernel_distance
 from perceptual_mae.evaluation.metrics.contract import Setting, UnavailableError
 from perceptual_mae.evaluation.observers import Gather, Seen
-from perceptual_mae.foreign_weights import find, missing
 from perceptual_mae.randomness import stream
 
 DEFAULT = "inception"
 SUBJECTS = ("raw", "composite", "originals")
 IMAGES_AT_ONCE = 64
+NOT_FINITE = "the network returns values that are not finite; check its file, and the mean and std it expects"
 
 
 def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
@@ -33,10 +33,13 @@ def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
     """
     if setting.channels not in (1, 3):
         raise UnavailableError(f"looks at images of 1 or 3 channels, and these have {setting.channels}")
-    if not setting.features and find(DEFAULT) is None:
-        observer = Distribution([], names, setting)
-        observer.unavailable = dict.fromkeys((f"{name}[{DEFAULT}]" for name in names), missing(DEFAULT))
-        return observer
+    if not setting.features:
+        try:
+            setting.find_weights(DEFAULT)
+        except UnavailableError as reason:
+            observer = Distribution([], names, setting)
+            observer.unavailable = dict.fromkeys((f"{name}[{DEFAULT}]" for name in names), str(reason))
+            return observer
     return Distribution(open_all(setting.features or (DEFAULT,), setting.size, setting.device), names, setting)
 
 
@@ -78,9 +81,10 @@ class Distribution:
             if not num_images:
                 continue  # another process holds them
             facts = {**network.facts, "num_images": num_images, "reference": "the originals of the same images"}
+            finite = all(bool(rows.isfinite().all()) for held in (features, probabilities) for rows in held.values())
             for name in self.names:
                 key = f"{name}[{network.name}]"
-                if reason := why_not(name, network.facts, num_images):
+                if reason := why_not(name, network.facts, num_images) if finite else NOT_FINITE:
                     found["unavailable"][key] = reason
                     continue
                 scores, facts[name] = COMPUTED[name](probabilities if name == "is" else features, self.setting)
@@ -98,14 +102,12 @@ class Distribution:
             if "is" in self.names and probabilities is not None:
                 self._probabilities.setdefault(key, []).append(probabilities.cpu())
 
-    def _gathered(
-        self, gather: Gather, held: Mapping[tuple[str, str], list[Tensor]], network: str
-    ) -> dict[str, Tensor]:
+    def _gathered(self, gather: Gather, held: dict[tuple[str, str], list[Tensor]], network: str) -> dict[str, Tensor]:
         """Return each subject's rows (N, D) in the order of the data set, each image once, on the main process."""
         indices = torch.cat(self._indices) if self._indices else torch.empty(0, dtype=torch.int64)
         gathered = {}
         for subject in SUBJECTS:
-            own = held.get((network, subject))
+            own = held.pop((network, subject), None)  # the parts are as large as the whole
             rows = torch.cat(own) if own else torch.empty(0)
             gathered[subject] = gather.rows(indices[: len(rows)], rows)[1]
         return gathered
@@ -120,7 +122,7 @@ def why_not(name: str, facts: Mapping[str, Any], num_images: int) -> str | None:
             f"score more than {dim} images"
         )
     if name == "is" and classes is None:
-        return "the network returns features and no classes"
+        return "the network returns features and no classes; read fid or kid, or give a classifier"
     fewest = FEWEST_IMAGES if name == "is" else 4  # two halves of two
     return f"{num_images} images are too few; score {fewest} or more" if num_images < fewest else None
 

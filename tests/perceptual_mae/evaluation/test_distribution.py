@@ -139,6 +139,21 @@ def test_images_that_turn_out_unreadable_may_leave_too_few(network: str) -> None
     assert "scores" not in found
 
 
+class Overflowing(torch.nn.Module):
+    def forward(self, shown: Tensor) -> Tensor:
+        means = shown.mean(dim=(2, 3))
+        return torch.where(means > 0.1, means / 0, means)
+
+
+def test_a_network_that_overflows_gives_no_numbers(tmp_path: Path) -> None:
+    torch.jit.script(Overflowing()).save(str(tmp_path / "own.ts"))
+    observer = prepare(setting(40, str(tmp_path / "own.ts")), ["fid", "kid"])
+    observer.see(seen(random_images(40, seed=0), torch.arange(40)))
+    found = observer.finish(Gather(Accelerator(cpu=True)))
+    assert "scores" not in found
+    assert "not finite; check its file" in found["unavailable"]["fid[own.ts]"]
+
+
 def test_no_image_is_kept(network: str) -> None:
     observer = prepare(setting(40, network), ["fid", "is"])
     observer.see(seen(random_images(40, seed=0), torch.arange(40)))
@@ -187,7 +202,7 @@ def test_the_command_scores_through_a_network_of_one_s_own_and_through_a_run(
         assert {"fid[own.pt]", "kid[own.pt]", "is[own.pt]", "kid[itself]"} <= report["scores"][subject].keys()
     assert report["feature_networks"]["own.pt"]["num_images"] == report["num_images"]
     assert report["feature_networks"]["itself"]["encoder_sha256"]
-    assert report["unavailable"]["is[itself]"] == "the network returns features and no classes"
+    assert report["unavailable"]["is[itself]"].startswith("the network returns features and no classes;")
     assert report["versions"]["clean-fid"]
     printed = capsys.readouterr().out
     assert "FID, own.pt" in printed
