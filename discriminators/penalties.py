@@ -61,7 +61,9 @@ class R1:
 class PathLength:
     """weight times the mean of (path length - running mean)^2 over a batch, and the running mean.
 
-    The mean in a penalty is that of the applications before: so neither micro-batches nor processes change a run.
+    The mean in a penalty is that of the applications before: so neither micro-batches nor processes change a run. It
+    starts at 0, and is divided by the weight its measurements have had so far (as Adam's are): else the penalty would
+    shrink all lengths for hundreds of steps, before it evens them out. The first application only measures.
     `target` says what to pass as features: the discriminator's on the clean fake pyramid, or the largest fake itself.
 
         loss = path_length(features, latent, noise)                        # once a micro-batch
@@ -83,7 +85,7 @@ class PathLength:
                 f"path_length needs weight >= 0, every >= 1 and 0 < decay <= 1, not {weight}, {every} and {decay}"
             )
         self.weight, self.every, self.decay, self.target = weight, every, decay, target
-        self.mean = torch.zeros(())
+        self.mean, self.weighed = torch.zeros(()), torch.zeros((), dtype=torch.float64)  # the latter goes to 1
         self._sums: Tensor | None = None
 
     def is_due(self, step: int) -> bool:
@@ -96,7 +98,13 @@ class PathLength:
         with torch.no_grad():
             sums = torch.stack([lengths.sum(), torch.full_like(lengths.sum(), len(lengths))])
             self._sums = sums if self._sums is None else self._sums + sums
-        return self.every * self.weight * path_length(lengths, self.mean)
+        strength = self.every * self.weight
+        return strength * path_length(lengths, self.expected) if self.weighed else 0 * lengths.sum()
+
+    @property
+    def expected(self) -> Tensor:
+        """The length that the penalty pulls to: the mean so far, in which the latest count most."""
+        return self.mean / self.weighed
 
     def finish(self, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
         """Move the running mean towards the mean length of this step; `reduce_sum` adds up over processes."""
@@ -104,14 +112,15 @@ class PathLength:
             return
         total, count = reduce_sum(self._sums).unbind()
         self.mean = torch.lerp(self.mean.to(total), total / count, self.decay)
+        self.weighed = 1 - (1 - self.weighed) * (1 - self.decay)
         self._sums = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the running mean, the same on every process."""
-        return {"mean": self.mean}
+        """Return the running mean and what it is divided by, the same on every process."""
+        return {"mean": self.mean, "weighed": self.weighed}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.mean = state["mean"].clone()
+        self.mean, self.weighed = state["mean"].clone(), state["weighed"].clone()
 
 
 PENALTIES: dict[str, Callable[..., R1] | Callable[..., PathLength]] = {"r1": R1, "path_length": PathLength}

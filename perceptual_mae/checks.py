@@ -176,6 +176,9 @@ def check_weights(config: RunConfig) -> Iterator[Mistake]:
                 (f"losses.{name}.weight", "losses.l1"),
                 f"{name} is balanced against {reason}; give it a number" + ("" if name == "l1" else " or add l1"),
             )
+        elif isinstance(term.weight, Balanced) and not TERMS[name].acts_through_decoder:
+            message = f"{name} acts on the encoder alone, past the place where gradients are balanced; give it a number"
+            yield Mistake((f"losses.{name}.weight",), message)
         lowest = min(term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else term.weight
         if not isinstance(lowest, Balanced) and lowest < 0:
             yield Mistake((f"losses.{name}.weight",), f"found {lowest:g}, must be >= 0: terms are minimised")
@@ -192,6 +195,7 @@ def check_term_options(config: RunConfig) -> Iterator[Mistake]:
         mask = torch.ones(1, grid[0] * grid[1], dtype=torch.bool)
         fields = dict.fromkeys(("fake", "real", "prediction", "target", "fake_features", "real_features"), (image,))
         values: dict[str, object] = {**fields, "mask": mask, "grid": grid, "fake_logits": image}
+        values["tokens"] = torch.zeros(1, 2, 1)
         for name, term in config.losses.items():
             try:
                 TERMS[name].function(*(values[field] for field in TERMS[name].reads), **term.options())

@@ -67,6 +67,10 @@ class Comparison:
         return self.reconstruction.grid
 
     @property
+    def tokens(self) -> Tensor:
+        return self.reconstruction.tokens
+
+    @property
     def latent(self) -> Tensor:
         return self.reconstruction.latent
 

@@ -117,6 +117,7 @@ class MaskedAutoencoder(nn.Module):
             pyramid=self.to_images(prediction, images),
             prediction=prediction,
             mask=mask.to(images.device, non_blocking=True),
+            tokens=tokens,
             latent=latent,
             grid=self.grid,
             uses_target_statistics=self.norm_pix,

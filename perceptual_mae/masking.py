@@ -31,7 +31,55 @@ def random(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
     return mask
 
 
-MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random}
+def grid(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
+    """Mask (L,) whose visible patches lie evenly, as on a lattice; where the lattice begins is left to chance.
+
+    At ratio 0.75 one patch of each 2 x 2 is visible (the grid-wise sampling of MAE). In between, lattices are filled up
+    in the order of a Bayer matrix, so that any number is spread as evenly as it can be.
+    """
+    rows, columns = (torch.arange(side, device=generator.device) for side in grid)
+    down, right = (int(torch.randint(side, (), generator=generator, device=generator.device)) for side in grid)
+    row, column = torch.meshgrid((rows + down) % grid[0], (columns + right) % grid[1], indexing="ij")
+    rank = torch.zeros_like(row)
+    for bit in range(max(grid).bit_length()):  # the lowest bit of a place decides most: it makes the coarsest lattice
+        quarter = 2 * ((row >> bit & 1) ^ (column >> bit & 1)) + (row >> bit & 1)
+        rank = 4 * rank + quarter
+    order = rank.flatten().argsort(stable=True)
+    mask = torch.ones(len(order), dtype=torch.bool, device=generator.device)
+    mask[order[: len(order) - num_hidden]] = False
+    return mask
+
+
+def block(
+    grid: Size, num_hidden: int, generator: torch.Generator, *, smallest: int = 4, narrowest: float = 0.3
+) -> Tensor:
+    """Mask (L,) made of rectangles that may overlap (the block-wise masking of BEiT and MAE).
+
+    Each covers at least `smallest` patches (or what is left to hide), with an aspect ratio between `narrowest` and its
+    inverse. The last one is cut off in reading order where it would hide too many. Raises ValueError for others.
+    """
+    if smallest < 1 or not 0 < narrowest <= 1:
+        raise ValueError(f"block needs smallest >= 1 and 0 < narrowest <= 1, not {smallest} and {narrowest}")
+    mask = torch.zeros(grid, dtype=torch.bool, device=generator.device)
+    left = num_hidden
+    while left > 0:
+        size, shape, top, start = torch.rand(4, generator=generator, device=generator.device).tolist()
+        area = min(left, smallest) + size * max(0, left - smallest)
+        aspect = narrowest ** (2 * shape - 1)
+        height, width = (
+            min(side, max(1, round(length)))
+            for side, length in zip(grid, ((area * aspect) ** 0.5, (area / aspect) ** 0.5), strict=True)
+        )
+        first_row, first_column = int(top * (grid[0] - height + 1)), int(start * (grid[1] - width + 1))
+        rectangle = torch.zeros_like(mask)
+        rectangle[first_row : first_row + height, first_column : first_column + width] = True
+        fresh = (rectangle & ~mask).flatten().nonzero().flatten()[:left]
+        mask.view(-1)[fresh] = True
+        left -= len(fresh)
+    return mask.flatten()
+
+
+MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random, "grid": grid, "block": block}
 """kind -> function (grid, num_hidden, generator, *, options) returning one mask (L,)."""
 
 

@@ -15,9 +15,11 @@ from perceptual_mae.comparison import FEATURES, Comparison
 from perceptual_mae.gradients import Gradients, at_decoder_input, pull, weighted_sum
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.losses.adversarial import adversarial_generator
+from perceptual_mae.losses.frequency import high_frequency
 from perceptual_mae.losses.ms_ssim import ms_ssim
 from perceptual_mae.losses.perceptual import feature_matching, style
 from perceptual_mae.losses.pixel import l1, mse
+from perceptual_mae.losses.uniformity import uniformity
 from perceptual_mae.reconstruction import Reconstruction
 from perceptual_mae.schedule import Balanced, Moment, Weight, When, is_active, value_at
 
@@ -42,16 +44,23 @@ class Term:
     @property
     def compares_images(self) -> bool:
         """Whether the term looks at images (or what a network sees in them), not only at normalised predictions."""
-        return not set(self.reads) <= {"prediction", "target", "mask", "grid"}
+        return not set(self.reads) <= {"prediction", "target", "mask", "grid", "tokens"}
+
+    @property
+    def acts_through_decoder(self) -> bool:
+        """Whether its gradient passes the decoder's input, where weights are balanced."""
+        return "tokens" not in self.reads
 
 
 TERMS: dict[str, Term] = {
     "l1": Term(l1, reads=("prediction", "target", "mask", "grid")),
     "mse": Term(mse, reads=("prediction", "target", "mask", "grid")),
+    "high_frequency": Term(high_frequency, reads=("fake", "real", "mask", "grid")),
     "ms_ssim": Term(ms_ssim, reads=("fake", "real")),
     "feature_matching": Term(feature_matching, reads=("fake_features", "real_features")),
     "style": Term(style, reads=("fake_features", "real_features")),
     "adversarial": Term(adversarial_generator, reads=("fake_logits",)),
+    "uniformity": Term(uniformity, reads=("tokens",)),
 }
 
 

@@ -13,22 +13,23 @@ class Reconstruction:
     """What the generator made of a batch; all tensors are attached to the graph.
 
     pyramid: images on the [0, 1] scale, largest first, float32, not clamped. prediction: the same in the space of
-    `MaskedAutoencoder.target`. mask: (B, L), True = hidden. latent: the decoder's input (B, 1+L, d), where skips have
-    not joined yet. grid: rows and columns of patches. uses_target_statistics: whether `pyramid` borrowed the mean and
-    deviation of the true patches.
+    `MaskedAutoencoder.target`. mask: (B, L), True = hidden. tokens: the encoder's output (B, 1+V, D) for V visible
+    patches. latent: the decoder's input (B, 1+L, d), where skips have not joined yet. grid: rows and columns of
+    patches. uses_target_statistics: whether `pyramid` borrowed the mean and deviation of the true patches.
     """
 
     pyramid: Pyramid
     prediction: Pyramid
     mask: Tensor
+    tokens: Tensor
     latent: Tensor
     grid: Size
     uses_target_statistics: bool = False
 
     @property
     def ends(self) -> tuple[Tensor, ...]:
-        """The tensors in which the generator ends and losses begin: the levels of the prediction, and the latent."""
-        return (*self.prediction, self.latent)
+        """Where the generator ends and losses begin: the levels of the prediction, the tokens, the latent."""
+        return (*self.prediction, self.tokens, self.latent)
 
     def severed(self, to_images: Callable[[Pyramid], Pyramid]) -> "Reconstruction":
         """The same numbers on leaves of their own: gradients of losses stop at its `ends`.
@@ -36,8 +37,9 @@ class Reconstruction:
         `to_images` makes the pyramid of a prediction. What is pulled at the severed ends is pushed into the generator
         at the attached ones, once, however many terms there are.
         """
-        *prediction, latent = (end.detach().requires_grad_() for end in self.ends)
-        return replace(self, pyramid=to_images(tuple(prediction)), prediction=tuple(prediction), latent=latent)
+        *prediction, tokens, latent = (end.detach().requires_grad_() for end in self.ends)
+        pyramid = to_images(tuple(prediction))
+        return replace(self, pyramid=pyramid, prediction=tuple(prediction), tokens=tokens, latent=latent)
 
     def composite(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) whose visible patches are those of `images` and whose hidden ones are reconstructed."""

@@ -217,7 +217,7 @@ class Trainer:
                 self.accelerator.backward((loss + unread) / len(views))
             seen.append({"penalty/path_length": loss.detach()})
         penalty.finish(lambda sums: self.accelerator.reduce(sums, reduction="sum"))
-        seen[-1] |= {"path_length/mean": penalty.mean} | self.update("path_length", self.optimizer, self.clip_norm)
+        seen[-1] |= {"path_length/mean": penalty.expected} | self.update("path_length", self.optimizer, self.clip_norm)
         return mean_of(seen)
 
     def adapt(self, views: Sequence[View]) -> Scalars:

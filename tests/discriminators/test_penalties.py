@@ -136,19 +136,22 @@ def test_path_lengths_do_not_depend_on_how_many_numbers_there_are():
 def test_the_running_mean_follows_and_does_not_freeze():
     penalty = PathLength((4, 4), 1)
     latent = leaf(1, 1, 1)
-    mean, expected = 0.0, []
+    mean, means, penalties = 0.0, [], []
     for length in (2.0, 5.0, 3.0):
         features = (length * latent.view(1, 1, 1, 1),)
         loss = penalty(features, latent, (torch.ones(1, 1, 1, 1, dtype=torch.float64),))
-        assert loss.item() == pytest.approx(2 * 4 * (length - mean) ** 2)  # weight, interval
+        penalties.append(loss.item())
         penalty.finish()
         mean += 0.01 * (length - mean)
-        expected.append(mean)
+        means.append(mean)
         assert penalty.mean.item() == pytest.approx(mean)
-    assert expected == pytest.approx([0.02, 0.0698, 0.099102])
+    assert means == pytest.approx([0.02, 0.0698, 0.099102])
+    # Measured only; then weight x interval x the distance to 2, and to (.99 x 2 + 5) / 1.99.
+    assert penalties == pytest.approx([0, 8 * (5 - 2) ** 2, 8 * (3 - 6.98 / 1.99) ** 2])
     again = PathLength((4, 4), 1)
     again.load_state_dict(penalty.state_dict())
     assert torch.equal(again.mean, penalty.mean)
+    assert torch.equal(again.expected, penalty.expected)
 
 
 def test_micro_batches_and_processes_do_not_change_loss_or_mean():
@@ -183,7 +186,10 @@ def test_path_length_trains_what_makes_the_latent_and_what_reads_it():
     latent = torch.tanh(encoder(leaf(4, 5, 6)))
     features = (torch.tanh(decoder(latent)).transpose(1, 2).unsqueeze(2),)
     noise = path_noise([(12, 1, 5)], [torch.Generator().manual_seed(index) for index in range(4)])
-    PathLength((4, 4), 4)(features, latent, noise).backward()
+    penalty = PathLength((4, 4), 4)
+    penalty((0.5 * features[0],), latent, noise)  # the first one only measures
+    penalty.finish()
+    penalty(features, latent, noise).backward()
     for parameter in (*encoder.parameters(), *decoder.parameters()):
         assert parameter.grad is not None
         assert parameter.grad.abs().max() > 0

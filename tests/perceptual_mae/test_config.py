@@ -201,7 +201,7 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         (["optimizer.discriminator=3"], "optimizer.discriminator", "found 3, must be a mapping"),
         (["generator=[1]"], "generator", "must be a mapping"),
         (["data=3"], "data", "must be a mapping"),
-        (["losses=3"], "losses", "must be a mapping of l1, mse, ms_ssim, feature_matching, style, adversarial"),
+        (["losses=3"], "losses", "must be a mapping of l1, mse, high_frequency, ms_ssim, feature_matching"),
         (["penalties=5"], "penalties", "found 5, must be a mapping of r1, path_length"),
         (["losses.l1=[1]"], "losses.l1", "must be a mapping"),
         (["tracking.trackers=[tensorbord]"], "tracking.trackers", "did you mean 'tensorboard'?"),

@@ -168,3 +168,15 @@ def test_spectral_norms_move_in_the_discriminators_own_passes_alone() -> None:
         states.append(trainer.bare_discriminator.state_dict())
         assert any(not torch.equal(value, before[name]) for name, value in states[-1].items())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_uniformity_reaches_the_encoder_and_nothing_behind_it() -> None:
+    trainer = debug_trainer("mse", "losses.mse=null", "losses={uniformity: {weight: 1.0}}", "losses.l1.weight=0.0")
+    trainer.optimizer.step, trainer.optimizer.zero_grad = lambda: None, lambda: None
+    trainer.step(random_batches(4), Moment(1, 0, 0.0))
+    generator = trainer.bare_generator
+    for name, parameter in generator.encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.any(), name
+    for name, parameter in generator.decoder.named_parameters():
+        assert parameter.grad is None or not parameter.grad.any(), name

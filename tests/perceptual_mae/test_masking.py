@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, visible_patches
+from perceptual_mae.masking import MASKINGS, block, draw_masks, grid, num_hidden, random, visible_patches
 from perceptual_mae.randomness import stream
 
 
@@ -36,7 +36,7 @@ def test_a_sample_keeps_its_mask_whatever_batch_it_is_drawn_in(kind):
     alone = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, 3)])
     together = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, index) for index in range(6)])
     assert torch.equal(together[3], alone[0])
-    assert not torch.equal(together[2], together[3])
+    assert len(together.unique(dim=0)) > 1
 
 
 def test_random_masking_hides_every_patch_equally_often():
@@ -44,6 +44,52 @@ def test_random_masking_hides_every_patch_equally_often():
     frequency = torch.stack([random((4, 4), 12, generator) for _ in range(4000)]).float().mean(dim=0)
     sigma = (0.75 * 0.25 / 4000) ** 0.5
     assert (frequency - 0.75).abs().max() < 4 * sigma
+
+
+def drawn(mask, columns):
+    return ["".join("#" if hidden else "." for hidden in row) for row in mask.view(-1, columns).tolist()]
+
+
+def test_grid_masking_at_three_quarters_shows_one_patch_of_each_two_by_two():
+    starts = set()
+    for seed in range(20):
+        mask = grid((8, 8), 48, torch.Generator().manual_seed(seed)).view(8, 8)
+        visible = (~mask).nonzero()
+        assert len(((visible - visible[0]) % 2).unique(dim=0)) == 1
+        starts.add(tuple((visible[0] % 2).tolist()))
+    assert len(starts) == 4
+
+
+def test_grid_masking_at_a_half_is_a_chessboard():
+    mask = grid((4, 6), 12, torch.Generator().manual_seed(0))
+    assert drawn(mask, 6) in ([".#.#.#", "#.#.#."] * 2, ["#.#.#.", ".#.#.#"] * 2)
+
+
+@pytest.mark.parametrize("hidden", range(64))
+def test_grid_and_block_masks_hide_any_number(hidden):
+    for kind in (grid, block):
+        assert kind((8, 8), hidden, torch.Generator().manual_seed(hidden)).sum() == hidden
+
+
+def test_block_masks_hide_neighbours_together():
+    """Borders between hidden and visible patches: far fewer than among patches drawn one by one."""
+
+    def borders(kind):
+        masks = [kind((14, 14), 98, torch.Generator().manual_seed(seed)).view(14, 14) for seed in range(50)]
+        return sum(int((mask[1:] ^ mask[:-1]).sum() + (mask[:, 1:] ^ mask[:, :-1]).sum()) for mask in masks) / 50
+
+    assert borders(block) < 0.4 * borders(random)
+
+
+def test_one_block_of_a_size_is_a_rectangle():
+    hidden = block((8, 8), 9, torch.Generator().manual_seed(1), smallest=9, narrowest=1.0).view(8, 8).nonzero()
+    assert (hidden - hidden[0]).tolist() == [[row, column] for row in range(3) for column in range(3)]
+
+
+@pytest.mark.parametrize("options", [{"smallest": 0}, {"narrowest": 0.0}, {"narrowest": 1.5}])
+def test_impossible_blocks_are_refused(options):
+    with pytest.raises(ValueError, match="block needs"):
+        block((8, 8), 6, torch.Generator(), **options)
 
 
 def test_a_masking_that_miscounts_is_refused():

@@ -91,7 +91,7 @@ def test_inverse_distance_weighs_by_the_square_of_the_distance() -> None:
 
 
 def perfect(images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
-    return Reconstruction((images,), (images,), mask, torch.zeros(1), GRID, False)
+    return Reconstruction((images,), (images,), mask, torch.zeros(1), torch.zeros(1), GRID)
 
 
 def test_a_perfect_reconstruction_beats_every_baseline_and_every_image_counts_once() -> None:

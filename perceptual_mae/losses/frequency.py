@@ -1,0 +1,40 @@
+"""High frequencies: how far apart the Laplacians of two images are, where patches are hidden."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from perceptual_mae.images import Pyramid, Size, mask_image
+
+LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
+
+
+def high_frequency(
+    fake: Pyramid, real: Pyramid, mask: Tensor, grid: Size, *, region: Literal["all", "masked"] = "masked"
+) -> Tensor:
+    """Mean absolute difference of the Laplacians of full-size images (B, C, H, W) in [0, 1], over hidden pixels.
+
+    mask: (B, L) bool over a grid of (rows, columns). Each image counts by its own hidden area. Levels below the first
+    are not read. Raises ValueError where fake and real differ in shape, or have a side of one pixel.
+    """
+    error = laplacian_error(fake[0], real[0])
+    if region == "all":
+        return error.mean()
+    if region != "masked":
+        raise ValueError(f"unknown region {region!r}; choose from: all, masked")
+    hidden = mask_image(mask.to(error.device), grid, (error.shape[-2], error.shape[-1])).to(error.dtype)
+    area = hidden.sum(dim=(1, 2, 3)).clamp(min=torch.finfo(error.dtype).tiny)
+    return ((error * hidden).sum(dim=(1, 2, 3)) / (area * error.shape[1])).mean()
+
+
+def laplacian_error(fake: Tensor, real: Tensor) -> Tensor:
+    """Return |Laplacian(fake) - Laplacian(real)| (B, C, H, W), each channel by itself, on reflect-padded images."""
+    if fake.shape != real.shape or min(fake.shape[-2:]) < 2:
+        raise ValueError(f"images {tuple(fake.shape)} and {tuple(real.shape)} need one shape, of 2 x 2 pixels or more")
+    full, channels = torch.promote_types(fake.dtype, torch.float32), fake.shape[1]
+    with torch.autocast(fake.device.type, enabled=False):
+        difference = fake.to(full) - real.to(full)  # the Laplacian is linear: one serves both images
+        kernel = difference.new_tensor(LAPLACIAN).expand(channels, 1, 3, 3)
+        return F.conv2d(F.pad(difference, (1, 1, 1, 1), mode="reflect"), kernel, groups=channels).abs()
