@@ -8,6 +8,7 @@ from functools import partial
 
 from perceptual_mae.evaluation.metrics import lpips, pixels, structure
 from perceptual_mae.evaluation.metrics.contract import ImageMetric, Metric
+from perceptual_mae.losses.frequency import laplacian_error
 
 METRICS: dict[str, Metric] = {
     "l1": ImageMetric(lambda _: pixels.absolute_error, masked=True),
@@ -21,7 +22,7 @@ METRICS: dict[str, Metric] = {
     "lpips_alex": ImageMetric(partial(lpips.prepare, net="alex"), versions=("lpips",), network=True),
     "lpips_vgg": ImageMetric(partial(lpips.prepare, net="vgg"), versions=("lpips",), network=True),
     "lpips_squeeze": ImageMetric(partial(lpips.prepare, net="squeeze"), versions=("lpips",), network=True),
-    "high_frequency": ImageMetric(lambda _: pixels.high_frequency_error, masked=True),
+    "high_frequency": ImageMetric(lambda _: laplacian_error, masked=True),
 }
 
 __all__ = ["METRICS"]

@@ -1,14 +1,11 @@
-"""Differences of pixels: L1, squared error, PSNR, and the error of high frequencies."""
+"""Differences of pixels: L1, squared error and PSNR."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 
 
 def absolute_error(fake: Tensor, real: Tensor) -> Tensor:
@@ -39,13 +36,3 @@ def summarise_psnr(name: str, scores: Tensor) -> Mapping[str, Any]:
         f"{name}_pooled": pooled if math.isfinite(pooled) else "inf",
         f"{name}_identical_images": len(scores) - len(finite),
     }
-
-
-def high_frequency_error(fake: Tensor, real: Tensor) -> Tensor:
-    """Return |Laplacian(fake) - Laplacian(real)| (B, C, H, W) on reflect-padded images.
-
-    It is linear, so the Laplacian of the difference will do.
-    """
-    channels = fake.shape[1]
-    kernel = fake.new_tensor(LAPLACIAN).expand(channels, 1, 3, 3)
-    return F.conv2d(F.pad(fake - real, (1, 1, 1, 1), mode="reflect"), kernel, groups=channels).abs()
