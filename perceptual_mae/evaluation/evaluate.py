@@ -22,7 +22,11 @@ from perceptual_mae.evaluation.subjects import open_generator, uses_ema
 from perceptual_mae.folder import version_of
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.masking import num_hidden
+from perceptual_mae.objective import TERMS
 from perceptual_mae.run import Run
+
+NOT_OF_PIXELS = {"tokens", "latent", "mask", "grid"}
+"""What a term may read that says nothing of the reconstruction."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision")
 
@@ -118,7 +122,7 @@ def learns_visible_pixels(config: RunConfig) -> bool:
     Plain MAE's loss is taken over hidden patches alone.
     """
     return any(
-        name not in ("mse", "l1") or section.options().get("region") != "masked"
+        section.options().get("region") != "masked" and not NOT_OF_PIXELS.issuperset(TERMS[name].reads)
         for name, section in config.losses.items()
     )
 

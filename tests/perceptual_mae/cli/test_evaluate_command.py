@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import DEBUG
+from conftest import DEBUG, debug_config
 from perceptual_mae import Run
 from perceptual_mae.cli import main
+from perceptual_mae.evaluation.evaluate import learns_visible_pixels
 from perceptual_mae.evaluation.features import fingerprint_of
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics import lpips as lpips_metric
@@ -190,6 +191,26 @@ def test_a_required_score_is_looked_for_before_the_pass(run: Path, monkeypatch: 
     monkeypatch.setattr("perceptual_mae.evaluation.evaluate.show_reconstructions", never)
     assert main(["evaluate", str(run), "--require", "lpips_vgg"]) == 2
     assert main(["evaluate", str(run), "--require", "ssim"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "learns"),
+    [
+        (["mse"], False),
+        (["mse", "losses.mse.region=all"], True),
+        (["mse", "losses.uniformity=0.1"], False),
+        (["mse", "losses.high_frequency=1.0"], False),
+        (["ls_gan_p"], True),
+    ],
+)
+def test_a_report_knows_whether_the_loss_ever_saw_visible_pixels(arguments: list[str], learns: bool) -> None:
+    assert learns_visible_pixels(debug_config(*arguments)) is learns
+
+
+@pytest.mark.parametrize("kind", ["grid", "block"])
+def test_other_kinds_of_masks_go_to_a_file_of_their_own(run: Path, kind: str) -> None:
+    report = evaluate(run, "--metrics", "l1", "--mask", kind, name=f"evaluate_mask_{kind}_metrics_l1")
+    assert (report["mask"]["kind"], report["mask"]["hidden_patches"]) == (kind, 12)
 
 
 def test_every_metric_has_a_label() -> None:

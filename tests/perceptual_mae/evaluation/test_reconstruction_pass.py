@@ -60,7 +60,9 @@ class Memory:
 
 def outside(images: Tensor, mask: Tensor) -> Reconstruction:
     """A generator that leaves the range."""
-    return Reconstruction((2 * images - 0.5,), (images,), mask, torch.zeros(1), GRID)
+    return Reconstruction(
+        (2 * images - 0.5,), (images,), mask=mask, tokens=torch.zeros(1), latent=torch.zeros(1), grid=GRID
+    )
 
 
 def perform(
@@ -121,7 +123,9 @@ def test_baselines_are_made_only_when_asked_for() -> None:
 
 def test_an_output_that_is_not_finite_stops_with_what_to_do() -> None:
     def broken(images: Tensor, mask: Tensor) -> Reconstruction:
-        return Reconstruction((images / 0,), (images,), mask, torch.zeros(1), GRID)
+        return Reconstruction(
+            (images / 0,), (images,), mask=mask, tokens=torch.zeros(1), latent=torch.zeros(1), grid=GRID
+        )
 
     with pytest.raises(UserError, match="not finite; score an earlier checkpoint"):
         perform(Numbered(2), range(2), reconstruct=broken)
