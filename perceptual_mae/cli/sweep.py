@@ -40,8 +40,8 @@ def run(
         console.print(f"{len(planned)} runs, {len(planned) - len(finished)} of them to go")
         return
     write_record(out, arguments, axes, seeds, {})
-    session = Session(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
-    session.run()
+    runner = Runner(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
+    runner.run()
     points = read_points(planned, metrics)
     table = to_markdown(points, metrics)
     write_atomically(out / "results.md", f"{table}\n")
@@ -53,14 +53,12 @@ def run(
     told.print(
         f"written to {out}: results.md, results.json{', curve.png' if axes else ''}; next: pmae compare {out}/*/"
     )
-    if session.failed:
-        told.print(
-            f"failed: {', '.join(session.failed)} (why: {out / 'sweep.json'}); the same command tries them again"
-        )
+    if runner.failed:
+        told.print(f"failed: {', '.join(runner.failed)} (why: {out / 'sweep.json'}); the same command tries them again")
         raise typer.Exit(FAILED)
 
 
-class Session:
+class Runner:
     """The cells that are run now. `ended` says by name how they did, `failed` names those that failed."""
 
     def __init__(self, planned: list[Planned], metrics: list[str], record: Any) -> None:

@@ -53,13 +53,12 @@ USUAL = {  # of `pmae evaluate`: heading, format, the paper's field and format
     "ms_ssim": ("MS-SSIM", ".3f", None, ""),
     "lpips_alex": ("LPIPS (alex)", ".3f", None, ""),
     "is": ("IS", ".2f", "inception_score", "#.3g"),
-    "inception_score": ("IS", ".2f", "inception_score", "#.3g"),
     "fid": ("FID", ".1f", "fid", ".1f"),
     "kid": ("KID", ".4f", None, ""),
 }
 """Scores by a network stand in the reports as name[network]."""
 
-PAPERS_FORM = ("l1", "psnr", "ssim", "inception_score", "fid")
+PAPERS_FORM = ("l1", "psnr", "ssim", "is", "fid")
 """What a table of whole reconstructions shows even where nobody has it yet."""
 
 
@@ -70,7 +69,7 @@ def evaluation_columns(entries: Sequence[Entry], region: str) -> list[Column]:
         is_papers = region == "raw" and not number  # the paper's numbers stand once
         found = [entry.scores[stem]["scores"].get(region, {}) for entry in entries if stem in entry.scores]
         said = {name: None for scores in found for name, value in scores.items() if _number(value) is not None}
-        bases = {"inception_score" if name == "is" else name for name in (each.partition("[")[0] for each in said)}
+        bases = {name.partition("[")[0] for name in said}
         names = [*said, *(name for name in PAPERS_FORM if is_papers and name not in bases)]
         for base, (heading, spec, published, published_spec) in USUAL.items():
             for name in dict.fromkeys(name for name in names if name.partition("[")[0] == base):

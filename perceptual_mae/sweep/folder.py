@@ -13,7 +13,7 @@ from perceptual_mae.sweep.grid import Axis, Cell
 
 RECORD = "sweep.json"
 MAY_DIFFER = ("data.root", "data.workers", "tracking")
-"""What may change from one session of a sweep to the next; what scores stand on may not, for finished runs stay."""
+"""What may change from one start of a sweep to the next; what scores stand on may not, for finished runs stay."""
 
 State = Literal["finished", "begun", "new"]
 
@@ -102,7 +102,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 def write_record(
     out: Path, base: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int], cells: dict[str, dict[str, Any]]
 ) -> None:
-    """Write sweep.json; `cells` says by name how those that were run have ended, earlier sessions' stay."""
+    """Write sweep.json; `cells` says by name how those that were run have ended, those of earlier starts stay."""
     before = read_record(out) or {}
     out.mkdir(parents=True, exist_ok=True)
     record = {

@@ -30,7 +30,10 @@ def test_the_papers_row_stands_below_its_method_and_below_no_other(tmp_path: Pat
 
 
 def test_scores_of_evaluate_stand_under_their_names_and_networks(tmp_path: Path):
-    report = evaluate({"l1": 0.1234, "psnr": 20.5, "fid[inception]": 33.25}, unavailable={"ssim": "too small"})
+    report = evaluate(
+        {"l1": 0.1234, "psnr": 20.5, "fid[inception]": 33.25},
+        unavailable={"ssim": "too small", "is[inception]": "too few"},
+    )
     rows, table = rows_of(
         compare([make_run(tmp_path / "a", scores={"evaluate": report})], title="t"), "Reconstruction: whole output"
     )
@@ -38,7 +41,7 @@ def test_scores_of_evaluate_stand_under_their_names_and_networks(tmp_path: Path)
     assert rows["MSE"]["FID [inception]"] == "33.2"
     assert rows["paper: MSE"]["FID [inception]"] == "42.7"
     assert rows["MSE"]["SSIM"] == "-"
-    assert "no SSIM: too small" in table.notes
+    assert table.notes == ["no SSIM: too small", "no IS: too few"]
 
 
 def test_missing_scores_are_dashes_with_the_command_that_makes_them(tmp_path: Path):
