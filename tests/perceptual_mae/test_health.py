@@ -16,6 +16,7 @@ TROUBLE = {
     "one_answer": {"variety": 0.05},
 }
 HEALTHY = {
+    "gradient_share/decoder/high_frequency": 0.1,
     "gradient_share/decoder/ms_ssim": 0.1,
     "discriminator/accuracy_real": 0.9,
     "discriminator/accuracy_fake": 0.9,

@@ -187,13 +187,6 @@ def test_shipped_layers_have_titles():
     assert all(layer.title and layer.expectation for layer in layers.list_recipes() + layers.list_methods())
 
 
-def test_every_value_of_a_shipped_layer_says_whose_it_is():
-    for layer in layers.list_recipes() + layers.list_methods():
-        for line in layer.path.read_text().splitlines():
-            if not line.startswith("#") and not line.endswith(":"):
-                assert any(f"  # {whose}" in line for whose in ("paper", "MAE", "ours")), f"{layer.path}: {line}"
-
-
 METHODS = [layer.name for layer in layers.list_methods()]
 
 

@@ -37,13 +37,14 @@ def test_a_term_reads_fields_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TERMS)
-def test_every_term_reaches_the_decoders_input_with_a_finite_gradient(name: str) -> None:
+def test_every_term_reaches_the_generators_ends_with_a_finite_gradient(name: str) -> None:
     trainer = debug_trainer("ls_gan_p", "generator.skips=true", "generator.rgb_heads=true")
     view = trainer.view(random_batches(2)[0], Moment(1, 1, 0.1))
     seen = trainer.look_again(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
     value = TERMS[name].function(*(getattr(seen, field) for field in TERMS[name].reads))
     assert value.ndim == 0
-    (gradient,) = torch.autograd.grad(value, seen.latent)
+    end = seen.latent if TERMS[name].acts_through_decoder else seen.tokens
+    (gradient,) = torch.autograd.grad(value, end)
     assert bool(gradient.isfinite().all())
     assert float(gradient.abs().sum()) > 0
 
@@ -62,7 +63,8 @@ def test_a_ramp_moves_the_weight_with_the_run() -> None:
 def test_terms_that_look_through_a_network_need_a_verdict_or_compare_images_say_so() -> None:
     assert {name for name, term in TERMS.items() if term.reads_features} == {"feature_matching", "style"}
     assert {name for name, term in TERMS.items() if term.reads_logits} == {"adversarial"}
-    assert {name for name, term in TERMS.items() if not term.compares_images} == {"l1", "mse"}
+    assert {name for name, term in TERMS.items() if not term.compares_images} == {"l1", "mse", "uniformity"}
+    assert {name for name, term in TERMS.items() if not term.acts_through_decoder} == {"uniformity"}
 
 
 def test_a_dead_head_is_refused() -> None:
