@@ -113,7 +113,9 @@ def test_without_paths_nothing_is_closed_and_training_mode_decides_nothing() -> 
     assert not torch.allclose(closed, training, atol=1e-3)
 
 
-def test_a_run_with_closed_paths_resumes_exactly_and_is_scored_without_them(tmp_path: Path) -> None:
+def test_a_run_with_closed_paths_resumes_exactly_and_is_scored_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = debug_config("mse", DROPS)
     whole = pretrain(config, tmp_path / "whole", quiet=True)
     seen = []
@@ -123,8 +125,8 @@ def test_a_run_with_closed_paths_resumes_exactly_and_is_scored_without_them(tmp_
         seen.append((torch.is_grad_enabled(), paths is not None))
         return original(self, images, mask, paths)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(MaskedAutoencoder, "forward", watched)
+    monkeypatch.setattr(MaskedAutoencoder, "forward", watched)
+    with monkeypatch.context() as patch:
         stop_at(patch, 1)
         with pytest.raises(Interrupted, match="after step 2"):
             pretrain(config, tmp_path / "parts", quiet=True)
