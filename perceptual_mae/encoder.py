@@ -112,7 +112,10 @@ class Encoder(nn.Module):
         tokens = torch.cat([class_token, embedded + patch_positions], dim=1)
         tapped = {0: tokens} if 0 in taps else {}
         pairs = self._pairs(grid, visible)
-        paths = None if paths is None else paths.to(tokens)
+        if paths is not None:
+            if paths.shape != (len(images), len(self.blocks), 2):
+                raise ValueError(f"expected paths ({len(images)}, {len(self.blocks)}, 2), got {tuple(paths.shape)}")
+            paths = paths.to(tokens)
         for number, block in enumerate(self.blocks, start=1):
             own = () if paths is None else (paths[:, number - 1],)
             tokens = block(tokens, *own, pairs=pairs)

@@ -113,6 +113,12 @@ def test_without_paths_nothing_is_closed_and_training_mode_decides_nothing() -> 
     assert not torch.allclose(closed, training, atol=1e-3)
 
 
+def test_paths_of_another_shape_are_refused() -> None:
+    generator = debug_trainer("mse").bare_generator
+    with pytest.raises(ValueError, match=r"expected paths \(2, 2, 2\), got \(2, 3, 2\)"):
+        generator(torch.rand(2, 3, 32, 32), torch.arange(16).expand(2, -1) < 12, torch.ones(2, 3, 2))
+
+
 def test_a_run_with_closed_paths_resumes_exactly_and_is_scored_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
