@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.decoder import Decoder
+from perceptual_mae.decoder import Decoder, DecoderAttention
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.heads import HeadForm, RgbHead
 from perceptual_mae.images import Pyramid, Size, patchify, pyramid, resolutions, unpatchify
@@ -27,7 +27,8 @@ class MaskedAutoencoder(nn.Module):
     """Masked autoencoder for images in [0, 1] of one size; `None` stands for the value of the chosen size.
 
     skips: encoder blocks feed decoder blocks (`skip_map`, `skip_projection`). rgb_heads: a pyramid instead of one image
-    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). Raises ValueError for
+    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). decoder_attention: all
+    tokens of the decoder look at each other (MAE), or each at the visible ones alone (CrossMAE). Raises ValueError for
     options that do not fit each other or the images.
     """
 
@@ -53,6 +54,7 @@ class MaskedAutoencoder(nn.Module):
         skip_projection: Literal["per_skip", "shared"] = "per_skip",
         head_form: HeadForm = "native",
         norm_pix: bool = False,
+        decoder_attention: DecoderAttention = "self",
     ) -> None:
         super().__init__()
         given = {
@@ -101,6 +103,7 @@ class MaskedAutoencoder(nn.Module):
             own_projections=skip_projection == "per_skip",
             levels=len(self.resolutions),
             head_form=head_form,
+            attention=decoder_attention,
         )
         self._native_heads = head_form == "native"
 

@@ -25,7 +25,8 @@ FLOORS = (
         "foreign_weights",
         "fetching",
     ),
-    ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
+    ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction")
+    + ("cross_attention",),
     ("generator",),
     ("comparison", "balance", "adversary", "gradients", "scalars"),
     ("objective", "data", "grids", "attention_maps", "choices"),
@@ -47,7 +48,7 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 TOUCH_ACCELERATE = {"trainer", "tracking", "evaluation", "snapshot", "assembly"}
-NETWORKS = {"vit", "loss_networks", "encoder", "decoder", "heads", "skips", "generator"}
+NETWORKS = {"vit", "loss_networks", "encoder", "decoder", "cross_attention", "heads", "skips", "generator"}
 
 
 def python_files() -> list[Path]:

@@ -20,6 +20,12 @@ OPTIONS = {
     "official": {"skips": True, "rgb_heads": True, "skip_projection": "shared", "head_form": "full"},
     "even": {"skips": True, "rgb_heads": True, "skip_map": "even"},
     "norm_pix": {"norm_pix": True},
+    "cross": {"decoder_attention": "cross"},
+    "cross_msg_mae": {"decoder_attention": "cross", "skips": True, "rgb_heads": True},
+    "cross_official": {
+        **{"decoder_attention": "cross", "skips": True, "rgb_heads": True},
+        **{"skip_projection": "shared", "head_form": "full"},
+    },
 }
 
 
@@ -255,8 +261,9 @@ def test_reconstruction_is_read_only():
         generator(*batch_for(generator)).grid = (1, 1)
 
 
-def test_latent_is_the_decoder_input_the_images_depend_on():
-    generator = build(**OPTIONS["msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae"])
+def test_latent_is_the_decoder_input_the_images_depend_on(options):
+    generator = build(**OPTIONS[options])
     images, mask = batch_for(generator)
     fake = generator(images, mask)
     for level in fake.pyramid:
@@ -267,8 +274,9 @@ def test_latent_is_the_decoder_input_the_images_depend_on():
     torch.testing.assert_close(hidden, expected)
 
 
-def test_generator_has_second_derivatives_for_path_length():
-    generator = build(**OPTIONS["msg_mae"]).double()
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae"])
+def test_generator_has_second_derivatives_for_path_length(options):
+    generator = build(**OPTIONS[options]).double()
     images, mask = batch_for(generator)
     with sdpa_kernel(SDPBackend.MATH):
         fake = generator(images.double(), mask)
@@ -292,8 +300,9 @@ def test_bfloat16_autocast_stays_close_and_returns_float32(options):
     assert all(level.dtype == torch.float32 for level in rounded.pyramid)
 
 
-def test_generator_works_wholly_in_bfloat16():
-    generator = build(**OPTIONS["msg_mae"]).bfloat16()
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae"])
+def test_generator_works_wholly_in_bfloat16(options):
+    generator = build(**OPTIONS[options]).bfloat16()
     fake = generator(*batch_for(generator))
     assert all(level.dtype == torch.float32 and level.isfinite().all() for level in fake.pyramid)
 
