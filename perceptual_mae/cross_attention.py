@@ -35,7 +35,7 @@ class CrossAttention(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """One pre-norm block on tokens (B, N, d): attention to visible tokens (B, M, d), which have a norm here, and MLP."""
+    """One pre-norm block on tokens (B, N, d): attention to visible tokens (B, M, d), normalised here, then an MLP."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()

@@ -26,8 +26,8 @@ class Decoder(nn.Module):
     """Transformer decoder of MAE; with `taps` and `levels` that of MSG-MAE.
 
     taps: encoder block for each decoder block from the second on, or none. levels: images to write, each half the size
-    of the one before. head_form: see `RgbHead`. attention: with "cross" (CrossMAE) each patch is a query, mask token plus
-    position, that looks at the visible tokens in every block and sees no other query; what a tap brings joins the
+    of the one before. head_form: see `RgbHead`. attention: with "cross" (CrossMAE) each patch is a query, mask token
+    plus position, that looks at the visible tokens in every block and sees no other query; what a tap brings joins the
     visible tokens of its block.
     """
 

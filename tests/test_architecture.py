@@ -25,8 +25,10 @@ FLOORS = (
         "foreign_weights",
         "fetching",
     ),
-    ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction")
-    + ("cross_attention",),
+    (
+        *("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes"),
+        *("reconstruction", "cross_attention"),
+    ),
     ("generator",),
     ("comparison", "balance", "adversary", "gradients", "scalars"),
     ("objective", "data", "grids", "attention_maps", "choices"),

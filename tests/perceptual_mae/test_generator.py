@@ -23,8 +23,11 @@ OPTIONS = {
     "cross": {"decoder_attention": "cross"},
     "cross_msg_mae": {"decoder_attention": "cross", "skips": True, "rgb_heads": True},
     "cross_official": {
-        **{"decoder_attention": "cross", "skips": True, "rgb_heads": True},
-        **{"skip_projection": "shared", "head_form": "full"},
+        "decoder_attention": "cross",
+        "skips": True,
+        "rgb_heads": True,
+        "skip_projection": "shared",
+        "head_form": "full",
     },
 }
 
