@@ -14,6 +14,7 @@ from perceptual_mae.config import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.trainer import Trainer
+from perceptual_mae.warm_start import WarmStart
 
 Value = TypeVar("Value")
 
@@ -42,10 +43,14 @@ def as_main_process(value: Value) -> Value:
     return shared
 
 
-def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.Timetable) -> Trainer:
-    """Return the trainer of a run at its first step."""
+def build_trainer(
+    config: RunConfig, accelerator: Accelerator, timetable: build.Timetable, start: WarmStart | None = None
+) -> Trainer:
+    """Return the trainer of a run at its first step; with `start` its encoder has the weights of another run's."""
     optimizer, training = config.optimizer, config.training
     generator = build.build_generator(config)
+    if start is not None:
+        start.load(generator.encoder)
     discriminator = build.build_discriminator(config)
     peak, betas = build.generator_adam(config)
     adversary = None

@@ -4,10 +4,12 @@ Options of data sets, maskings, the generator, discriminators and loss terms are
 keyword-only parameters of those classes and functions.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
@@ -55,12 +57,23 @@ class MaskingSection(Choice):
 
 
 class GeneratorSection(Options):
-    """Options of `MaskedAutoencoder`; those that other sections must fit are named here, their defaults are not."""
+    """Options of `MaskedAutoencoder`; those that other sections must fit are named here, their defaults are not.
+
+    `init_from` is the section's own: a run folder, a checkpoint or an exported encoder whose weights the encoder starts
+    with. A path is made absolute where it is read, so that a configuration means the same from any folder.
+    """
+
+    init_from: str | None = None
 
     size: str
     patch_size: int | None
     rgb_heads: bool
     norm_pix: bool
+
+    @field_validator("init_from")
+    @classmethod
+    def _make_absolute(cls, path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(Path(path).expanduser())
 
 
 class DiscriminatorSection(Choice):

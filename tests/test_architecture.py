@@ -36,7 +36,7 @@ FLOORS = (
     ("checks",),
     ("config",),
     ("build", "checkpoint", "folder", "tracking", "health", "interrupts", "optimizers", "summary"),
-    ("run",),
+    ("run", "warm_start"),
     ("trainer", "snapshot", "evaluation"),
     ("step_counts", "step_kinds", "step_parts"),
     ("assembly",),
