@@ -107,8 +107,8 @@ class Decoder(nn.Module):
         index = visible[..., None].expand(-1, -1, latent.shape[-1])
         seen = torch.cat([latent[:, :1], latent[:, 1:].gather(1, index)], dim=1)
         # Visible patches ask as hidden ones do: what stands in their places of the latent is looked at, no query.
-        queries = (self.mask_token + self.pos_embed[:, 1:]).to(latent.dtype)[0, visible]
-        tokens = torch.cat([latent[:, :1], latent[:, 1:].scatter(1, index, queries)], dim=1)
+        queries = (self.mask_token + self.pos_embed[:, 1:]).to(latent.dtype).expand(len(latent), -1, -1)
+        tokens = torch.cat([latent[:, :1], latent[:, 1:].scatter(1, index, queries.gather(1, index))], dim=1)
         outputs: list[Tensor] = []
         for number, block in enumerate(self.blocks):
             looked_at = seen

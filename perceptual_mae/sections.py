@@ -19,7 +19,7 @@ from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import Size
 from perceptual_mae.layers import BASE, nearest
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
-from perceptual_mae.masking import MASKINGS
+from perceptual_mae.masking import MASKINGS, watches_attention
 from perceptual_mae.mistakes import Mistake, RejectedError
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedule import Ramp, Weight, When
@@ -54,6 +54,17 @@ class MaskingSection(Choice):
     """Which patches are hidden; `ratio` is the hidden share."""
 
     ratio: Annotated[float, Field(ge=0, lt=1)] | Ramp = 0.75
+
+    @property
+    def watches_attention(self) -> bool:
+        """Whether masks depend on what the encoder in training looks at."""
+        return watches_attention(type(self).constructor)
+
+    @property
+    def of_held_out_images(self) -> "MaskingSection":
+        """This masking, or random where this one changes with the encoder: held-out images always have the same."""
+        plain = derive(MaskingSection, MASKINGS["random"], "random")
+        return plain.model_validate({"ratio": self.ratio}) if self.watches_attention else self
 
 
 class GeneratorSection(Options):
