@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.decoder import Decoder
+from perceptual_mae.decoder import Decoder, DecoderAttention
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.heads import HeadForm, RgbHead
 from perceptual_mae.images import Pyramid, Size, patchify, pyramid, resolutions, unpatchify
@@ -28,7 +28,8 @@ class MaskedAutoencoder(nn.Module):
     """Masked autoencoder for images in [0, 1] of one size; `None` stands for the value of the chosen size.
 
     skips: encoder blocks feed decoder blocks (`skip_map`, `skip_projection`). rgb_heads: a pyramid instead of one image
-    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). drop_path: the rate of
+    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). decoder_attention: all
+    tokens of the decoder look at each other (MAE), or each at the visible ones alone (CrossMAE). drop_path: the rate of
     stochastic depth in the last encoder block; who trains draws `paths` by it. Of both halves: qkv_bias, layer_scale
     (see `Block`), positions. Of the encoder: relative_positions (see `Pairs`); encoder_mask_tokens: it sees a token in
     place of each hidden patch. Raises ValueError for options that do not fit each other or the images.
@@ -58,6 +59,7 @@ class MaskedAutoencoder(nn.Module):
         skip_projection: Literal["per_skip", "shared"] = "per_skip",
         head_form: HeadForm = "native",
         norm_pix: bool = False,
+        decoder_attention: DecoderAttention = "self",
         qkv_bias: bool = True,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -120,10 +122,11 @@ class MaskedAutoencoder(nn.Module):
             own_projections=skip_projection == "per_skip",
             levels=len(self.resolutions),
             head_form=head_form,
+            attention=decoder_attention,
             qkv_bias=qkv_bias,
             layer_scale=layer_scale,
             positions=positions,
-            mask_token=not encoder_mask_tokens,
+            mask_token=not encoder_mask_tokens or decoder_attention == "cross",
         )
         # It is not the encoder's own, which would then carry a weight that whole images never need.
         token = nn.Parameter(0.02 * torch.randn(1, 1, chosen.width)) if encoder_mask_tokens else None
