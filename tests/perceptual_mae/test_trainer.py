@@ -395,7 +395,7 @@ def test_the_running_path_length_is_that_of_the_first_half_of_the_images() -> No
     trainer = debug_trainer("stylegan2_ada_p", "penalties.path_length.decay=1.0")
     sizes = []
     forward = trainer.bare_generator.forward
-    trainer.bare_generator.forward = lambda images, mask: (sizes.append(len(images)), forward(images, mask))[1]
+    trainer.bare_generator.forward = lambda images, *rest: (sizes.append(len(images)), forward(images, *rest))[1]
     first = trainer.step(random_batches(8), Moment(1, 4, 0.2))
     assert sizes == [8, 4]
     assert float(first["penalty/path_length"]) == 0  # nothing to compare with yet
