@@ -117,7 +117,6 @@ class Decoder(nn.Module):
 
         The class token is carried along so that heads find what they are used to; nothing reads its outputs.
         """
-        assert self.mask_token is not None
         index = visible[..., None].expand(-1, -1, latent.shape[-1])
         seen = torch.cat([latent[:, :1], latent[:, 1:].gather(1, index)], dim=1)
         assert self.mask_token is not None

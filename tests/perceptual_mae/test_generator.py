@@ -33,7 +33,6 @@ OPTIONS = {
     "even": {"skips": True, "rgb_heads": True, "skip_map": "even"},
     "norm_pix": {"norm_pix": True},
     "cross": {"decoder_attention": "cross"},
-    "cross_everything": {**EVERYTHING, "decoder_attention": "cross", "skips": True, "rgb_heads": True},
     "cross_msg_mae": {"decoder_attention": "cross", "skips": True, "rgb_heads": True},
     "cross_everything": {**EVERYTHING, "encoder_mask_tokens": False, "decoder_attention": "cross"},
     "cross_official": {
