@@ -25,25 +25,17 @@ def check_fractions(fractions: Fractions) -> None:
 def split_by_fractions(labels: Sequence[int], fractions: Fractions, seed: int) -> dict[str, list[int]]:
     """Return the indices of each split, ascending: disjoint, together all, a function of labels, fractions and seed.
 
-    Each class is shuffled by itself, then test and validation images are taken from the row of all classes at even
-    distances: every class gives its share up to rounding, and what rounding leaves over is made up by the next class.
+    Each class is shuffled by itself; then one image after the other, class by class, goes to the split that is furthest
+    behind its share. So every class gives its shares up to rounding, and the next class makes up for the remainder.
     """
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)
-    row: list[int] = []
+    splits: tuple[list[int], ...] = ([], [], [])
+    given = 0
     for label, indices in sorted(members.items()):
-        order = torch.randperm(len(indices), generator=stream("split", seed, label))
-        row += [indices[place] for place in order.tolist()]
-    test, rest = _take(row, fractions[2])
-    val, train = _take(rest, fractions[1] / (fractions[0] + fractions[1]))
-    return {name: sorted(found) for name, found in zip(SPLITS, (train, val, test), strict=True)}
-
-
-def _take(row: Sequence[int], share: float) -> tuple[list[int], list[int]]:
-    """Take a share of a row at even distances; return what was taken and what is left."""
-    taken, left = list[int](), list[int]()
-    for place, index in enumerate(row):
-        wanted = math.floor((place + 1) * share + 0.5) - math.floor(place * share + 0.5)
-        (taken if wanted else left).append(index)
-    return taken, left
+        for place in torch.randperm(len(indices), generator=stream("split", seed, label)).tolist():
+            given += 1
+            behind = [share * given - len(split) for share, split in zip(fractions, splits, strict=True)]
+            splits[behind.index(max(behind))].append(indices[place])
+    return {name: sorted(split) for name, split in zip(SPLITS, splits, strict=True)}
