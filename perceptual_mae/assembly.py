@@ -73,6 +73,7 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
         build.TrainingMasks(config, generator.grid),
         adversary,
         build.build_loss_networks(config, discriminator),
+        build.TrainingPaths(generator.drop_path, len(generator.encoder.blocks), training.seed),
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(config),

@@ -24,6 +24,7 @@ from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective import TERMS, Objective, WeightedTerm
 from perceptual_mae.randomness import stream, stream_seed
 from perceptual_mae.schedule import Moment, learning_rate, value_at
+from perceptual_mae.stochastic_depth import draw_paths
 
 Built = TypeVar("Built")
 
@@ -171,12 +172,23 @@ class TrainingMasks:
     def __call__(self, batch: Batch, moment: Moment) -> Tensor:
         masking, seed = self.config.masking, self.config.training.seed
         hidden = num_hidden(self.grid[0] * self.grid[1], value_at(masking.ratio, moment.progress))
-        draws = [
-            stream("mask", seed, one_pass, index)
-            for one_pass, index in zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
-        ]
         draw = partial(masking.constructor, **masking.options())
-        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, draws))
+        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, batch.draws("mask", seed)))
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """Draws a training batch's paths through the encoder: functions of (seed, pass over the data, sample index).
+
+    None where the rate is 0 and all are open.
+    """
+
+    rate: float
+    depth: int
+    seed: int
+
+    def __call__(self, batch: Batch) -> Tensor | None:
+        return draw_paths(self.rate, self.depth, batch.draws("drop path", self.seed)) if self.rate else None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from perceptual_mae.heads import HeadForm, RgbHead, head_block
 from perceptual_mae.images import Pyramid, Size, unpatchify
 from perceptual_mae.skips import Skip
-from perceptual_mae.vit import Block, LayerNorm, initialise, sincos_positions
+from perceptual_mae.vit import Block, LayerNorm, Positions, give_positions, initialise
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +21,11 @@ class Decoder(nn.Module):
     """Transformer decoder of MAE; with `taps` and `levels` that of MSG-MAE.
 
     taps: encoder block for each decoder block from the second on, or none. levels: images to write, each half the size
-    of the one before. head_form: see `RgbHead`.
+    of the one before. head_form: see `RgbHead`. mask_token: False where the encoder gives tokens for all patches.
     """
 
     pos_embed: Tensor
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -41,13 +42,19 @@ class Decoder(nn.Module):
         own_projections: bool = True,
         levels: int = 1,
         head_form: HeadForm = "native",
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        positions: Positions = "sincos",
+        mask_token: bool = True,
     ) -> None:
         super().__init__()
         self.grid, self.patch_size, self.taps = grid, patch_size, tuple(taps)
         self.embed = nn.Linear(encoder_width, width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.register_buffer("pos_embed", sincos_positions(grid, width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.register_parameter("mask_token", nn.Parameter(torch.empty(1, 1, width)) if mask_token else None)
+        give_positions(self, positions, grid, width)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale) for _ in range(depth)
+        )
         self.norm = LayerNorm(width)
         self.pred = nn.Linear(width, channels * patch_size**2)
         self.skips = nn.ModuleList(Skip(encoder_width, width, own_projection=own_projections) for _ in self.taps)
@@ -60,7 +67,8 @@ class Decoder(nn.Module):
                 *(levels, depth, levels),
             )
         self.apply(initialise)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> tuple[Pyramid, Tensor]:
         """Images in the generator's normalised space, largest first, and the decoder's input (B, 1+L, d).
@@ -84,6 +92,8 @@ class Decoder(nn.Module):
 
     def place(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """All tokens (B, 1+L, d): visible ones (B, 1+V, d) in their places, mask tokens elsewhere, plus positions."""
+        if self.mask_token is None:
+            return tokens + self.pos_embed
         index = visible[..., None].expand(-1, -1, tokens.shape[-1])
         hidden = self.mask_token.to(tokens.dtype).expand(len(tokens), self.grid[0] * self.grid[1], -1)
         return torch.cat([tokens[:, :1], hidden.scatter(1, index, tokens[:, 1:])], dim=1) + self.pos_embed

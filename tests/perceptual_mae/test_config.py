@@ -65,6 +65,7 @@ def test_the_quick_start_is_forty_thousand_images_of_ls_gan_p():
 def test_small_recipes_have_the_stated_sizes():
     fields = ("patch_size", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
     sizes = {"cifar10": (4, 192, 6, 3, 128, 4, 4), "stl10": (8, 192, 8, 6, 128, 5, 4)}
+    sizes |= {"cifar10_kth_small": (4, 128, 3, 4, 64, 1, 4), "cifar10_kth_medium": (4, 256, 4, 4, 128, 2, 4)}
     for recipe, size in sizes.items():
         options = load_config([recipe]).generator.options()
         assert tuple(options[field] for field in fields) == size
