@@ -16,6 +16,7 @@ from perceptual_mae.pretraining import pretrain
 # width, blocks, heads of the encoder, then of the decoder (METHOD: the studies' texts and code)
 SIZES = {
     "art_model_1": (384, 6, 6, 256, 2, 4),
+    "art_model_2": (192, 12, 3, 192, 4, 3),
     "art_model_3": (192, 12, 3, 512, 8, 16),
     "stl10_improved_mae": (192, 8, 6, 128, 4, 4),
 }
@@ -42,6 +43,8 @@ def test_a_studys_recipe_has_its_exact_size(recipe: str) -> None:
     with torch.device("meta"):
         generator = build.build_generator(config)
     expected = trainable(width, depth, decoder_width, decoder_depth)
+    if recipe == "art_model_2":  # learned positions of 196 patches and the class token, no bias at q, k and v
+        expected += 197 * (192 + 192) - 3 * 192 * (12 + 4)
     assert count_parameters(generator)[0] == expected
     options = config.generator.options()
     assert (options["heads"], options["decoder_heads"], options["patch_size"]) == (heads, decoder_heads, 16)
