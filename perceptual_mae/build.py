@@ -162,18 +162,30 @@ def build_evaluation_transform(config: RunConfig) -> EvaluationTransform:
     return EvaluationTransform(config.data.size, config.data.eval_resize)
 
 
+Look = Callable[[Batch], Tensor]
+"""What the encoder's class token looks at in the patches of a batch's whole images, (B, L), without gradient."""
+
+
 @dataclass(frozen=True)
 class TrainingMasks:
-    """Draws a training batch's masks: functions of (seed, pass over the data, sample index) and the ratio in force."""
+    """Draws a training batch's masks: functions of (seed, pass over the data, sample index) and the ratio in force.
+
+    `look` is asked for the encoder's attention where the masking needs it, and never otherwise.
+    """
 
     config: RunConfig
     grid: Size
+    look: Look | None = None
 
     def __call__(self, batch: Batch, moment: Moment) -> Tensor:
         masking, seed = self.config.masking, self.config.training.seed
         hidden = num_hidden(self.grid[0] * self.grid[1], value_at(masking.ratio, moment.progress))
         draw = partial(masking.constructor, **masking.options())
-        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, batch.draws("mask", seed)))
+        attention = None
+        if masking.watches_attention:
+            assert self.look is not None, f"masking {masking.kind} needs an encoder to look through"
+            attention = self.look(batch).cpu()
+        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, batch.draws("mask", seed), attention))
 
 
 @dataclass(frozen=True)
@@ -201,7 +213,7 @@ class FixedMasks:
     ratio: float
 
     def __call__(self, batch: Batch) -> Tensor:
-        masking = self.config.masking
+        masking = self.config.masking.of_held_out_images
         hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
         draws = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
         return draw_masks(partial(masking.constructor, **masking.options()), self.grid, hidden, draws)

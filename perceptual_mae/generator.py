@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.decoder import Decoder
+from perceptual_mae.decoder import Decoder, DecoderAttention
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.heads import HeadForm, RgbHead
 from perceptual_mae.images import Pyramid, Size, patchify, pyramid, resolutions, unpatchify
@@ -31,7 +31,8 @@ class MaskedAutoencoder(nn.Module):
     (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). drop_path: the rate of
     stochastic depth in the last encoder block; who trains draws `paths` by it. Of both halves: qkv_bias, layer_scale
     (see `Block`), positions. Of the encoder: relative_positions (see `Pairs`); encoder_mask_tokens: it sees a token in
-    place of each hidden patch. Raises ValueError for options that do not fit each other or the images.
+    place of each hidden patch. decoder_attention: all tokens of the decoder look at each other (MAE), or each at the
+    visible ones alone (CrossMAE). Raises ValueError for options that do not fit each other or the images.
     """
 
     mask_token: nn.Parameter | None
@@ -64,6 +65,7 @@ class MaskedAutoencoder(nn.Module):
         positions: Positions = "sincos",
         relative_positions: bool = False,
         encoder_mask_tokens: bool = False,
+        decoder_attention: DecoderAttention = "self",
     ) -> None:
         super().__init__()
         given = {
@@ -124,6 +126,7 @@ class MaskedAutoencoder(nn.Module):
             layer_scale=layer_scale,
             positions=positions,
             mask_token=not encoder_mask_tokens,
+            attention=decoder_attention,
         )
         # It is not the encoder's own, which would then carry a weight that whole images never need.
         token = nn.Parameter(0.02 * torch.randn(1, 1, chosen.width)) if encoder_mask_tokens else None

@@ -151,6 +151,11 @@ class LayerScale(nn.Module):
         return tokens * self.gamma
 
 
+def scale_of(width: int, initial: float | None) -> nn.Module:
+    """Return the `LayerScale` of a branch, or nothing in its place."""
+    return nn.Identity() if initial is None else LayerScale(width, initial)
+
+
 class Block(nn.Module):
     """One pre-norm transformer block on tokens (B, N, D); `grid` and `pairs`: see `Attention`.
 
@@ -171,10 +176,10 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, heads, qkv_bias=qkv_bias, grid=grid)
-        self.ls1: nn.Module = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.ls1 = scale_of(width, layer_scale)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
-        self.ls2: nn.Module = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.ls2 = scale_of(width, layer_scale)
 
     def forward(self, tokens: Tensor, paths: Tensor | None = None, *, pairs: Pairs | None = None) -> Tensor:
         if paths is None:

@@ -247,6 +247,16 @@ def test_methods_of_fixed_networks_ask_for_their_weights_by_key():
             assert f"losses.{term}.network.weights: cannot be built: {kind} has no weights; set `weights`" in line
 
 
+def test_a_teacher_is_named_with_its_layers_and_asked_for_its_weights_by_key():
+    with pytest.raises(UserError) as caught:
+        load_config(["quickstart", "teacher_p"])
+    place = "losses.feature_matching.network"
+    assert f"{place}.weights: cannot be built: squeezenet1_1 has no weights; set `weights`" in str(caught.value)
+    named = [f"{place}.{option}" for option in ("name=resnet18", "layers=[layer1]", "weights=random")]
+    network = load_config(["quickstart", "teacher_p", *named]).losses.networks()["feature_matching"]
+    assert (network.kind, network.options()["name"], network.options()["layers"]) == ("named", "resnet18", ("layer1",))
+
+
 def test_the_authors_weights_and_schedule_are_the_published_ones():
     config = load_config(["imagenet", "official_code"])
     weights = {name: term.weight for name, term in config.losses.items()}

@@ -22,6 +22,16 @@ def test_it_trains_with_1_2_3_and_5_images_in_odd_and_even_epochs(method: str) -
         assert all(torch.isfinite(value) for value in scalars.values())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_with_a_decoder_of_cross_attention(method: str) -> None:
+    trainer = debug_trainer(method, "generator.decoder_attention=cross")
+    before = {name: value.clone() for name, value in trainer.bare_generator.named_parameters()}
+    for step, batch_size in enumerate((1, 3)):
+        scalars = trainer.step(random_batches(batch_size), Moment(1 + step, 8 + step, 0.5))
+        assert all(torch.isfinite(value) for value in scalars.values())
+    assert [name for name, value in trainer.bare_generator.named_parameters() if torch.equal(value, before[name])] == []
+
+
 @pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
 def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_one(method: str, tmp_path: Path) -> None:
     """The authors' checkpoints of adversarial runs load nothing downstream, without a word."""

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perceptual_mae.generator import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify, resolutions
-from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random
+from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, watches_attention
 from perceptual_mae.randomness import stream
 
 TINY = {"width": 32, "depth": 4, "heads": 4, "decoder_width": 16, "decoder_depth": 4, "decoder_heads": 2}
@@ -32,6 +32,16 @@ OPTIONS = {
     "official": {"skips": True, "rgb_heads": True, "skip_projection": "shared", "head_form": "full"},
     "even": {"skips": True, "rgb_heads": True, "skip_map": "even"},
     "norm_pix": {"norm_pix": True},
+    "cross": {"decoder_attention": "cross"},
+    "cross_msg_mae": {"decoder_attention": "cross", "skips": True, "rgb_heads": True},
+    "cross_everything": {**EVERYTHING, "encoder_mask_tokens": False, "decoder_attention": "cross"},
+    "cross_official": {
+        "decoder_attention": "cross",
+        "skips": True,
+        "rgb_heads": True,
+        "skip_projection": "shared",
+        "head_form": "full",
+    },
 }
 
 
@@ -143,7 +153,8 @@ def test_visible_pixels_do_influence_the_prediction():
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_visible_tokens_return_to_their_places(kind):
     generator = build(patch_size=4)
-    mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)])
+    looked_at = torch.rand(3, 64) if watches_attention(MASKINGS[kind]) else None
+    mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)], looked_at)
     visible = (~mask).nonzero()[:, 1].view(3, -1)
     tokens = torch.randn(3, 1 + visible.shape[1], 16)
     placed = generator.decoder.place(tokens, visible) - generator.decoder.pos_embed
@@ -294,8 +305,9 @@ def test_reconstruction_is_read_only():
         generator(*batch_for(generator)).grid = (1, 1)
 
 
-def test_latent_is_the_decoder_input_the_images_depend_on():
-    generator = build(**OPTIONS["msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae"])
+def test_latent_is_the_decoder_input_the_images_depend_on(options):
+    generator = build(**OPTIONS[options])
     images, mask = batch_for(generator)
     fake = generator(images, mask)
     for level in fake.pyramid:
@@ -306,7 +318,7 @@ def test_latent_is_the_decoder_input_the_images_depend_on():
     torch.testing.assert_close(hidden, expected)
 
 
-@pytest.mark.parametrize("options", ["msg_mae", "everything_msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae", "everything_msg_mae"])
 def test_generator_has_second_derivatives_for_path_length(options):
     generator = build(**OPTIONS[options]).double()
     images, mask = batch_for(generator)
@@ -332,7 +344,7 @@ def test_bfloat16_autocast_stays_close_and_returns_float32(options):
     assert all(level.dtype == torch.float32 for level in rounded.pyramid)
 
 
-@pytest.mark.parametrize("options", ["msg_mae", "everything_msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae", "everything_msg_mae"])
 def test_generator_works_wholly_in_bfloat16(options):
     generator = build(**OPTIONS[options]).bfloat16()
     fake = generator(*batch_for(generator), torch.ones(2, 4, 2))
@@ -386,6 +398,7 @@ def test_images_and_masks_that_do_not_fit_are_refused(images, mask, message):
         ({"size": (32, 32), "channels": 0}, "channels"),
         ({"layer_scale": 0.0}, "generator.layer_scale must be above 0, got 0; null switches it off"),
         ({"drop_path": 1.0}, "generator.drop_path must be at least 0 and below 1, got 1"),
+        ({"decoder_attention": "cross", "encoder_mask_tokens": True}, "no hidden patches to ask for; give up one"),
         ({"positions": "sine"}, "unknown generator.positions 'sine'; choose from: sincos, learned"),
     ],
 )

@@ -11,6 +11,7 @@ from perceptual_mae.schedule import Moment
 SEQUENTIAL = "training.order=sequential"
 METHODS = {
     "mse": ["mse"],
+    "attention": ["mse", "masking.kind=attention"],
     "ls_gan_p": ["ls_gan_p", SEQUENTIAL],
     "msg_gan_p": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", SEQUENTIAL],
     "snapshot": ["ls_gan_p", *(f"losses.{term}.network={{kind: snapshot, every: 2}}" for term in PERCEPTUAL)],
