@@ -25,6 +25,9 @@ DEFAULT_KEYS = (
     "gradient_share.decoder.style",
 )
 
+INCHES_A_LETTER, INCHES_A_LINE = 0.075, 0.17
+"""Of the legend, at most; the figure grows with its lines."""
+
 
 def series(run: Run, key: str) -> tuple[list[float], list[float]]:
     """Return images seen and values of a key, in order."""
@@ -44,7 +47,8 @@ def draw(runs: dict[str, Run], keys: list[str], out: Path) -> None:
     """Write the figure: a panel a key, a line a run."""
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
-    figure = new_figure(4.2 * columns, 3 * rows)
+    entries = max(1, int(4.2 * columns / (0.6 + INCHES_A_LETTER * max(map(len, runs)))))
+    figure = new_figure(4.2 * columns, 3 * rows + INCHES_A_LINE * -(-len(runs) // entries))
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, key in zip(panels.flat, keys, strict=False):
         for number, (name, run) in enumerate(runs.items()):
@@ -61,7 +65,8 @@ def draw(runs: dict[str, Run], keys: list[str], out: Path) -> None:
         panel.set_visible(False)
     labelled = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in panels.flat]
     handles = {label: line for pairs in labelled for line, label in pairs}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(6, len(handles)), fontsize=8)
+    ncols = min(entries, len(handles))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, fontsize=8)
     save_figure(figure, out)
 
 

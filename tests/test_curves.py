@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -84,3 +85,21 @@ def test_a_figure_shows_what_each_run_logged_over_the_images_it_saw(tmp_path: Pa
     SCRIPT["draw"](runs, ["evaluation.psnr_masked", "raw.l1"], tmp_path / "figures/curves.png")
     with Image.open(tmp_path / "figures/curves.png") as figure:
         assert figure.width > figure.height
+
+
+@pytest.mark.parametrize("panels", [1, 3])
+def test_a_legend_of_long_names_stays_inside_the_figure(
+    panels: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setitem(SCRIPT["draw"].__globals__, "save_figure", lambda figure, out: figures.append(figure))
+    runs = {f"orders_WWW_gan_p_sequential_{number}": Run(finished) for number in range(8)}
+    SCRIPT["draw"](runs, ["raw.mse", "total", "variety"][:panels], tmp_path / "curves.png")
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 8
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
+    assert 0 <= box.y0 <= box.y1 <= figure.bbox.height
+    assert all(panel.get_window_extent().height > 0.4 * figure.bbox.height for panel in figure.axes)

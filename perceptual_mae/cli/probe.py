@@ -1,4 +1,4 @@
-"""`pmae probe`: how well a linear map reads labels from a frozen encoder."""
+"""`pmae probe`: how well a linear map, or a small head, reads labels from a frozen encoder."""
 
 from pathlib import Path
 
@@ -9,14 +9,15 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.layer_map import draw_layer_map
 from perceptual_mae.evaluation.opening import open_run
 from perceptual_mae.evaluation.probe import ProbeOptimizer
-from perceptual_mae.evaluation.representation import Protocol, probe_run
+from perceptual_mae.evaluation.representation import Head, Protocol, probe_run
 from perceptual_mae.evaluation.score_tables import probe_table
 
 
 def run(
     scored: Scored,
     *,
-    protocol: Protocol,
+    protocol: Protocol | None,
+    head: Head | None,
     optimizer: ProbeOptimizer | None,
     seeds: str | None,
     epochs: int | None,
@@ -26,6 +27,7 @@ def run(
     out: Path | None,
 ) -> None:
     """Probe a run, write the scores beside it (or to `out`) and print their table."""
+    protocol, head = settle(protocol, head)
     chosen = numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
     check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
     check_out(out)
@@ -37,6 +39,7 @@ def run(
             opened.accelerator,
             protocol=protocol,
             optimizer=optimizer or "lbfgs",
+            head=head,
             seeds=chosen,
             epochs=epochs,
             batch_size=batch_size,
@@ -45,12 +48,20 @@ def run(
             ema=scored.ema,
             watch=watch,
         )
-    name = "probe_layers" if layers else f"probe_{protocol}"
+    name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
     written = out or opened.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")
     if layers and opened.is_main_process:
         title = f"{report['run']}, {report['data']}, {report['train_images']} training images"
         draw_layer_map(report["scores"]["encoder"], written.with_suffix(".png"), title=title)
     finish(opened, report, probe_table, written)
+
+
+def settle(protocol: Protocol | None, head: Head | None) -> tuple[Protocol, Head]:
+    """Return protocol and head, each decided by the other where it was not asked for."""
+    if head in ("dense", "mlp") and protocol not in (None, "kth"):
+        raise UserError(f"--head {head} is trained by --protocol kth alone; leave out --protocol {protocol}")
+    protocol = protocol or ("kth" if head in ("dense", "mlp") else "cached")
+    return protocol, head or ("mlp" if protocol == "kth" else "linear")
 
 
 def check_options(
@@ -65,7 +76,8 @@ def check_options(
     if protocol != "cached" and optimizer is not None:
         raise UserError(f"--protocol {protocol} has its own optimiser; leave out --optimizer")
     if protocol != "cached" and layers:
-        raise UserError(f"--layers probes cached features; leave out --protocol {protocol}")
+        asked = "--protocol kth and --head" if protocol == "kth" else f"--protocol {protocol}"
+        raise UserError(f"--layers probes cached features; leave out {asked}")
     if layers and baselines:
         raise UserError("--layers maps the run's own encoder; leave out --baselines")
     if protocol == "cached" and optimizer in (None, "lbfgs") and (epochs or batch_size):

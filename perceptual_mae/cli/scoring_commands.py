@@ -25,18 +25,30 @@ def probe_command(
     folder: Folder,
     overrides: DataKeys = None,
     protocol: Annotated[
-        Literal["cached", "mae", "paper"],
-        typer.Option(help="cached: features once, settings chosen on a part of train; mae, paper: augmented images."),
-    ] = "cached",
+        Literal["cached", "mae", "paper", "kth"] | None,
+        typer.Option(
+            help="cached: features once, settings chosen on a part of train; mae, paper: augmented images; "
+            "kth: features once, nothing chosen, scored on train, too; none: cached, or what --head needs."
+        ),
+    ] = None,
+    head: Annotated[
+        Literal["linear", "dense", "mlp"] | None,
+        typer.Option(
+            help="linear: BatchNorm, linear; dense, mlp: LayerNorm, linear or MLP, by kth; none: linear, mlp of kth."
+        ),
+    ] = None,
     optimizer: Annotated[
         Literal["lbfgs", "sgd", "lars"] | None, typer.Option(help="Of the cached protocol; none: lbfgs.")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Seeds of the probe; none: 0,1,2 if cached, else 0.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of sgd, lars, mae and paper; none: 90.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of sgd, lars, mae and paper (none: 90), kth (50).")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Batch of sgd and lars (none: 256), mae and paper (none: as published).")
+        int | None,
+        typer.Option(min=2, help="Batch of sgd and lars (none: 256), kth (64), mae and paper (as published)."),
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Probe every block, and draw the map.")] = False,
     baselines: Baselines = False,
@@ -54,6 +66,7 @@ def probe_command(
     run(
         Scored(folder, overrides or [], data, split, limit, test_limit, ema),
         protocol=protocol,
+        head=head,
         optimizer=optimizer,
         seeds=seeds,
         epochs=epochs,

@@ -1,4 +1,4 @@
-"""A folder of one's own images: flat or with class folders, split by folders, by name, or by a seeded share."""
+"""A folder of one's own images: flat or with class folders, split by folders, by name, or by seeded shares."""
 
 import logging
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data.dataset import check_split
+from perceptual_mae.data.splitting import Fractions, check_fractions, split_by_fractions
 from perceptual_mae.data.tree import ImageTree, check_root, class_names, find_folder
 from perceptual_mae.errors import UserError
 from perceptual_mae.randomness import stream
@@ -29,7 +30,8 @@ class ImageFolder:
     folders `val` and `test` (relative to `root`), else those with a usual name (val, valid, validation; test, testing),
     else a seeded share `holdout` of the training images, which "train" then lacks. Without a number, `holdout` is 0.05
     for a root with no split folder at all, so that a plain folder of photographs works, and 0 otherwise. Two options
-    may name the same folder (`test: val` where there are only train and val).
+    may name the same folder (`test: val` where there are only train and val). `split_fractions` instead are the shares
+    of train, val and test in a root without split folders, the same in every class (see `split_by_fractions`).
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ImageFolder:
         val: str | None = None,
         test: str | None = None,
         holdout: float | None = None,
+        split_fractions: tuple[float, float, float] | None = None,
         seed: int = 0,
     ) -> None:
         check_split(split)
@@ -49,6 +52,8 @@ class ImageFolder:
         train_folder = find_folder(folder, FOLDER_NAMES["train"])
         held_out = {"val": _split_folder(folder, "val", val), "test": _split_folder(folder, "test", test)}
         others = [path for path in held_out.values() if path is not None]
+        if split_fractions is not None:
+            _check_whole(folder, split_fractions, holdout, [train_folder, *others])
         if holdout is None:
             holdout = 0.0 if train_folder or others else SHARE_WITHOUT_FOLDERS
         source = train_folder or folder
@@ -64,7 +69,14 @@ class ImageFolder:
         else:
             self._tree = ImageTree(source, exclude=others)
             without_folder = [name for name, path in held_out.items() if path is None]
-            self._indices = _shares(len(self._tree), holdout, without_folder, seed)[split]
+            if split_fractions is None:
+                shares = _shares(len(self._tree), holdout, without_folder, seed)
+            else:
+                labels = [self._tree.label(index) for index in range(len(self._tree))]
+                shares = split_by_fractions(labels, split_fractions, seed)
+            self._indices = shares[split]
+            if not self._indices:
+                raise UserError(f"data.split_fractions leaves no {split} image of {len(self._tree)}; change it")
         self.classes: tuple[str, ...] = self._tree.classes
 
     def __len__(self) -> int:
@@ -88,6 +100,17 @@ def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
     if not folder.is_dir():
         raise UserError(f"data.{split}: {folder} is not a folder; give a path, absolute or relative to data.root")
     return folder
+
+
+def _check_whole(root: Path, fractions: Fractions, holdout: float | None, split_folders: Sequence[Path | None]) -> None:
+    check_fractions(fractions)
+    if holdout is not None:
+        raise UserError("data.holdout and data.split_fractions both say what is held out; set one of them to null")
+    if found := [path.name for path in split_folders if path is not None]:
+        raise UserError(
+            f"data.split_fractions: {root} is split by its folders {', '.join(found)}; set it to null, or data.root to "
+            "a folder that is whole"
+        )
 
 
 def _shares(num_images: int, holdout: float, without_folder: Sequence[str], seed: int) -> dict[str, list[int]]:

@@ -68,7 +68,8 @@ def with_images(config: RunConfig, data: str | None, overrides: Sequence[str], s
     root = Path(data).expanduser()
     own = config.data.options().get("root") if config.data.kind == "image_folder" else None
     is_own = own is not None and Path(own).expanduser().resolve() == root.resolve()
-    said = any(override.startswith((f"data.{split}=", "data.holdout=", "data.root=")) for override in overrides)
+    says_split = (f"data.{split}=", "data.holdout=", "data.split_fractions=", "data.root=")
+    said = any(override.startswith(says_split) for override in overrides)
     if is_own or said or not root.is_dir() or find_folder(root, FOLDER_NAMES[split]):
         return changed
     return with_data(config, data, [*overrides, f"data.{split}=."])

@@ -2,22 +2,27 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from accelerate import Accelerator
 
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation import trained_heads
 from perceptual_mae.evaluation.features import Extractor, Features, Watch, ignore, layer_features
 from perceptual_mae.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.online_probe import CROP_SCALE, RECIPES, Recipe, score_heads, train_probe
-from perceptual_mae.evaluation.probe import BATCH_SIZE, EPOCHS, HELD_OUT, ProbeOptimizer, linear_probe
+from perceptual_mae.evaluation.probe import BATCH_SIZE, EPOCHS, HELD_OUT, ProbeOptimizer, ProbeResult, linear_probe
 from perceptual_mae.evaluation.provenance import describe
 from perceptual_mae.evaluation.subjects import both_splits, extract, open_generator, subjects, uses_ema
+from perceptual_mae.evaluation.trained_heads import HeadScores, train_and_score
 from perceptual_mae.run import Run
 
-Protocol = Literal["cached", "mae", "paper"]
+Protocol = Literal["cached", "mae", "paper", "kth"]
+Head = Literal["linear", "dense", "mlp"]
+AGREEMENT = "no accuracy: the share of equal entries of one-hot vectors over K classes, 1 - 2/K (1 - top-1)"
 FEWEST_IMAGES = 3
 """One to choose by, two to fit."""
 Scores = dict[str, dict[str, Any]]
@@ -31,6 +36,7 @@ def probe_run(
     *,
     protocol: Protocol = "cached",
     optimizer: ProbeOptimizer = "lbfgs",
+    head: Head = "linear",
     seeds: Sequence[int] = (0, 1, 2),
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -42,9 +48,12 @@ def probe_run(
     """Return linear-probe accuracies of a run's encoder with everything they stand on.
 
     `cached` computes features once and tries settings on a held-out part of train; `mae` and `paper` train on augmented
-    images with published settings. `layers` probes every block (cached only). `baselines` adds the run's encoder before
-    training, and pixels. With several processes only the main one has scores.
+    images with published settings; `kth` trains the `head` on features computed once, with the KTH study's settings,
+    and scores it on train, too (other protocols have the linear head alone). `layers` probes every block (cached only).
+    `baselines` adds the run's encoder before training, and pixels. With several processes only the main one has scores.
     """
+    if head != "linear" and protocol != "kth":
+        raise ValueError(f"a {head} head is trained by the protocol 'kth', not by '{protocol}'")
     if len(data.train) < FEWEST_IMAGES:
         raise UserError(f"{len(data.train)} training images are too few for a probe; give {FEWEST_IMAGES} or more")
     generator = open_generator(run, accelerator, ema)
@@ -59,6 +68,10 @@ def probe_run(
         if optimizer != "lbfgs":
             options |= {"epochs": epochs or EPOCHS, "batch_size": batch_size or BATCH_SIZE}
         report |= {**options, "augmentation": None}
+    elif protocol == "kth":
+        options = {"head": head, "epochs": epochs or trained_heads.EPOCHS}
+        options |= {"batch_size": batch_size or trained_heads.BATCH_SIZE}
+        report |= {**options, "augmentation": None, "one_hot_agreement": AGREEMENT}
     else:
         recipe = RECIPES[protocol]
         options = {"epochs": epochs or recipe.epochs, "batch_size": batch_size or recipe.usual_batch(len(data.train))}
@@ -66,12 +79,13 @@ def probe_run(
         report |= {**options, "augmentation": augmentation}
     scores: Scores = {}
     for name, extractor in extractors.items():
-        if protocol == "cached":
-            train, test = both_splits(extractor, data, accelerator, name, watch)
-            report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
-            scores[name] = _probe_cached(train, test, data, accelerator, seeds, options, name, watch)
-        else:
+        if protocol in RECIPES:
             scores[name] = _probe_online(extractor, data, accelerator, seeds, RECIPES[protocol], options, name, watch)
+            continue
+        train, test = both_splits(extractor, data, accelerator, name, watch)
+        report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
+        fit = partial(linear_probe if protocol == "cached" else train_and_score, **options)
+        scores[name] = _probe_features(train, test, data, accelerator, seeds, fit, name, watch)
     return report | {"scores": scores}
 
 
@@ -125,13 +139,13 @@ def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _probe_cached(
+def _probe_features(
     train: Features,
     test: Features,
     data: LabelledData,
     accelerator: Accelerator,
     seeds: Sequence[int],
-    options: Mapping[str, Any],
+    fit: Callable[..., ProbeResult | HeadScores],
     name: str,
     watch: Watch,
 ) -> dict[str, Any]:
@@ -142,17 +156,23 @@ def _probe_cached(
         results = []
         for seed in seeds:
             watch(f"{name}, fitting", fits, len(train.named) * len(seeds))
-            results.append(
-                linear_probe(
-                    features, labels, test_features, test_labels, num_classes=data.num_classes, seed=seed, **options
-                )
-            )
+            results.append(fit(features, labels, test_features, test_labels, num_classes=data.num_classes, seed=seed))
             fits += 1
-        scores[key] = summarise([result.accuracy for result in results]) | {
-            "chosen": [result.probe.chosen for result in results],
-            "held_out_accuracy": [round(result.probe.tried[result.probe.chosen], 5) for result in results],
-        }
+        scores[key] = summarise([result.accuracy for result in results]) | _further(results)
     return scores
+
+
+def _further(results: Sequence[ProbeResult | HeadScores]) -> dict[str, Any]:
+    """Return what is told beside the accuracies on test: what was chosen, or accuracies on train and agreements."""
+    if probes := [result.probe for result in results if isinstance(result, ProbeResult)]:
+        held_out = [round(probe.tried[probe.chosen], 5) for probe in probes]
+        return {"chosen": [probe.chosen for probe in probes], "held_out_accuracy": held_out}
+    heads = [result for result in results if isinstance(result, HeadScores)]
+    agreements = {"test": [one.agreement for one in heads], "train": [one.train_agreement for one in heads]}
+    return {
+        "train": summarise([one.train_accuracy for one in heads]),
+        "one_hot_agreement": {part: round(math.fsum(found) / len(found), 5) for part, found in agreements.items()},
+    }
 
 
 def _probe_online(

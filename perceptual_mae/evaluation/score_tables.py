@@ -10,6 +10,8 @@ def probe_table(report: Mapping[str, Any]) -> str:
     """Return top-1 accuracies in %, mean and deviation over seeds; a layer map has a row for each block."""
     if report["protocol"] == "layers":
         return _layer_table(report["scores"]["encoder"])
+    if report["protocol"] == "kth":
+        return _two_readings(report)
     names = _names(report["scores"])
     rows = [
         [subject, *(_cell(found[name]) if name in found else "" for name in names)]
@@ -49,6 +51,28 @@ def _layer_table(found: Mapping[str, Any]) -> str:
     blocks = sorted({int(name.partition("/")[2]) for name in found})
     rows = [[f"block {block}", _cell(found[f"class/{block}"]), _cell(found[f"mean/{block}"])] for block in blocks]
     return markdown_table(["top-1, %", COLUMNS["class"], COLUMNS["mean"]], rows)
+
+
+def _two_readings(report: Mapping[str, Any]) -> str:
+    """Return top-1 accuracies on test and train, and below each the one-hot agreement with what it is."""
+    names, classes = _names(report["scores"]), report["classes"]
+    header = [
+        f"{report['head']} head, %",
+        *(f"{COLUMNS[name]}, {part}" for name in names for part in ("test", "train")),
+    ]
+    rows = []
+    for subject, found in report["scores"].items():
+        top1, agreed = [f"{subject}: top-1 accuracy"], [f"{subject}: one-hot agreement *"]
+        for name in names:
+            score = found.get(name)
+            top1 += [_cell(score), _cell(score["train"])] if score else ["", ""]
+            agreed += [f"{100 * score['one_hot_agreement'][part]:.2f}" if score else "" for part in ("test", "train")]
+        rows += [top1, agreed]
+    return (
+        f"{markdown_table(header, rows)}\n\n* no accuracy: equal entries of one-hot vectors over {classes} classes, "
+        f"1 - 2/{classes} (1 - top-1); one guess for all images of balanced classes reads "
+        f"{100 * (1 - 2 / classes * (1 - 1 / classes)):.2f}"
+    )
 
 
 def _names(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:

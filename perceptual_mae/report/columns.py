@@ -105,6 +105,11 @@ def representation_columns(entries: Sequence[Entry]) -> list[Column]:
             command = "pmae probe" + (f" --protocol {protocol}" if protocol in ("mae", "paper") else "")
             heading = f"LP {protocol}, {POOLINGS.get(pooling, pooling)}"
             columns.append(Column(f"{stem}.{pooling}", heading, read, stem, command, published=published))
+    for stem in filter(None, stems(entries, lambda report: report.get("protocol") == "kth", "")):
+        for pooling in _poolings(entries, stem):
+            read = partial(_in_report, stem=stem, names=("encoder", pooling, "accuracy"), scale=100)
+            heading = f"KTH head{_variant(stem, 'probe_kth')}, {POOLINGS.get(pooling, pooling)}"
+            columns.append(Column(f"{stem}.{pooling}", heading, read, stem, "pmae probe --protocol kth"))
     for stem in stems(entries, lambda report: report.get("protocol") == "knn", "knn"):
         for pooling in _poolings(entries, stem):
             count = _neighbours(entries, stem, pooling)

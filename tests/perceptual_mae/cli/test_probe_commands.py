@@ -60,6 +60,28 @@ def test_published_protocols_run(protocol: str, run: Path) -> None:
     assert (report["seeds"], report["epochs"], report["batch_size"]) == ([0], 1, 16)
 
 
+@pytest.mark.parametrize(
+    ("words", "head"),
+    [(["--head", "mlp"], "mlp"), (["--protocol", "kth"], "mlp"), (["--head", "dense", "--protocol", "kth"], "dense"),
+     (["--protocol", "kth", "--head", "linear"], "linear")],
+)  # fmt: skip
+def test_heads_are_trained_by_the_kth_protocol_and_told_in_both_readings(
+    words: list[str], head: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", str(run), *words, "--epochs", "1", "--baselines"]) == 0
+    report = json.loads((run / "evaluation" / f"probe_kth_{head}.json").read_text())
+    assert (report["protocol"], report["head"], report["seeds"], report["epochs"]) == ("kth", head, [0], 1)
+    assert list(report["scores"]) == ["encoder", "random encoder", "raw pixels"]
+    told = capsys.readouterr().out
+    assert told.count(": one-hot agreement *") == told.count(": top-1 accuracy") == 3
+    assert "no accuracy" in told
+
+
+def test_the_linear_head_is_the_probe_as_it_was(run: Path) -> None:
+    assert main(["probe", str(run), "--head", "linear", "--seeds", "0"]) == 0
+    assert json.loads((run / "evaluation" / "probe_cached.json").read_text())["optimizer"] == "lbfgs"
+
+
 def test_other_data_splits_and_limits_go_to_files_of_their_own(run: Path, tmp_path: Path) -> None:
     quick = ["--seeds", "0"]
     assert main(["probe", str(run), *quick, "--limit", "50", "--split", "val", "--no-ema"]) == 0
@@ -85,6 +107,9 @@ def test_other_data_splits_and_limits_go_to_files_of_their_own(run: Path, tmp_pa
         (["probe", "{run}", "--protocol", "mea"], "'mea' is not one of"),
         (["probe", "{run}", "--protocol", "mae", "--optimizer", "sgd"], "has its own optimiser"),
         (["probe", "{run}", "--protocol", "mae", "--layers"], "--layers probes cached features"),
+        (["probe", "{run}", "--protocol", "mae", "--head", "mlp"], "--head mlp is trained by --protocol kth alone"),
+        (["probe", "{run}", "--head", "dense", "--layers"], "leave out --protocol kth and --head"),
+        (["probe", "{run}", "--head", "dense", "--optimizer", "sgd"], "has its own optimiser"),
         (["probe", "{run}", "--layers", "--baselines"], "leave out --baselines"),
         (["probe", "{run}", "--epochs", "3"], "--epochs and --batch-size need --optimizer"),
         (["probe", "{run}", "--limit", "2"], "2 training images are too few for a probe"),

@@ -4,11 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from conftest import DEBUG
 from perceptual_mae.cli import main, visualize
 from perceptual_mae.folder import tell_apart
+from perceptual_mae.grids import GREY
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,32 @@ def test_a_run_may_be_called_original(run: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(visualize, "sheet", lambda views: [columns.extend(views), real_sheet(views)][1])
     assert main(["visualize", str(run), "--count", "1", "--beside", other, "--view", "raw"]) == 0
     assert columns == ["original", "masked", f"{tmp_path.name}/run", f"{tmp_path.name}/original"]
+
+
+def test_overlays_of_two_runs_stand_in_four_columns_under_the_same_masks(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "improved"
+    quick = ["training.epochs=1", "training.epoch_images=8", "evaluation.limit=4", "training.seed=3"]
+    assert main(["pretrain", DEBUG, "improved_mae", *quick, "--out", str(other)]) == 0
+    columns: dict[str, Tensor] = {}
+    real_sheet = visualize.sheet
+    monkeypatch.setattr(visualize, "sheet", lambda views: [columns.update(views), real_sheet(views)][1])
+    wanted = ["--count", "3", "--beside", str(other), "--view", "composite", "--ratio", "0.9"]
+    assert main(["visualize", str(run), *wanted]) == 0
+    assert list(columns) == ["original", "masked", "run", "improved"]
+    hidden = (columns["masked"] == GREY).all(1, keepdim=True).float()
+    assert hidden.mean((1, 2, 3)).tolist() == [15 / 16] * 3  # of 16 patches int(1.6) = 1 is visible
+    original = columns["original"]
+    for name in ("run", "improved"):
+        assert torch.equal(columns[name] * (1 - hidden), original * (1 - hidden))  # laid over the original
+        assert not torch.equal(columns[name] * hidden, original * hidden)
+    assert not torch.equal(columns["run"], columns["improved"])
+    with Image.open(run / "images/visualize_00000001_beside_improved.png") as page:
+        assert page.width == 4 + 4 * 100
+        for column in range(4):  # a title stands above each
+            title = page.convert("L").crop((4 + 100 * column, 0, 100 + 100 * column, 16))
+            assert title.getextrema()[0] < 128
 
 
 def test_many_runs_beside_make_no_name_that_a_file_system_refuses(run: Path) -> None:

@@ -1,6 +1,7 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -94,6 +95,80 @@ def test_where_there_are_split_folders_nothing_is_held_out_unasked(tmp_path: Pat
     with pytest.raises(UserError, match=r"name one with data\.val, or set data\.holdout"):
         ImageFolder("val", root=root)
     assert [len(ImageFolder(split, root=root, holdout=0.2)) for split in ("train", "val", "test")] == [8, 2, 1]
+
+
+def painted(tmp_path: Path) -> str:
+    """Three classes of 40, 20 and 7 images, no split folder."""
+    counts = {"baroque": 40, "cubism": 20, "fauvism": 7}
+    return str(put(tmp_path, *(f"{name}/{i:02}.png" for name, count in counts.items() for i in range(count))))
+
+
+@pytest.mark.parametrize(
+    ("fractions", "sizes"),
+    [((0.7, 0.15, 0.15), (47, 10, 10)), ((0.8, 0.1, 0.1), (53, 7, 7)), ((0.5, 0.5, 0), (34, 33))],
+)
+def test_fractions_split_every_class_alike_and_use_every_image_once(
+    tmp_path: Path, fractions: tuple[float, float, float], sizes: tuple[int, ...]
+) -> None:
+    root = painted(tmp_path)
+    given = [split for split, share in zip(("train", "val", "test"), fractions, strict=True) if share]
+    splits = {split: ImageFolder(split, root=root, split_fractions=fractions) for split in given}
+    found = {split: paths(folder) for split, folder in splits.items()}
+    assert tuple(len(names) for names in found.values()) == sizes
+    assert sorted(name for names in found.values() for name in names) == list_images(tmp_path)
+    for share, (split, names) in zip(fractions, found.items(), strict=False):
+        for label, (name, count) in enumerate({"baroque": 40, "cubism": 20, "fauvism": 7}.items()):
+            own = [path for path in names if path.startswith(name)]
+            assert abs(len(own) - share * count) < 1.5
+            assert {splits[split].label(names.index(path)) for path in own} <= {label}
+        assert splits[split].classes == ("baroque", "cubism", "fauvism")
+
+
+def test_fractions_give_the_same_split_wherever_it_is_drawn_and_another_for_another_seed(tmp_path: Path) -> None:
+    root = painted(tmp_path)
+    options = {"root": root, "split_fractions": (0.8, 0.1, 0.1)}
+    written_down = [
+        "baroque/06.png",
+        "baroque/12.png",
+        "baroque/27.png",
+        "baroque/39.png",
+        "cubism/03.png",
+        "cubism/18.png",
+        "fauvism/01.png",
+    ]
+    assert paths(ImageFolder("test", **options)) == written_down  # on the machine that drew it first
+    assert paths(ImageFolder("test", **options)) != paths(ImageFolder("test", **options, seed=1))
+    assert paths(ImageFolder("train", **options)) != paths(ImageFolder("train", **options, seed=1))
+
+
+def test_fractions_of_a_flat_folder_are_shares_of_all_images(tmp_path: Path) -> None:
+    root = str(put(tmp_path, *(f"{i:02}.png" for i in range(20))))
+    sizes = [len(ImageFolder(split, root=root, split_fractions=(0.8, 0.1, 0.1))) for split in ("train", "val", "test")]
+    assert sizes == [16, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"split_fractions": (0.8, 0.1, 0.2)}, r"split_fractions is \[0\.8, 0\.1, 0\.2\]; .* add up to 1"),
+        ({"split_fractions": (0.0, 0.5, 0.5)}, "train above 0"),
+        ({"split_fractions": (1.2, -0.1, -0.1)}, "add up to 1"),
+        ({"split_fractions": (0.8, 0.1, 0.1), "holdout": 0.1}, "both say what is held out"),
+        ({"split_fractions": (0.8, 0.1, 0.1), "val": "a"}, "is split by its folders a"),
+        ({"split_fractions": (0.5, 0.5, 0.0)}, "leaves no test image of 4"),
+    ],
+)
+def test_fractions_that_cannot_be_are_refused_in_one_line(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    root = str(put(tmp_path, "a/1.png", "a/2.png", "b/3.png", "b/4.png"))
+    with pytest.raises(UserError, match=words) as caught:
+        ImageFolder("test", root=root, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_fractions_are_not_laid_over_split_folders(tmp_path: Path) -> None:
+    root = str(put(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"))
+    with pytest.raises(UserError, match=r"is split by its folders train, test; set it to null, or data\.root to"):
+        ImageFolder("train", root=root, split_fractions=(0.8, 0.1, 0.1))
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:

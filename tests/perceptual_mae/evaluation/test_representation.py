@@ -12,6 +12,7 @@ import torch
 
 from conftest import debug_config
 from perceptual_mae import Run, pretrain
+from perceptual_mae.evaluation import representation
 from perceptual_mae.evaluation.features import fingerprint
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
 from perceptual_mae.evaluation.layer_map import draw_layer_map
@@ -92,6 +93,53 @@ def test_published_protocols_report_both_poolings(protocol: str, run: Run, data:
     assert report["augmentation"]["crop_scale"] == [0.08, 1.0]
     assert list(report["scores"]["encoder"]) == ["class", "mean"]
     assert report["scores"]["encoder"]["mean"]["deviation"] is None
+
+
+@pytest.fixture(scope="module")
+def by_kth(run: Run, data: LabelledData) -> dict[str, Any]:
+    return probe_run(run, data, make_accelerator(run.config), protocol="kth", head="mlp", seeds=(0, 1), epochs=4)
+
+
+def test_a_trained_head_is_told_on_train_and_test_in_both_readings(by_kth: dict[str, Any]) -> None:
+    assert (by_kth["head"], by_kth["epochs"], by_kth["batch_size"], by_kth["augmentation"]) == ("mlp", 4, 64, None)
+    assert by_kth["one_hot_agreement"].startswith("no accuracy")
+    assert list(by_kth["scores"]["encoder"]) == ["class", "mean"]
+    for found in by_kth["scores"]["encoder"].values():
+        for part, score in (("test", found), ("train", found["train"])):
+            assert len(score["by_seed"]) == 2
+            assert found["one_hot_agreement"][part] == pytest.approx(1 - 0.2 * (1 - score["accuracy"]), abs=2e-5)
+
+
+def test_both_readings_stand_in_the_table_under_names_of_their_own(by_kth: dict[str, Any]) -> None:
+    lines = probe_table(by_kth).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[:4]]
+    assert cells[0] == [
+        "mlp head, %",
+        *(f"{name}, {part}" for name in ("class token", "mean pool") for part in ("test", "train")),
+    ]
+    assert [row[0] for row in cells[2:]] == ["encoder: top-1 accuracy", "encoder: one-hot agreement *"]
+    found = by_kth["scores"]["encoder"]["class"]
+    assert cells[2][1].startswith(f"{100 * found['accuracy']:.2f} ±")
+    assert cells[3][2] == f"{100 * found['one_hot_agreement']['train']:.2f}"
+    assert lines[-1].startswith("* no accuracy")
+    assert lines[-1].endswith("reads 82.00")
+
+
+def test_the_trained_heads_of_a_run_saw_every_patch_and_left_the_encoder_alone(
+    run: Run, data: LabelledData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = run.generator().requires_grad_(False)
+    before, shapes = fingerprint(generator.encoder), set[torch.Size]()
+    generator.encoder.blocks[0].register_forward_hook(lambda module, given, out: shapes.add(given[0].shape[1:]))
+    monkeypatch.setattr(representation, "open_generator", lambda *_: generator)
+    probe_run(run, data, make_accelerator(run.config), protocol="kth", head="dense", seeds=(0,), epochs=1)
+    assert shapes == {(1 + 16, 32)}  # the class token and every patch
+    assert fingerprint(generator.encoder) == before
+
+
+def test_other_protocols_have_the_linear_head_alone(run: Run, data: LabelledData) -> None:
+    with pytest.raises(ValueError, match="trained by the protocol 'kth', not by 'mae'"):
+        probe_run(run, data, make_accelerator(run.config), protocol="mae", head="mlp")
 
 
 def test_the_layer_map_has_both_poolings_of_every_block_and_a_picture(

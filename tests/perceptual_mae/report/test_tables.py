@@ -44,6 +44,15 @@ def test_scores_of_evaluate_stand_under_their_names_and_networks(tmp_path: Path)
     assert table.notes == ["no SSIM: too small", "no IS: too few"]
 
 
+def test_trained_heads_have_columns_of_their_own_and_no_number_of_the_paper_beside_them(tmp_path: Path):
+    scores = {"probe_kth_mlp": probe(0.5, protocol="kth"), "probe_kth_dense": probe(0.25, protocol="kth")}
+    rows, _ = rows_of(compare([make_run(tmp_path / "a", scores=scores)], title="t"), "Representation: top-1, %")
+    assert rows["MSE"]["KTH head (mlp), class token"] == "50.00"
+    assert rows["MSE"]["KTH head (dense), class token"] == "25.00"
+    assert rows["paper: MSE"]["KTH head (mlp), class token"] == "-"
+    assert rows["MSE"]["LP cached, class token"] == "-"
+
+
 def test_missing_scores_are_dashes_with_the_command_that_makes_them(tmp_path: Path):
     run = make_run(tmp_path / "a")
     rows, table = rows_of(compare([run], title="t"), "Representation: top-1, %")

@@ -1,0 +1,40 @@
+"""What is done to training images reaches them, and no held-out image."""
+
+from pathlib import Path
+
+import torch
+
+from conftest import debug_config
+from perceptual_mae import build
+from perceptual_mae.evaluation.held_out import open_held_out
+from perceptual_mae.evaluation.labelled_data import open_labelled
+from perceptual_mae.pretraining import pretrain
+from perceptual_mae.randomness import stream
+
+HEAVY = ["data.crop=center", "data.color_jitter=0.4", "data.grayscale=0.5", "data.flip=1"]
+PLAIN = ["data.crop=center", "data.flip=0"]
+
+
+def test_centre_crop_flip_and_colour_change_training_images_alone() -> None:
+    heavy, plain = debug_config("mse", *HEAVY), debug_config("mse", *PLAIN)
+    image = torch.randint(0, 256, (3, 40, 60), generator=stream("test"), dtype=torch.uint8)
+    kept = build.build_evaluation_transform(plain)(image)
+    assert torch.equal(build.build_train_transform(plain)(image, stream("test")), kept)  # the middle, nothing else
+    assert not torch.equal(build.build_train_transform(heavy)(image, stream("test")), kept)
+    for split in ("val", "test"):
+        for transform in (
+            open_held_out(heavy, split=split).transform,
+            open_labelled(heavy, split=split).transform,
+            build.build_evaluation_transform(heavy),
+        ):
+            assert torch.equal(transform(image), kept)
+
+
+def test_a_run_is_scored_on_the_same_images_whatever_it_trained_on(tmp_path: Path) -> None:
+    quick = ["training.epochs=1", "training.epoch_images=16", "evaluation.limit=8"]
+    heavy, plain = (
+        pretrain(debug_config("mse", *options, *quick), tmp_path / name, quiet=True)
+        for name, options in (("heavy", HEAVY), ("plain", PLAIN))
+    )
+    assert heavy["baselines"] == plain["baselines"]  # functions of held-out images and masks alone
+    assert heavy["psnr"] != plain["psnr"]
