@@ -1,0 +1,196 @@
+"""What a study found: its runs' files read into tables, pictures beside them, what it cost; as Markdown and JSON."""
+
+import shlex
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from costs import Costs, Extrapolation
+from study import Study, Trained
+
+from perceptual_mae.folder import write_atomically, write_json
+from perceptual_mae.report.columns import Column
+from perceptual_mae.report.entries import Entry, read_entry
+from perceptual_mae.report.formats import to_markdown
+from perceptual_mae.report.groups import Group
+from perceptual_mae.report.pictures import draw_scores
+from perceptual_mae.report.tables import Row, Scored, Table, look_up, make_table
+from perceptual_mae.sweep.outcome import lookup
+
+SUMMARY = "summary"
+
+
+def column(
+    heading: str,
+    stem: str,
+    place: str,
+    *,
+    command: str = "pmae evaluate",
+    spec: str = ".2f",
+    scale: float = 1,
+    metric: str = "",
+) -> Column:
+    """Return a column that reads one number: `place` is its dotted name below "scores" of evaluation/STEM.json.
+
+    The stem `summary` reads summary.json. `metric` is its name in the list of what a file says it could not have.
+    """
+
+    def read(entry: Entry) -> float | None:
+        scores = (entry.summary or {}) if stem == SUMMARY else entry.scores.get(stem, {}).get("scores", {})
+        found = lookup(scores, place)
+        return None if found is None else scale * found
+
+    return Column(f"{stem}.{place}", heading, read, stem, command, spec, metric=metric)
+
+
+def per_cent(heading: str, stem: str, place: str, command: str) -> Column:
+    """Return a column of accuracies, in per cent."""
+    return column(heading, stem, place, command=command, scale=100)
+
+
+def read_rows(rows: dict[str, list[Trained]]) -> list[Group]:
+    """Return the rows whose runs are finished, under their names."""
+    groups = []
+    for label, runs in rows.items():
+        entries = [read_entry(run.path, run.name) for run in runs if run.summary.exists()]
+        if entries:
+            groups.append(Group(entries, None, label))
+    return groups
+
+
+def pair_by_seed(first: Group, second: Group, columns: Sequence[Column]) -> Table:
+    """Return, for each score, second minus first over the seeds that both have, with Student's interval of 95 %.
+
+    Two networks of one seed start alike and see the same images in the same order.
+    """
+    rows = []
+    for each in columns:
+        values = [{entry.seed: each.read(entry) for entry in group.entries} for group in (first, second)]
+        known = [
+            (low, high)
+            for seed in values[0]
+            if (low := values[0][seed]) is not None and (high := values[1].get(seed)) is not None
+        ]
+        rows.append(Row(each.heading, _difference([high - low for low, high in known], each.spec)))
+    header = ["", "n", "difference", "higher in", "interval of 95 %", "what follows"]
+    return Table(f"{second.label} less {first.label}, paired by seed", header, rows, [])
+
+
+def _difference(values: Sequence[float], spec: str) -> list[str]:
+    n = len(values)
+    if not n:
+        return ["0", "-", "-", "-", "-"]
+    mean, higher = statistics.fmean(values), f"{sum(value > 0 for value in values)} of {n}"
+    if n == 1:
+        return ["1", format(mean, f"+{spec}"), higher, "-", "nothing: one seed"]
+    from scipy.stats import t
+
+    deviation = statistics.stdev(values)
+    reach = float(t.ppf(0.975, n - 1)) * deviation / n**0.5
+    told = [format(mean, f"+{spec}") + f" ± {format(deviation, spec)}", higher]
+    told.append(f"{format(mean - reach, f'+{spec}')} to {format(mean + reach, f'+{spec}')}")
+    told.append("no difference shown" if abs(mean) <= reach else "higher" if mean > 0 else "lower")
+    return [str(n), *told]
+
+
+@dataclass
+class Findings:
+    """The tables, pictures and notes of a study."""
+
+    study: Study
+    groups: list[Group]
+    tables: list[Table] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    figures: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def tabulate(
+        self, title: str, columns: Sequence[Column], groups: Sequence[Group] | None = None, *, notes: Sequence[str] = ()
+    ) -> list[Scored]:
+        """Add a table with a row for each group (None: all of them)."""
+        chosen = list(self.groups if groups is None else groups)
+        scored = look_up(columns, chosen)
+        self.tables.append(make_table(title, chosen, scored, set(), notes, paper=False))
+        if groups is None:
+            self.scored += scored
+        return scored
+
+    def draw_scores(self) -> None:
+        """Add a figure with a panel for each score of all rows."""
+        known = [each for each in self.scored if any(found is not None for found in each.scores)]
+        if known:
+            path = self.study.out / "figures" / "scores.png"
+            draw_scores(self.groups, known, path, self.study.title)
+            self.figures.append(path)
+
+    def find(self, label: str) -> Group | None:
+        return next((group for group in self.groups if group.label == label), None)
+
+    def write(
+        self, *, quick: bool, failed: Sequence[str], spent: float, costs: Costs | None, full: Extrapolation | None
+    ) -> None:
+        """Write results.md and results.json."""
+        notes = [*self.notes, *self._about_runs(), *(f"{name}: not finished, see study.json" for name in failed)]
+        notes.append("n: runs that differ in their seed alone; mean ± sample deviation over them")
+        parts = [to_markdown(self.study.title, self.tables, notes)]
+        drawn = [path for path in self.figures if path.exists()]
+        if drawn:
+            lines = [f"![{path.stem}]({path.relative_to(self.study.out).as_posix()})" for path in drawn]
+            parts.append("## Figures\n\n" + "\n\n".join(lines) + "\n")
+        cost = tell_cost(spent, full)
+        parts.append("## Cost\n\n" + "\n".join(f"- {line}" for line in cost) + "\n")
+        if quick:
+            parts.append("This is the quick form: it shows that everything runs, and its numbers are no findings.\n")
+        write_atomically(self.study.out / "results.md", "\n".join(parts))
+        write_json(
+            self.study.out / "results.json",
+            {
+                "kind": "study",
+                "study": self.study.name,
+                "quick": quick,
+                "command": shlex.join(sys.argv),
+                "rows": [self._row(number, group) for number, group in enumerate(self.groups)],
+                "tables": [asdict(table) for table in self.tables],
+                "figures": [str(path.relative_to(self.study.out)) for path in drawn],
+                "notes": notes,
+                "failed": list(failed),
+                "cost": {
+                    "hours": spent / 3600,
+                    "measured": asdict(costs) if costs else None,
+                    "full_form": asdict(full) if full else None,
+                    "told": cost,
+                },
+            },
+        )
+
+    def _row(self, number: int, group: Group) -> dict[str, Any]:
+        found = {each.column.key: each for each in self.scored if each.scores[number] is not None}
+        return {
+            "label": group.label,
+            "runs": [{"name": entry.name, "path": str(entry.path), "seed": entry.seed} for entry in group.entries],
+            "scores": {
+                key: asdict(score) | {"n": score.n, "heading": each.column.heading}
+                for key, each in found.items()
+                if (score := each.scores[number]) is not None
+            },
+        }
+
+    def _about_runs(self) -> list[str]:
+        entries = [entry for group in self.groups for entry in group.entries]
+        machines = {f"{e.environment.get('device')}, {e.environment.get('cpu_cores')} cores" for e in entries}
+        told = [f"made by `{shlex.join(['python', *sys.argv])}` on {'; '.join(sorted(machines))}"] if entries else []
+        return [*told, *dict.fromkeys(note for entry in entries for note in entry.notes)]
+
+
+def tell_cost(spent: float, full: Extrapolation | None) -> list[str]:
+    """Return what was spent and what the full form would take, in words."""
+    told = [f"this call's cells, and those of earlier ones: {spent / 3600:.2f} hours on this machine, busy as it was"]
+    if full is None:
+        return told
+    told.append(f"the full form, {full.cells} cells: {full.hours:.1f} hours, extrapolated from the cells above")
+    told += [f"taken from other cells of the command: {', '.join(full.guessed)}"] if full.guessed else []
+    told += [f"not counted, nothing like it was run: {', '.join(full.unknown)}"] if full.unknown else []
+    return told
