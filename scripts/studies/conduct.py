@@ -6,14 +6,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from costs import Costs, measure
 from rich.console import Console
-from study import Cell, Study
 
+from costs import Costs, measure
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import write_atomically, write_json
 from perceptual_mae.interrupts import StopSignal
 from perceptual_mae.sweep.launch import follow
+from study import Cell, Study
 
 RECORD, COMMANDS = "study.json", "commands.sh"
 MAY_DIFFER = ("data.root=", "data.workers=")

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from costs import Costs, Extrapolation
-from study import Study, Trained
-
 from perceptual_mae.folder import write_atomically, write_json
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.entries import Entry, read_entry
 from perceptual_mae.report.formats import to_markdown
 from perceptual_mae.report.groups import Group
 from perceptual_mae.report.pictures import draw_scores
-from perceptual_mae.report.tables import Row, Scored, Table, look_up, make_table
+from perceptual_mae.report.tables import MISSING, Row, Scored, Table, look_up, make_table
 from perceptual_mae.sweep.outcome import lookup
+from study import Study, Trained
 
 SUMMARY = "summary"
 
@@ -61,39 +60,38 @@ def read_rows(rows: dict[str, list[Trained]]) -> list[Group]:
     return groups
 
 
-def pair_by_seed(first: Group, second: Group, columns: Sequence[Column]) -> Table:
-    """Return, for each score, second minus first over the seeds that both have, with Student's interval of 95 %.
+def pair_by_seed(base: Group, others: Sequence[Group], columns: Sequence[Column]) -> Table:
+    """Return each score less the base's over the seeds that both have, and what Student's interval of 95 % says of it.
 
-    Two networks of one seed start alike and see the same images in the same order.
+    Two runs of one seed see the same images in the same order.
     """
-    rows = []
-    for each in columns:
-        values = [{entry.seed: each.read(entry) for entry in group.entries} for group in (first, second)]
-        known = [
-            (low, high)
-            for seed in values[0]
-            if (low := values[0][seed]) is not None and (high := values[1].get(seed)) is not None
-        ]
-        rows.append(Row(each.heading, _difference([high - low for low, high in known], each.spec)))
-    header = ["", "n", "difference", "higher in", "interval of 95 %", "what follows"]
-    return Table(f"{second.label} less {first.label}, paired by seed", header, rows, [])
+    rows = [
+        Row(group.label, [str(len(_pairs(base, group, columns[0]))), *(_difference(base, group, c) for c in columns)])
+        for group in others
+    ]
+    title = f"Less {base.label}, paired by seed"
+    notes = ["~: the interval of 95 % (Student, over seeds) holds 0, so no difference is shown; one seed shows none"]
+    return Table(title, ["", "n", *(each.heading for each in columns)], rows, notes)
 
 
-def _difference(values: Sequence[float], spec: str) -> list[str]:
-    n = len(values)
-    if not n:
-        return ["0", "-", "-", "-", "-"]
-    mean, higher = statistics.fmean(values), f"{sum(value > 0 for value in values)} of {n}"
-    if n == 1:
-        return ["1", format(mean, f"+{spec}"), higher, "-", "nothing: one seed"]
-    from scipy.stats import t
+def _pairs(base: Group, other: Group, column: Column) -> list[tuple[float, float]]:
+    """Return the values of base and other under the seeds that both have."""
+    low, high = ({entry.seed: column.read(entry) for entry in group.entries} for group in (base, other))
+    return [(a, b) for seed, a in low.items() if a is not None and (b := high.get(seed)) is not None]
+
+
+def _difference(base: Group, other: Group, column: Column) -> str:
+    values = [high - low for low, high in _pairs(base, other, column)]
+    if not values:
+        return MISSING
+    mean, told = statistics.fmean(values), f"+{column.spec}"
+    if len(values) == 1:
+        return f"{format(mean, told)} ~"
+    from scipy.stats import t  # a second to import
 
     deviation = statistics.stdev(values)
-    reach = float(t.ppf(0.975, n - 1)) * deviation / n**0.5
-    told = [format(mean, f"+{spec}") + f" ± {format(deviation, spec)}", higher]
-    told.append(f"{format(mean - reach, f'+{spec}')} to {format(mean + reach, f'+{spec}')}")
-    told.append("no difference shown" if abs(mean) <= reach else "higher" if mean > 0 else "lower")
-    return [str(n), *told]
+    reach = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+    return f"{format(mean, told)} ± {format(deviation, column.spec)}" + (" ~" if abs(mean) <= reach else "")
 
 
 @dataclass
@@ -109,22 +107,18 @@ class Findings:
 
     def tabulate(
         self, title: str, columns: Sequence[Column], groups: Sequence[Group] | None = None, *, notes: Sequence[str] = ()
-    ) -> list[Scored]:
+    ) -> None:
         """Add a table with a row for each group (None: all of them)."""
-        chosen = list(self.groups if groups is None else groups)
-        scored = look_up(columns, chosen)
-        self.tables.append(make_table(title, chosen, scored, set(), notes, paper=False))
-        if groups is None:
-            self.scored += scored
-        return scored
+        chosen = self.groups if groups is None else groups
+        self.tables.append(make_table(title, chosen, look_up(columns, chosen), set(), notes, paper=False))
 
-    def draw_scores(self) -> None:
-        """Add a figure with a panel for each score of all rows."""
+    def draw_scores(self, columns: Sequence[Column]) -> None:
+        """Add a figure with a panel for each score that any row has; results.json has them, too."""
+        self.scored = look_up(columns, self.groups)
         known = [each for each in self.scored if any(found is not None for found in each.scores)]
         if known:
-            path = self.study.out / "figures" / "scores.png"
-            draw_scores(self.groups, known, path, self.study.title)
-            self.figures.append(path)
+            self.figures.append(self.study.out / "figures" / "scores.png")
+            draw_scores(self.groups, known, self.figures[-1], self.study.title)
 
     def find(self, label: str) -> Group | None:
         return next((group for group in self.groups if group.label == label), None)
