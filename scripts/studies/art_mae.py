@@ -3,8 +3,9 @@
     uv run python scripts/studies/art_mae.py --quick --root PAINTINGS
     uv run python scripts/studies/art_mae.py --root PAINTINGS
 
-PAINTINGS holds a folder a class, or train/ and test/ of such folders. Masked MSE is of pixels in [0, 1]; LPIPS, of the
-composite, needs its weights (pmae weights list) and is said to be unavailable without them.
+PAINTINGS holds a folder a class, which the recipes split by shares; where it has train/ and test/ of such folders, add
+--set data.split_fractions=null. Masked MSE is of pixels in [0, 1]; LPIPS, of the composite, needs its weights (pmae
+weights list) and is said to be unavailable without them.
 """
 
 import sys

@@ -2,7 +2,8 @@
 
     uv run python scripts/studies/improved_mae.py --quick --root DATA
     uv run python scripts/studies/improved_mae.py --root DATA                     # 10,000 images, 5 epochs, 3 seeds
-    uv run python scripts/studies/improved_mae.py --layer stl10 --size 96 --patch-size 16 --images 0 --epochs 10
+    uv run python scripts/studies/improved_mae.py --root DATA --layer stl10_improved_mae --size 96 --patch-size 16 \\
+        --images 0 --epochs 10
 
 Both learn by plain masked MSE: per-patch normalisation would leave no image for a Laplacian. Runs of one seed start
 alike and see the same images in the same order; both are scored on the same images under the same masks.
@@ -73,8 +74,8 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
 def add_scores(study: Study, run: Trained, form: Form, *, is_first: bool, seed: int) -> None:
     """Score a run: reconstructions at both ratios, linear probe, fine-tuning; baselines beside the original."""
     limits = ("--limit", str(form.labels), "--test-limit", str(form.test_images))
-    # STL-10's labelled part is another one: what was held back of the unlabelled images does not apply to it.
-    labelled = ("data.val_images=0",) if form.layer == "stl10" else ()
+    # A labelled part of its own (STL-10) has none of the images that were held back from training.
+    labelled = ("data.val_images=0",) if form.layer.startswith("stl10") else ()
     probed = form.labels + form.test_images
     cheap = ("--metrics", "cheap", "--limit", str(form.test_images))
     study.score(run, "evaluate", *cheap, images=form.test_images)

@@ -159,7 +159,8 @@ def report(study: Study, form: Form) -> Findings:
     findings.draw_scores(columns)
     findings.figures += [cell.result for cell in study.cells if cell.name.startswith("figure ")]
     findings.notes += [
-        "reconstructions are scored under each run's own kind of masks: over kinds, only accuracies compare",
+        "reconstructions are scored under each run's own kind of masks, those of attention-guided ones under random "
+        "masks: over grid, block and the others only accuracies compare",
         "normalised pixels: patches are un-normalised with the true patch's mean and deviation, which flatters PSNR",
     ]
     if "targets" in form.only and not form.teacher:
