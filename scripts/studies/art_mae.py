@@ -15,7 +15,7 @@ from pathlib import Path
 
 from findings import Findings, column, read_rows
 from starting import option, start
-from study import CURVES, Study
+from study import CURVES, Study, at_the_end
 
 RATIO = 0.75
 """All models are scored at this one, under the same masks where their patches are the same."""
@@ -45,7 +45,7 @@ QUICK = Form(seeds=(0,), images=64, epochs=1, ratios=(0.5, 0.75), patches=(16, 3
 def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     """Return the cells: the models, the sweep, their scores, pictures and loss curves."""
     study = Study("art_mae", "Art MAE on paintings", out, tuple(overrides))
-    base = [f"training.epochs={form.epochs}", "evaluation.every=0"]
+    base = [f"training.epochs={form.epochs}", *at_the_end(form.test_images)]
     base += [f"training.epoch_images={form.images}"] if form.images else []
     for model in form.models:
         for seed in form.seeds:

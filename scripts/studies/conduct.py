@@ -1,6 +1,7 @@
 """Running a study: what is done is skipped, what was stopped goes on, what fails is told and the rest goes on."""
 
 import json
+import resource
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from costs import Costs, measure
+from costs import CLOCK, Costs, measure
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import write_atomically, write_json
 from perceptual_mae.interrupts import StopSignal
@@ -37,9 +38,9 @@ class Conductor:
         names = {cell.name for cell in self.study.cells}
         return [name for name, record in self.records.items() if record["status"] != "finished" and name in names]
 
-    @property
-    def costs(self) -> Costs | None:
-        return measure(self.records.values())
+    def costs(self, counted: str) -> Costs | None:
+        """Return what the cells so far tell of costs, by the clock or in CPU time."""
+        return measure(self.records.values(), counted)
 
     def is_done(self, cell: Cell) -> bool:
         """Tell whether a cell's file is there and is of this command."""
@@ -77,9 +78,10 @@ class Conductor:
             return
         # What a stopped call left would make the rest look cheap.
         is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep"))
-        began = time.monotonic()
+        began, worked = time.monotonic(), cpu_seconds()
         ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
-        record |= {"seconds": round(time.monotonic() - began, 2), "whole": is_whole}
+        record |= {"seconds": round(time.monotonic() - began, 2), "cpu_seconds": round(cpu_seconds() - worked, 2)}
+        record |= {"whole": is_whole}
         if stop.requested:
             return
         if ending.code == 0 and cell.result.exists():
@@ -99,7 +101,7 @@ class Conductor:
 
     def _left(self, cells: list[Cell]) -> str:
         """Say how long the rest will take, as far as what was run tells."""
-        costs = self.costs
+        costs = self.costs(CLOCK)
         if costs is None:
             return ""
         seconds = [costs.seconds(cell) for cell in cells]
@@ -139,6 +141,12 @@ def write_commands(study: Study) -> None:
     lines = ["#!/usr/bin/env bash", f"# {study.title}: what it runs, in order", "set -e", ""]
     lines += [line for cell in study.cells for line in (f"# {cell.name}", cell.line)]
     write_atomically(Path(study.out / COMMANDS), "\n".join(lines) + "\n")
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of all processes that were started and waited for, their own included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _words(line: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from costs import Costs, Extrapolation
+from costs import Extrapolation
 from perceptual_mae.folder import write_atomically, write_json
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.entries import Entry, read_entry
@@ -74,6 +74,21 @@ def pair_by_seed(base: Group, others: Sequence[Group], columns: Sequence[Column]
     return Table(title, ["", "n", *(each.heading for each in columns)], rows, notes)
 
 
+def in_words(base: Group, other: Group, columns: Sequence[Column]) -> list[str]:
+    """Return a sentence for each score: how the other differs, in how many seeds, and whether that shows anything."""
+    told = []
+    for each in columns:
+        values = [high - low for low, high in _pairs(base, other, each)]
+        if values:
+            ups, found = sum(value > 0 for value in values), _difference(base, other, each)
+            judged = "no difference is shown" if found.endswith("~") else "a difference is shown"
+            told.append(
+                f"{each.heading}: {other.label} less {base.label} {found.removesuffix(' ~')}, higher in {ups} of "
+                f"{len(values)} seeds: {judged}"
+            )
+    return told
+
+
 def _pairs(base: Group, other: Group, column: Column) -> list[tuple[float, float]]:
     """Return the values of base and other under the seeds that both have."""
     low, high = ({entry.seed: column.read(entry) for entry in group.entries} for group in (base, other))
@@ -92,6 +107,16 @@ def _difference(base: Group, other: Group, column: Column) -> str:
     deviation = statistics.stdev(values)
     reach = float(t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
     return f"{format(mean, told)} ± {format(deviation, column.spec)}" + (" ~" if abs(mean) <= reach else "")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Hours that the cells took, and what the full form would (None where nothing tells)."""
+
+    hours: float
+    cpu_hours: float
+    full: Extrapolation | None = None
+    full_cpu: Extrapolation | None = None
 
 
 @dataclass
@@ -123,9 +148,7 @@ class Findings:
     def find(self, label: str) -> Group | None:
         return next((group for group in self.groups if group.label == label), None)
 
-    def write(
-        self, *, quick: bool, failed: Sequence[str], spent: float, costs: Costs | None, full: Extrapolation | None
-    ) -> None:
+    def write(self, *, quick: bool, failed: Sequence[str], cost: Cost) -> None:
         """Write results.md and results.json."""
         notes = [*self.notes, *self._about_runs(), *(f"{name}: not finished, see study.json" for name in failed)]
         notes.append("n: runs that differ in their seed alone; mean ± sample deviation over them")
@@ -134,31 +157,23 @@ class Findings:
         if drawn:
             lines = [f"![{path.stem}]({path.relative_to(self.study.out).as_posix()})" for path in drawn]
             parts.append("## Figures\n\n" + "\n\n".join(lines) + "\n")
-        cost = tell_cost(spent, full)
-        parts.append("## Cost\n\n" + "\n".join(f"- {line}" for line in cost) + "\n")
+        parts.append("## Cost\n\n" + "\n".join(f"- {line}" for line in tell_cost(cost)) + "\n")
         if quick:
             parts.append("This is the quick form: it shows that everything runs, and its numbers are no findings.\n")
         write_atomically(self.study.out / "results.md", "\n".join(parts))
-        write_json(
-            self.study.out / "results.json",
-            {
-                "kind": "study",
-                "study": self.study.name,
-                "quick": quick,
-                "command": shlex.join(sys.argv),
-                "rows": [self._row(number, group) for number, group in enumerate(self.groups)],
-                "tables": [asdict(table) for table in self.tables],
-                "figures": [str(path.relative_to(self.study.out)) for path in drawn],
-                "notes": notes,
-                "failed": list(failed),
-                "cost": {
-                    "hours": spent / 3600,
-                    "measured": asdict(costs) if costs else None,
-                    "full_form": asdict(full) if full else None,
-                    "told": cost,
-                },
-            },
-        )
+        told = {
+            "kind": "study",
+            "study": self.study.name,
+            "quick": quick,
+            "command": shlex.join(sys.argv),
+            "rows": [self._row(number, group) for number, group in enumerate(self.groups)],
+            "tables": [asdict(table) for table in self.tables],
+            "figures": [str(path.relative_to(self.study.out)) for path in drawn],
+            "notes": notes,
+            "failed": list(failed),
+            "cost": asdict(cost) | {"told": tell_cost(cost)},
+        }
+        write_json(self.study.out / "results.json", told)
 
     def _row(self, number: int, group: Group) -> dict[str, Any]:
         found = {each.column.key: each for each in self.scored if each.scores[number] is not None}
@@ -179,12 +194,16 @@ class Findings:
         return [*told, *dict.fromkeys(note for entry in entries for note in entry.notes)]
 
 
-def tell_cost(spent: float, full: Extrapolation | None) -> list[str]:
+def tell_cost(cost: Cost) -> list[str]:
     """Return what was spent and what the full form would take, in words."""
-    told = [f"this call's cells, and those of earlier ones: {spent / 3600:.2f} hours on this machine, busy as it was"]
-    if full is None:
+    told = [f"spent so far: {cost.hours:.2f} hours by the clock, {cost.cpu_hours:.2f} of CPU time"]
+    if cost.full is None or cost.full_cpu is None:
         return told
-    told.append(f"the full form, {full.cells} cells: {full.hours:.1f} hours, extrapolated from the cells above")
+    full, cpu = cost.full, cost.full_cpu
+    told.append(
+        f"the full form, {full.cells} cells, extrapolated from these: {cpu.hours:.1f} hours of CPU time; "
+        f"{full.hours:.1f} by the clock of this machine, whatever else it did"
+    )
     told += [f"taken from other cells of the command: {', '.join(full.guessed)}"] if full.guessed else []
     told += [f"not counted, nothing like it was run: {', '.join(full.unknown)}"] if full.unknown else []
     return told

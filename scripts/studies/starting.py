@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from conduct import RECORD, Conductor
-from costs import Extrapolation, extrapolate
-from findings import Findings
+from costs import CLOCK, CPU, HOUR, Extrapolation, extrapolate
+from findings import Cost, Findings
 from perceptual_mae.errors import UserError
 from perceptual_mae.interrupts import EXIT_CODE
 from study import Study
@@ -45,6 +45,8 @@ def start(
         study = plan(form, given.out, overrides)
         if study.mistakes:
             raise UserError("\n".join(study.mistakes))
+        if given.quick:
+            study.add_trials()
         conductor = Conductor(study, quick=given.quick)
     except UserError as mistake:
         for line in str(mistake).splitlines():
@@ -93,13 +95,13 @@ def carry_out(conductor: Conductor, entire: Study | None, report: Callable[[], F
     if not conductor.run():
         return EXIT_CODE
     findings = report()
-    findings.write(
-        quick=conductor.quick,
-        failed=conductor.failed,
-        spent=sum(record.get("seconds", 0.0) for record in conductor.records.values()),
-        costs=conductor.costs,
-        full=_extrapolated(conductor, entire),
-    )
+    spent = {
+        counted: sum(record.get(counted, 0.0) for record in conductor.records.values()) / HOUR
+        for counted in (CLOCK, CPU)
+    }
+    full = {counted: _extrapolated(conductor, entire, counted) for counted in (CLOCK, CPU)}
+    cost = Cost(spent[CLOCK], spent[CPU], full[CLOCK], full[CPU])
+    findings.write(quick=conductor.quick, failed=conductor.failed, cost=cost)
     print((study.out / "results.md").read_text())
     tell(f"written to {study.out}: results.md, results.json, figures/, commands.sh (each cell, to repeat it by hand)")
     if conductor.failed:
@@ -110,15 +112,15 @@ def carry_out(conductor: Conductor, entire: Study | None, report: Callable[[], F
     return 0
 
 
-def _extrapolated(conductor: Conductor, entire: Study | None) -> Extrapolation | None:
-    costs = conductor.costs
+def _extrapolated(conductor: Conductor, entire: Study | None, counted: str) -> Extrapolation | None:
+    costs = conductor.costs(counted)
     return extrapolate(entire.cells, costs) if costs is not None and entire is not None else None
 
 
 def _hours(conductor: Conductor, entire: Study | None) -> str:
     """Say what the full form takes, where anything tells."""
-    full = _extrapolated(conductor, entire)
-    return "" if full is None else f"; the full form takes {full.hours:.1f} hours, as far as what was run tells"
+    full = _extrapolated(conductor, entire, CPU)
+    return "" if full is None else f"; the full form takes {full.hours:.1f} hours of CPU time, as far as cells tell"
 
 
 def _with(form: Form, values: dict[str, Any]) -> Form:

@@ -7,7 +7,7 @@ and each can be repeated by hand.
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -16,6 +16,11 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.sweep.grid import make_cells, parse_axis
 from perceptual_mae.sweep.launch import PMAE
 
+GROWING = {"pretrain": (), "evaluate": ("--limit",), "probe": ("--limit", "--test-limit"), "finetune": ("--epochs",)}
+"""What of a command grows in its trial; of a training the epochs."""
+TRIAL = 4
+SHOWN = 1_000
+"""Held-out images on which a training scores itself at its end, at most: the study's own scores come from evaluate."""
 CURVES = Path(__file__).parents[1] / "curves.py"
 
 
@@ -83,7 +88,7 @@ class Study:
 
     def pretrain(self, row: str, words: Sequence[str], *, name: str, seed: int, kind: str) -> Trained:
         """Add a run to a row; `kind` names what decides the cost of an image: network, size, loss."""
-        run = Trained(self.out / "runs" / f"{name}_seed-{seed}", kind, seed)
+        run = Trained(self.out / "runs" / f"{name}_s{seed}", kind, seed)
         # The study's own overrides come last: they win.
         words = [*words, *self.overrides, f"training.seed={seed}"]
         self.cells.append(
@@ -140,9 +145,28 @@ class Study:
         words = ("compare", *(str(run.path) for run in runs), "--anyway", "--title", self.title, "--out", str(out))
         self.cells.append(Cell("compare", words, out / "compare.json", needs=tuple(run.summary for run in runs)))
 
+    def add_trials(self) -> None:
+        """Add the first cell of each command once more, larger: two sizes tell the start from what an image costs."""
+        first: dict[str, Cell] = {}
+        for cell in self.cells:
+            if cell.words[0] in GROWING:
+                first.setdefault(cell.words[0], cell)
+        for command, cell in first.items():
+            result = cell.result.parent.with_name("trial") / cell.result.name
+            words, out = list(cell.words[:-1]), result.parent if command == "pretrain" else result
+            for option in GROWING[command]:
+                if option in words:
+                    place = words.index(option) + 1
+                    words[place] = str(TRIAL * int(words[place]))
+            if command == "pretrain":
+                epochs = TRIAL * load_config(words[1:-1]).training.epochs
+                words.insert(-1, f"training.epochs={epochs}")
+            larger = replace(cell, name=f"trial: {command}", words=(*words, str(out)), result=result)
+            self.cells.append(replace(larger, images=TRIAL * cell.images))
+
     def _images_of(self, name: str, words: Sequence[str]) -> int:
         try:
-            return images_of(words)
+            return images_of(tuple(words))
         except UserError as mistake:
             self.mistakes += [f"{name}: {line}" for line in str(mistake).splitlines()]
             return 0
@@ -152,11 +176,17 @@ class Study:
         return [run for runs in self.rows.values() for run in runs]
 
 
-def images_of(words: Sequence[str]) -> int:
+@cache
+def images_of(words: tuple[str, ...]) -> int:
     """Return how many images a training shows its network. Raises UserError for mistakes, and where images are not."""
     config = load_config(words)
     images = config.training.epoch_images or size_of(config.data, "train")
     return config.training.epochs * images
+
+
+def at_the_end(test_images: int) -> list[str]:
+    """Return the overrides of a training that scores itself at its end alone."""
+    return ["evaluation.every=0", f"evaluation.limit={min(SHOWN, test_images)}"]
 
 
 def keep_images(words: Sequence[str], wanted: int) -> list[str]:

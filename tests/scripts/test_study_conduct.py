@@ -45,7 +45,7 @@ def test_a_stopped_study_goes_on_with_the_cell_it_was_stopped_in(stand: Stand, t
 def test_what_fails_is_written_down_what_needs_it_is_skipped_and_the_same_call_tries_both_again(
     stand: Stand, tmp_path: Path
 ) -> None:
-    run = "improved_mae_seed-1"
+    run = "improved_mae_s1"
     stand.failing = {run}
     first = conductor(tmp_path)
     assert first.run()
@@ -76,7 +76,7 @@ def test_pictures_are_made_again_when_their_runs_have_changed_and_trainings_are_
 
 def test_another_command_for_a_finished_cell_is_refused_but_images_may_move(stand: Stand, tmp_path: Path) -> None:
     conductor(tmp_path).run()
-    with pytest.raises(UserError, match="improved_mae_original_seed-0 was made by another command"):
+    with pytest.raises(UserError, match="original_mae_s0 was made by another command"):
         conductor(tmp_path, "optimizer.lr=2e-3")
     conductor(tmp_path, "data.workers=1")
     with pytest.raises(UserError, match="holds the full form of improved_mae"):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from costs import extrapolate, measure
+from costs import CPU, extrapolate, measure
 from study import Cell
 
 
@@ -14,6 +14,7 @@ def record(kind: str, images: int, seconds: float, **more: Any) -> dict[str, Any
         "kind": kind,
         "images": images,
         "seconds": seconds,
+        "cpu_seconds": seconds / 2,
         "starts": 1,
         "status": "finished",
         "whole": True,
@@ -26,21 +27,35 @@ def cell(kind: str, images: int, starts: int = 1) -> Cell:
 
 
 RECORDS = [
-    record("", 0, 4.0),  # a picture: the shortest, so the start
-    record("pretrain small", 100, 14.0),  # 10 s for 100 images
-    record("pretrain small", 300, 34.0),  # 30 s for 300
+    record("", 0, 3.0),  # a picture: the shortest
+    record("pretrain small", 100, 14.0),  # a line of 4 s and 0.1 s an image
+    record("pretrain small", 300, 34.0),
     record("pretrain large", 100, 54.0),  # 50 s for 100
-    record("evaluate small", 50, 5.0),  # 1 s for 50
+    record("evaluate small", 50, 5.0),  # no second size: 3 s, and 2 s for 50
 ]
 
 
 def test_an_image_costs_what_those_of_its_kind_did_without_the_start() -> None:
     costs = measure(RECORDS)
     assert costs is not None
-    assert costs.start == 4
-    assert costs.by_kind == pytest.approx({"pretrain small": 0.1, "pretrain large": 0.5, "evaluate small": 0.02})
+    assert costs.shortest == 3
+    assert costs.starts == pytest.approx({"pretrain": 4, "evaluate": 3})
+    assert costs.by_kind == pytest.approx({"pretrain small": 0.1, "pretrain large": 0.5, "evaluate small": 0.04})
     assert costs.seconds(cell("pretrain small", 1000)) == pytest.approx(104)
-    assert costs.seconds(cell("sweep small", 0, starts=3)) == pytest.approx(12)
+    assert costs.seconds(cell("sweep small", 0, starts=3)) == pytest.approx(9)
+
+
+def test_cpu_time_is_counted_apart_from_the_clock() -> None:
+    costs = measure(RECORDS, CPU)
+    assert costs is not None
+    assert costs.seconds(cell("pretrain small", 1000)) == pytest.approx(52)
+
+
+def test_a_line_that_falls_tells_no_start() -> None:
+    costs = measure([record("probe a", 10, 9.0), record("probe a", 20, 8.0)])
+    assert costs is not None
+    assert costs.starts == {"probe": 8.0}
+    assert costs.by_kind == pytest.approx({"probe a": 1 / 30})
 
 
 def test_a_kind_that_was_never_run_costs_what_its_command_does_and_an_unknown_command_is_told() -> None:

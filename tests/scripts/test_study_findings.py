@@ -9,8 +9,8 @@ from PIL import Image
 
 import improved_mae
 import kth_mae
-from costs import Costs, Extrapolation
-from findings import column, pair_by_seed, read_rows
+from costs import Extrapolation
+from findings import Cost, column, pair_by_seed, read_rows
 from perceptual_mae.report.tables import Table
 from run_folders import make_run
 from study import Study, Trained
@@ -75,6 +75,14 @@ def test_differences_are_paired_by_seed_and_judged_by_students_interval(planted:
     assert told["n"] == "3"
 
 
+def test_what_follows_is_said_in_sentences(planted: Study) -> None:
+    notes = improved_mae.report(planted, SMALL).notes
+    assert "FT: improved less original +0.67 ± 1.53, higher in 2 of 3 seeds: no difference is shown" in notes
+    assert (
+        "hidden PSNR, dB: improved less original +0.50 ± 0.00, higher in 3 of 3 seeds: a difference is shown" in notes
+    )
+
+
 def test_only_seeds_that_both_have_are_paired(planted: Study) -> None:
     (planted.rows["improved"][0].path / "evaluation/evaluate.json").unlink()
     base, other = read_rows(planted.rows)
@@ -107,11 +115,11 @@ def test_what_a_file_says_it_could_not_have_is_said_with_its_reason(tmp_path: Pa
 def test_the_pages_hold_tables_pictures_cost_and_what_failed(planted: Study) -> None:
     findings = improved_mae.report(planted, SMALL)
     full = Extrapolation(1.25, 40, ["evaluate b"], ["finetune b"])
-    findings.write(quick=True, failed=["some cell"], spent=900, costs=Costs(4.0, {"pretrain a": 0.1}, {}), full=full)
+    findings.write(quick=True, failed=["some cell"], cost=Cost(0.25, 0.125, full, Extrapolation(0.75, 40, [], [])))
     page = (planted.out / "results.md").read_text()
     assert "| improved | 3 | 0.0300 ± 0.0010 " in page
-    assert "0.25 hours on this machine" in page
-    assert "the full form, 40 cells: 1.2 hours" in page
+    assert "0.25 hours by the clock, 0.12 of CPU time" in page
+    assert "the full form, 40 cells, extrapolated from these: 0.8 hours of CPU time; 1.2 by the clock" in page
     assert "taken from other cells of the command: evaluate b" in page
     assert "not counted, nothing like it was run: finetune b" in page
     assert "some cell: not finished" in page
@@ -122,8 +130,8 @@ def test_the_pages_hold_tables_pictures_cost_and_what_failed(planted: Study) -> 
     told = json.loads((planted.out / "results.json").read_text())
     found = told["rows"][1]["scores"][f"evaluate.{HF}"]
     assert (found["n"], found["mean"]) == (3, pytest.approx(0.030))
-    assert found["values"]["improved_mae_seed-2"] == 0.031
-    assert told["cost"]["full_form"]["hours"] == 1.25
+    assert found["values"]["improved_mae_s2"] == 0.031
+    assert told["cost"]["full"]["hours"] == 1.25
 
 
 def test_accuracies_of_train_and_test_and_their_other_reading_stand_apart(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from perceptual_mae.cli.app import app
 from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
-from study import Study, images_of, keep_images
+from study import TRIAL, Study, images_of, keep_images
 from studying import BATCH, SMALL, small_study
 
 TINY = {"images": 0, "epochs": 1, "test_images": 4}
@@ -57,28 +57,45 @@ def changed(study: Study, first: str, second: str) -> set[str]:
 
 def test_improved_and_original_differ_in_the_three_additions_alone(tmp_path: Path) -> None:
     study = small_study(tmp_path)
-    told = changed(study, "improved_mae_original_seed-1", "improved_mae_seed-1")
+    told = changed(study, "original_mae_s1", "improved_mae_s1")
     assert {key.rpartition(".")[0] if key.startswith("losses") else key.split(".")[1] for key in told} == {
         "ratio", "losses.high_frequency", "losses.uniformity",
     }  # fmt: skip
-    assert changed(study, "improved_mae_seed-0", "improved_mae_seed-1") == {"training.seed"}
+    assert changed(study, "improved_mae_s0", "improved_mae_s1") == {"training.seed"}
 
 
 def test_a_cell_counts_the_images_that_pass_through_its_network(tmp_path: Path) -> None:
     images = {cell.name: cell.images for cell in small_study(tmp_path).cells}
-    run = "improved_mae_original_seed-0"
+    run = "original_mae_s0"
     assert images[run] == 2 * 32
     assert images[f"{run}: evaluate"] == 8
     assert images[f"{run}: probe_cached"] == 2 * (16 + 8)  # the random encoder too
-    assert images["improved_mae_seed-0: probe_cached"] == 16 + 8
+    assert images["improved_mae_s0: probe_cached"] == 16 + 8
     assert images[f"{run}: finetune_small"] == 20 * 16
-    assert images_of([DEBUG, "mse", "training.epoch_images=null"]) == 2 * 96
+    assert images_of((DEBUG, "mse", "training.epoch_images=null")) == 2 * 96
+
+
+def test_a_trial_is_the_same_command_on_more_images_in_a_place_of_its_own(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    before = {cell.words[0]: cell for cell in reversed(study.cells)}
+    study.add_trials()
+    trials = {cell.words[0]: cell for cell in study.cells if cell.name.startswith("trial: ")}
+    assert set(trials) == {"pretrain", "evaluate", "probe", "finetune"}
+    for command, trial in trials.items():
+        assert trial.kind == before[command].kind
+        assert trial.images == TRIAL * before[command].images
+        assert trial.result.parent.name == "trial"
+    pretrain = trials["pretrain"].words
+    assert images_of(pretrain[1:-2]) == trials["pretrain"].images
+    assert pretrain[-2:] == ("--out", str(tmp_path / "runs/trial"))
+    probe = trials["probe"].words
+    assert probe[probe.index("--limit") + 1 : probe.index("--limit") + 4] == ("64", "--test-limit", "32")
 
 
 def test_scores_wait_for_their_run_and_pictures_for_both(tmp_path: Path) -> None:
     cells = {cell.name: cell for cell in small_study(tmp_path).cells}
-    summaries = [tmp_path / "runs" / f"{method}_seed-0" / "summary.json" for method in improved_mae.METHODS.values()]
-    assert cells["improved_mae_seed-0: finetune_small"].needs == (summaries[1],)
+    summaries = [tmp_path / "runs" / f"{label}_mae_s0" / "summary.json" for label in improved_mae.METHODS]
+    assert cells["improved_mae_s0: finetune_small"].needs == (summaries[1],)
     assert cells["figure grid_ratio_0.9"].needs == tuple(summaries)
     assert cells["figure grid_ratio_0.9"].words[-2:] == ("--out", str(tmp_path / "figures/grid_ratio_0.9.png"))
 
@@ -94,16 +111,16 @@ def test_images_are_held_back_by_number_where_the_data_can(tmp_path: Path) -> No
 def test_a_mistake_in_any_training_is_told_with_its_name(tmp_path: Path) -> None:
     study = improved_mae.plan(replace(SMALL, seeds=(0,)), tmp_path, [BATCH, "optimizer.lrr=1"])
     assert len(study.mistakes) == 2
-    assert study.mistakes[1].startswith("improved_mae_seed-0: ")
+    assert study.mistakes[1].startswith("improved_mae_s0: ")
     assert "did you mean 'lr'" in study.mistakes[1]
 
 
 def test_each_ablation_changes_one_thing(tmp_path: Path) -> None:
     study = ablations(tmp_path)
     known = [name for name in trainings(study) if not any(each.startswith(f"{name}:") for each in study.mistakes)]
-    assert {"mae_seed-0", "grid_seed-0", "decoder_1_deep_seed-0"} <= set(known)
-    for name in set(known) - {"mae_seed-0", "block_seed-0"}:  # block's options come with its kind
-        assert len(changed(study, "mae_seed-0", name)) == 1, name
+    assert {"mae_s0", "grid_s0", "decoder_1_deep_s0"} <= set(known)
+    for name in set(known) - {"mae_s0", "block_s0"}:  # block's options come with its kind
+        assert len(changed(study, "mae_s0", name)) == 1, name
 
 
 def test_rows_and_groups_of_ablations_are_chosen_by_name(tmp_path: Path) -> None:
@@ -126,7 +143,7 @@ def test_the_curve_over_ratios_shares_its_middle_with_the_comparison_of_masks(
         "small, random", "small, grid", "small, block", "medium, random", "medium, grid", "medium, block",
         "small, random, ratio 0.5", "medium, random, ratio 0.5",
     ]  # fmt: skip
-    assert [run.name for run in study.rows["small, random"]] == ["small_random_0.75_seed-0", "small_random_0.75_seed-1"]
+    assert [run.name for run in study.rows["small, random"]] == ["small_random_0.75_s0", "small_random_0.75_s1"]
     assert len(study.rows["small, random, ratio 0.5"]) == 1
 
 
