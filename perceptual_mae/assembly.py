@@ -1,19 +1,25 @@
 """From a configuration to a trainer on whatever processes and devices there are."""
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from torch import Tensor
 
 from perceptual_mae import build
 from perceptual_mae.adversary import Adversary
 from perceptual_mae.config import RunConfig
+from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
+from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.trainer import Trainer
+from perceptual_mae.warm_start import WarmStart
 
 Value = TypeVar("Value")
 
@@ -42,10 +48,26 @@ def as_main_process(value: Value) -> Value:
     return shared
 
 
-def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.Timetable) -> Trainer:
-    """Return the trainer of a run at its first step."""
+@torch.no_grad()
+def look_at_patches(generator: MaskedAutoencoder, accelerator: Accelerator, batch: Batch) -> Tensor:
+    """Return the share (B, L) that the class token of the encoder, as it now is, gives each patch of whole images.
+
+    It is the mean over the heads of the last block; the rest of each sum of 1 is the class token's own.
+    """
+    encoder = generator.encoder
+    images = batch.to(accelerator.device).images.to(encoder.mean.dtype)
+    with accelerator.autocast():
+        return encoder.class_attention(images)[..., 1:].mean(1)
+
+
+def build_trainer(
+    config: RunConfig, accelerator: Accelerator, timetable: build.Timetable, start: WarmStart | None = None
+) -> Trainer:
+    """Return the trainer of a run at its first step; with `start` its encoder has the weights of another run's."""
     optimizer, training = config.optimizer, config.training
     generator = build.build_generator(config)
+    if start is not None:
+        start.load(generator.encoder)
     discriminator = build.build_discriminator(config)
     peak, betas = build.generator_adam(config)
     adversary = None
@@ -70,9 +92,10 @@ def build_trainer(config: RunConfig, accelerator: Accelerator, timetable: build.
         build.build_objective(config),
         generator_optimizer(generator, betas=betas, weight_decay=optimizer.weight_decay),
         timetable.rate(peak, config.schedule.min_lr),
-        build.TrainingMasks(config, generator.grid),
+        build.TrainingMasks(config, generator.grid, partial(look_at_patches, generator, accelerator)),
         adversary,
         build.build_loss_networks(config, discriminator),
+        build.TrainingPaths(generator.drop_path, len(generator.encoder.blocks), training.seed),
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(config),

@@ -128,17 +128,22 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor] | None, origin: P
     """Load a network strictly; a checkpoint of another architecture is a UserError that names what differs."""
     if state is None:
         raise UserError(f"{origin}: holds no {type(module).__name__}; was it written by another configuration?")
-    own = module.state_dict()
-    missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    reshaped = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    if missing or foreign or reshaped:
-        kinds = (("missing", missing), ("unexpected", foreign), ("of another shape", sorted(reshaped)))
-        told = [f"{len(keys)} {kind} (first: {keys[0]})" for kind, keys in kinds if keys]
+    if misfit := find_misfit(module, state):
         raise UserError(
-            f"{origin}: a checkpoint of another architecture: tensors {'; '.join(told)}; "
+            f"{origin}: a checkpoint of another architecture: tensors {misfit}; "
             "use the configuration it was trained with"
         )
     module.load_state_dict(state)
+
+
+def find_misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+    """Say which tensors a state lacks, has too many or of another shape for a network, the first of each by name."""
+    own = module.state_dict()
+    missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = sorted(key for key in own.keys() & state.keys() if own[key].shape != state[key].shape)
+    shapes = [f"{key}, {tuple(state[key].shape)} for {tuple(own[key].shape)}" for key in reshaped[:1]]
+    kinds = (("missing", missing, missing), ("unexpected", foreign, foreign), ("of another shape", reshaped, shapes))
+    return "; ".join(f"{len(keys)} {kind} (first: {first[0]})" for kind, keys, first in kinds if keys) or None
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

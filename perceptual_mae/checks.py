@@ -13,7 +13,7 @@ from torch import nn
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import pyramid_sizes, resolutions
-from perceptual_mae.masking import num_hidden
+from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.mistakes import Mistake
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedule import Balanced, FromEpoch, Ramp, Weight
@@ -225,11 +225,19 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
     if any(check_image_size(config)):
         return  # told already
     patch_size = config.generator.patch_size or SIZES[config.generator.size].patch_size
-    num_patches = (config.data.size[0] // patch_size) * (config.data.size[1] // patch_size)
+    grid = (config.data.size[0] // patch_size, config.data.size[1] // patch_size)
+    num_patches = grid[0] * grid[1]
     try:
         num_hidden(num_patches, high)
     except ValueError as error:
         yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
+    else:
+        draw = partial(config.masking.constructor, **config.masking.options())
+        uniform = torch.ones(1, num_patches) if config.masking.watches_attention else None
+        try:
+            draw_masks(draw, grid, num_hidden(num_patches, high), [torch.Generator()], uniform)
+        except (ValueError, TypeError) as error:
+            yield Mistake(("masking.*",), " ".join(str(error).split()))
     for name, term in config.losses.items():
         if term.options().get("region") == "masked" and num_hidden(num_patches, low) == 0:
             message = f"{name} looks at hidden patches only, but masking.ratio comes to hide none; use region: all"

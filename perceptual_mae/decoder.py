@@ -5,26 +5,35 @@ Shapes: B images, C channels, L patches, V visible patches, D encoder width, d d
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from perceptual_mae.cross_attention import CrossBlock
 from perceptual_mae.heads import HeadForm, RgbHead, head_block
 from perceptual_mae.images import Pyramid, Size, unpatchify
 from perceptual_mae.skips import Skip
-from perceptual_mae.vit import Block, LayerNorm, initialise, sincos_positions
+from perceptual_mae.vit import Block, LayerNorm, Positions, give_positions, initialise
 
 logger = logging.getLogger(__name__)
+
+DecoderAttention = Literal["self", "cross"]
+"""Whether all tokens of a decoder look at each other, or queries at visible tokens alone."""
 
 
 class Decoder(nn.Module):
     """Transformer decoder of MAE; with `taps` and `levels` that of MSG-MAE.
 
     taps: encoder block for each decoder block from the second on, or none. levels: images to write, each half the size
-    of the one before. head_form: see `RgbHead`.
+    of the one before. head_form: see `RgbHead`. mask_token: False where the encoder gives tokens for all patches.
+    attention: with "cross" (CrossMAE) each patch is a query, mask token plus position, that looks at the visible tokens
+    in every block and sees no other query; what a tap brings joins the visible tokens of its block. Raises ValueError
+    for "cross" without a mask token.
     """
 
     pos_embed: Tensor
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -41,13 +50,26 @@ class Decoder(nn.Module):
         own_projections: bool = True,
         levels: int = 1,
         head_form: HeadForm = "native",
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        positions: Positions = "sincos",
+        mask_token: bool = True,
+        attention: DecoderAttention = "self",
     ) -> None:
         super().__init__()
+        self.is_cross = attention == "cross"
+        if self.is_cross and not mask_token:
+            raise ValueError(
+                "encoder_mask_tokens leaves decoder_attention: cross no hidden patches to ask for; give up one of them"
+            )
         self.grid, self.patch_size, self.taps = grid, patch_size, tuple(taps)
         self.embed = nn.Linear(encoder_width, width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        self.register_buffer("pos_embed", sincos_positions(grid, width))
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        self.register_parameter("mask_token", nn.Parameter(torch.empty(1, 1, width)) if mask_token else None)
+        give_positions(self, positions, grid, width)
+        block = CrossBlock if self.is_cross else Block
+        self.blocks = nn.ModuleList(
+            block(width, heads, mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale) for _ in range(depth)
+        )
         self.norm = LayerNorm(width)
         self.pred = nn.Linear(width, channels * patch_size**2)
         self.skips = nn.ModuleList(Skip(encoder_width, width, own_projection=own_projections) for _ in self.taps)
@@ -60,15 +82,27 @@ class Decoder(nn.Module):
                 *(levels, depth, levels),
             )
         self.apply(initialise)
-        nn.init.normal_(self.mask_token, std=0.02)
+        if self.mask_token is not None:
+            nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(self, tokens: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> tuple[Pyramid, Tensor]:
         """Images in the generator's normalised space, largest first, and the decoder's input (B, 1+L, d).
 
         tokens: (B, 1+V, D) of the encoder; tapped: encoder block -> (B, 1+V, D); visible: patch indices (B, V).
         """
-        latent = tokens = self.place(self.embed(tokens), visible)
+        latent = self.place(self.embed(tokens), visible)
+        decode = self._look_at_visible if self.is_cross else self._look_at_all
+        outputs = decode(latent, tapped, visible)
+        patches: Tensor = self.pred(self.norm(outputs[-1])[:, 1:])
+        images = [unpatchify(patches, self.patch_size, self.grid)]
+        for level, head in enumerate(self.heads, start=1):
+            images.append(head(outputs[head_block(level, len(self.blocks)) - 1]))
+        return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images), latent
+
+    def _look_at_all(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
+        """Outputs (B, 1+L, d) of all blocks, in which every token looks at every other."""
         outputs: list[Tensor] = []
+        tokens = latent
         for index, block in enumerate(self.blocks):
             if self.taps and index > 0:
                 skip = self.skips[index - 1]
@@ -76,14 +110,34 @@ class Decoder(nn.Module):
                 tokens = skip(tokens, self.place(skip.narrow(tapped[self.taps[index - 1]], self.embed), visible))
             tokens = block(tokens)
             outputs.append(tokens)
-        patches: Tensor = self.pred(self.norm(tokens)[:, 1:])
-        images = [unpatchify(patches, self.patch_size, self.grid)]
-        for level, head in enumerate(self.heads, start=1):
-            images.append(head(outputs[head_block(level, len(self.blocks)) - 1]))
-        return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images), latent
+        return outputs
+
+    def _look_at_visible(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
+        """Outputs (B, 1+L, d) of all blocks, in which every token looks at the visible ones of the latent alone.
+
+        The class token is carried along so that heads find what they are used to; nothing reads its outputs.
+        """
+        index = visible[..., None].expand(-1, -1, latent.shape[-1])
+        seen = torch.cat([latent[:, :1], latent[:, 1:].gather(1, index)], dim=1)
+        assert self.mask_token is not None
+        # Visible patches ask as hidden ones do: what stands in their places of the latent is looked at, no query.
+        queries = (self.mask_token + self.pos_embed[:, 1:]).to(latent.dtype).expand(len(latent), -1, -1)
+        tokens = torch.cat([latent[:, :1], latent[:, 1:].scatter(1, index, queries.gather(1, index))], dim=1)
+        outputs: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            looked_at = seen
+            if self.taps and number > 0:
+                skip = self.skips[number - 1]
+                assert isinstance(skip, Skip)
+                looked_at = skip(seen, skip.narrow(tapped[self.taps[number - 1]], self.embed))
+            tokens = block(tokens, looked_at)
+            outputs.append(tokens)
+        return outputs
 
     def place(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """All tokens (B, 1+L, d): visible ones (B, 1+V, d) in their places, mask tokens elsewhere, plus positions."""
+        if self.mask_token is None:
+            return tokens + self.pos_embed
         index = visible[..., None].expand(-1, -1, tokens.shape[-1])
         hidden = self.mask_token.to(tokens.dtype).expand(len(tokens), self.grid[0] * self.grid[1], -1)
         return torch.cat([tokens[:, :1], hidden.scatter(1, index, tokens[:, 1:])], dim=1) + self.pos_embed

@@ -1,6 +1,6 @@
 """The half of the generator that is kept: a vision transformer that sees visible patches only, or whole images.
 
-Shapes: B images, C channels, L patches, V visible patches, D width.
+Shapes: B images, C channels, N tokens, L patches, V visible patches, D width.
 """
 
 from collections.abc import Collection, Sequence
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from perceptual_mae.images import Size, patchify
-from perceptual_mae.vit import Block, LayerNorm, PatchEmbed, initialise, resize_positions, sincos_positions
+from perceptual_mae.relative_positions import Pairs, entries_of_pairs
+from perceptual_mae.vit import Block, LayerNorm, PatchEmbed, Positions, give_positions, initialise, resize_positions
 
 
 class Encoder(nn.Module):
-    """Vision transformer with a class token and fixed positions; parameters carry timm's names.
+    """Vision transformer with a class token and position codes; parameters carry timm's names.
 
     Images come in [0, 1]; the data set's mean and standard deviation are buffers, so that a saved encoder is complete.
     """
@@ -21,6 +22,7 @@ class Encoder(nn.Module):
     mean: Tensor
     std: Tensor
     pos_embed: Tensor
+    entries: Tensor
 
     def __init__(
         self,
@@ -34,6 +36,10 @@ class Encoder(nn.Module):
         depth: int,
         heads: int,
         mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        positions: Positions = "sincos",
+        relative_positions: bool = False,
     ) -> None:
         super().__init__()
         if channels < 1 or not len(mean) == len(std) == channels or min(std) <= 0:
@@ -45,10 +51,17 @@ class Encoder(nn.Module):
         self.grid: Size = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(-1, 1, 1))
-        self.register_buffer("pos_embed", sincos_positions(self.grid, width))
+        give_positions(self, positions, self.grid, width)
+        self.relative_positions = relative_positions
+        if relative_positions:
+            self.register_buffer("entries", entries_of_pairs(self.grid), persistent=False)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.patch_embed = PatchEmbed(channels, patch_size, width)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+        table_grid = self.grid if relative_positions else None
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale, grid=table_grid)
+            for _ in range(depth)
+        )
         self.norm = LayerNorm(width)
         self.apply(initialise)
         nn.init.normal_(self.cls_token, std=0.02)
@@ -56,8 +69,8 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
         """Tokens (B, 1+L, D) after the final norm, class token first, of whole images (B, C, H, W) in [0, 1].
 
-        Any height and width that are multiples of the patch size will do: positions are interpolated. `paths`
-        (B, blocks, 2): see `Block`.
+        Any height and width that are multiples of the patch size will do: positions and relative positions are
+        interpolated. `paths` (B, blocks, 2): see `Block`.
         """
         height, width = images.shape[-2:]
         if images.dim() != 4 or images.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
@@ -74,24 +87,38 @@ class Encoder(nn.Module):
         taps: Collection[int] = (),
         *,
         paths: Tensor | None = None,
+        replaced: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens (B, 1+V, D) after the final norm, and the outputs of the blocks numbered in `taps`, not normalised.
 
         images: (B, C, H, W) in [0, 1]; visible: indices (B, V) of the only patches to look at, None for all. Blocks are
-        numbered from 1; 0 is what enters the first.
+        numbered from 1; 0 is what enters the first. replaced: a mask (B, L) and the token (1, 1, D) that stands, before
+        positions are added, for each patch that it hides.
         """
-        grid = (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+        grid = self._grid_of(images)
         patches = patchify(self.normalise(images), self.patch_size).to(self.cls_token.dtype)
         positions = resize_positions(self.pos_embed, self.grid, grid)
         patch_positions = positions[:, 1:]
         if visible is not None:
             patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
-            patch_positions = patch_positions[0, visible]
+            # Where positions learn, indexing would sum their gradients in any order; these places are never the same.
+            index = visible[..., None].expand(-1, -1, self.width)
+            patch_positions = patch_positions.expand(len(images), -1, -1).gather(1, index)
         class_token = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
-        tokens = torch.cat([class_token, self.patch_embed(patches) + patch_positions], dim=1)
+        embedded = self.patch_embed(patches)
+        if replaced is not None:
+            mask, token = replaced
+            embedded = torch.where(mask[..., None], token.to(embedded.dtype), embedded)
+        tokens = torch.cat([class_token, embedded + patch_positions], dim=1)
         tapped = {0: tokens} if 0 in taps else {}
+        pairs = self._pairs(grid, visible)
+        if paths is not None:
+            if paths.shape != (len(images), len(self.blocks), 2):
+                raise ValueError(f"expected paths ({len(images)}, {len(self.blocks)}, 2), got {tuple(paths.shape)}")
+            paths = paths.to(tokens)
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens) if paths is None else block(tokens, paths[:, number - 1])
+            own = () if paths is None else (paths[:, number - 1],)
+            tokens = block(tokens, *own, pairs=pairs)
             if number in taps:
                 tapped[number] = tokens
         return self.norm(tokens), tapped
@@ -104,7 +131,18 @@ class Encoder(nn.Module):
         last, before = self.blocks[-1], len(self.blocks) - 1
         assert isinstance(last, Block)
         _, tapped = self.encode(images, taps=(before,))
-        return last.attention(tapped[before])[:, :, 0]
+        return last.attention(tapped[before], self._pairs(self._grid_of(images), None))[:, :, 0]
+
+    def _grid_of(self, images: Tensor) -> Size:
+        return (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
+
+    def _pairs(self, grid: Size, visible: Tensor | None) -> Pairs | None:
+        """Return how the tokens of these images stand to each other, None where no block asks for it."""
+        if not self.relative_positions:
+            return None
+        entries = self.entries if grid == self.grid else entries_of_pairs(grid).to(self.entries.device)
+        pairs = Pairs(entries, grid, self.grid)
+        return pairs if visible is None else pairs.among(visible)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images in [0, 1] shifted and scaled by the data set's mean and standard deviation."""

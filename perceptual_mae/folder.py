@@ -45,13 +45,18 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     return out
 
 
-def describe(folder: Path, config: RunConfig, device: str) -> None:
-    """Write the resolved configuration of a run into its folder, and what the run stands on."""
+def describe(folder: Path, config: RunConfig, device: str, started_from: dict[str, Any] | None = None) -> None:
+    """Write the resolved configuration of a run into its folder, and what the run stands on.
+
+    started_from: whose weights the encoder starts with, if it is about to.
+    """
     values = config.model_dump(mode="json", by_alias=True)
     if config.data.kind in DATASETS and (root := values["data"].get("root")):
         values["data"]["root"] = os.path.abspath(Path(root).expanduser())  # the folder may be opened from anywhere
     write_atomically(folder / CONFIG, to_yaml(values))
-    if not (folder / "environment.json").exists():
+    if started_from is not None:
+        write_json(folder / "environment.json", environment(device) | {"started_from": started_from})
+    elif not (folder / "environment.json").exists():
         write_json(folder / "environment.json", environment(device))
 
 

@@ -57,7 +57,7 @@ FOREIGN_WEIGHTS: dict[str, ForeignWeights] = {
         "squeezenet1_1-b8a52dc0.pth",
         "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
         5,
-        "score lpips_squeeze; loss network lpips with net: squeeze",
+        "score lpips_squeeze; loss networks lpips with net: squeeze, named (method teacher_p)",
         "torchvision:SqueezeNet1_1_Weights.IMAGENET1K_V1",
     ),
     "dvae": ForeignWeights(

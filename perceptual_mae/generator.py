@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.decoder import Decoder
+from perceptual_mae.decoder import Decoder, DecoderAttention
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.heads import HeadForm, RgbHead
 from perceptual_mae.images import Pyramid, Size, patchify, pyramid, resolutions, unpatchify
@@ -19,6 +19,7 @@ from perceptual_mae.masking import visible_patches
 from perceptual_mae.reconstruction import Reconstruction
 from perceptual_mae.sizes import SIZES
 from perceptual_mae.skips import SkipMap, tapped_blocks
+from perceptual_mae.vit import Positions
 
 __all__ = ["SIZES", "MaskedAutoencoder", "Reconstruction", "count_parameters"]
 
@@ -27,9 +28,14 @@ class MaskedAutoencoder(nn.Module):
     """Masked autoencoder for images in [0, 1] of one size; `None` stands for the value of the chosen size.
 
     skips: encoder blocks feed decoder blocks (`skip_map`, `skip_projection`). rgb_heads: a pyramid instead of one image
-    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). Raises ValueError for
-    options that do not fit each other or the images.
+    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). drop_path: the rate of
+    stochastic depth in the last encoder block; who trains draws `paths` by it. Of both halves: qkv_bias, layer_scale
+    (see `Block`), positions. Of the encoder: relative_positions (see `Pairs`); encoder_mask_tokens: it sees a token in
+    place of each hidden patch. decoder_attention: all tokens of the decoder look at each other (MAE), or each at the
+    visible ones alone (CrossMAE). Raises ValueError for options that do not fit each other or the images.
     """
+
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -53,6 +59,13 @@ class MaskedAutoencoder(nn.Module):
         skip_projection: Literal["per_skip", "shared"] = "per_skip",
         head_form: HeadForm = "native",
         norm_pix: bool = False,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        drop_path: float = 0.0,
+        positions: Positions = "sincos",
+        relative_positions: bool = False,
+        encoder_mask_tokens: bool = False,
+        decoder_attention: DecoderAttention = "self",
     ) -> None:
         super().__init__()
         given = {
@@ -72,7 +85,11 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError("norm_pix predicts normalised patches, not images for rgb_heads; switch one of them off")
         if norm_pix and chosen.patch_size**2 * channels == 1:
             raise ValueError("norm_pix needs patches of more than one value; set generator.patch_size above 1")
-        self.image_size, self.channels, self.norm_pix = image_size, channels, norm_pix
+        if layer_scale is not None and layer_scale <= 0:
+            raise ValueError(f"generator.layer_scale must be above 0, got {layer_scale:g}; null switches it off")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"generator.drop_path must be at least 0 and below 1, got {drop_path:g}")
+        self.image_size, self.channels, self.norm_pix, self.drop_path = image_size, channels, norm_pix, drop_path
         self.patch_size = _fitting_patch_size(image_size, chosen.patch_size)
         self.resolutions = resolutions(image_size) if rgb_heads else (image_size,)
         """Sizes of the images it writes, largest first."""
@@ -86,6 +103,10 @@ class MaskedAutoencoder(nn.Module):
             depth=chosen.depth,
             heads=chosen.heads,
             mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            layer_scale=layer_scale,
+            positions=positions,
+            relative_positions=relative_positions,
         )
         self.grid = self.encoder.grid
         self.decoder = Decoder(
@@ -101,22 +122,38 @@ class MaskedAutoencoder(nn.Module):
             own_projections=skip_projection == "per_skip",
             levels=len(self.resolutions),
             head_form=head_form,
+            qkv_bias=qkv_bias,
+            layer_scale=layer_scale,
+            positions=positions,
+            mask_token=not encoder_mask_tokens,
+            attention=decoder_attention,
         )
+        # It is not the encoder's own, which would then carry a weight that whole images never need.
+        token = nn.Parameter(0.02 * torch.randn(1, 1, chosen.width)) if encoder_mask_tokens else None
+        self.register_parameter("mask_token", token)
         self._native_heads = head_form == "native"
 
-    def forward(self, images: Tensor, mask: Tensor) -> Reconstruction:
+    def forward(self, images: Tensor, mask: Tensor, paths: Tensor | None = None) -> Reconstruction:
         """The reconstruction of images (B, C, H, W) in [0, 1] from the patches that the mask (B, L) leaves visible.
 
-        The mask may lie on the CPU while the images are elsewhere: then the host never waits for the device.
+        The mask may lie on the CPU while the images are elsewhere: then the host never waits for the device. `paths`
+        (B, blocks, 2) through the encoder may, too.
         """
         self._check(images, mask)
         visible = visible_patches(mask).to(images.device, non_blocking=True)
-        tokens, tapped = self.encoder.encode(images, visible, self.decoder.taps)
+        mask = mask.to(images.device, non_blocking=True)
+        paths = None if paths is None else paths.to(images.device, non_blocking=True)
+        if self.mask_token is None:
+            tokens, tapped = self.encoder.encode(images, visible, self.decoder.taps, paths=paths)
+        else:
+            replaced = (mask, self.mask_token)
+            tokens, tapped = self.encoder.encode(images, None, self.decoder.taps, paths=paths, replaced=replaced)
+            visible = torch.arange(mask.shape[1], device=images.device).expand(len(images), -1)
         prediction, latent = self.decoder(tokens, tapped, visible)
         return Reconstruction(
             pyramid=self.to_images(prediction, images),
             prediction=prediction,
-            mask=mask.to(images.device, non_blocking=True),
+            mask=mask,
             tokens=tokens,
             latent=latent,
             grid=self.grid,

@@ -1,7 +1,9 @@
 """Which patches are hidden: bool masks (B, L), True = hidden, the same number in every image of a batch."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -79,21 +81,63 @@ def block(
     return mask.flatten()
 
 
-MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random, "grid": grid, "block": block}
-"""kind -> function (grid, num_hidden, generator, *, options) returning one mask (L,)."""
+def attention(
+    attention: Tensor,
+    grid: Size,
+    num_hidden: int,
+    generator: torch.Generator,
+    *,
+    hide: Literal["attended", "unattended"] = "attended",
+    temperature: float = 1.0,
+) -> Tensor:
+    """Mask (L,) that hides what an encoder's class token looks at (`attended`), or what it does not (`unattended`).
+
+    attention: positive shares (L,) of the image's patches, of any sum. Patches are drawn without replacement, each with
+    a chance that goes as its share to the power 1 / temperature, or -1 / temperature: at 0 the `num_hidden` first of
+    the order are hidden, at high temperatures any are. Raises ValueError for a temperature below 0.
+    """
+    if temperature < 0:
+        raise ValueError(f"attention needs a temperature >= 0, not {temperature}")
+    shares = attention.to(generator.device, torch.float64)
+    scores = shares.clamp_min(torch.finfo(shares.dtype).tiny).log() * (1 if hide == "attended" else -1)
+    if temperature > 0:  # Gumbel noise: the largest sums are such a draw
+        scores = scores - temperature * torch.empty_like(scores).exponential_(generator=generator).log()
+    mask = torch.zeros(grid[0] * grid[1], dtype=torch.bool, device=generator.device)
+    mask[scores.argsort(descending=True, stable=True)[:num_hidden]] = True
+    return mask
+
+
+MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random, "grid": grid, "block": block, "attention": attention}
+"""kind -> function (grid, num_hidden, generator, *, options) returning one mask (L,).
+
+A kind whose first parameter is called `attention` is given, before the others, what the encoder's class token looks at
+in the whole image (L,).
+"""
+
+
+def watches_attention(kind: Callable[..., object]) -> bool:
+    """Tell whether a masking looks at the encoder's attention: its first parameter then asks for it."""
+    return next(iter(inspect.signature(kind).parameters), None) == "attention"
 
 
 def draw_masks(
-    kind_function: Callable[[Size, int, torch.Generator], Tensor],
+    kind_function: Callable[..., Tensor],
     grid: Size,
     num_hidden: int,
     generators: Sequence[torch.Generator],
+    attention: Tensor | None = None,
 ) -> Tensor:
     """Masks (B, L), one a sample, each from the sample's own generator.
 
-    Raises ValueError when a masking does not hide exactly `num_hidden` patches of the grid.
+    attention: (B, L) for a masking that looks at it. Raises ValueError when a masking does not hide exactly
+    `num_hidden` patches of the grid.
     """
-    masks = torch.stack([kind_function(grid, num_hidden, generator) for generator in generators])
+    if attention is None:
+        drawn = [kind_function(grid, num_hidden, generator) for generator in generators]
+    else:
+        samples = zip(attention, generators, strict=True)
+        drawn = [kind_function(share, grid, num_hidden, generator) for share, generator in samples]
+    masks = torch.stack(drawn)
     num_patches = grid[0] * grid[1]
     if masks.dtype != torch.bool or masks.shape[1:] != (num_patches,) or bool((masks.sum(dim=1) != num_hidden).any()):
         raise ValueError(f"a masking must return bool masks of {num_patches} patches with exactly {num_hidden} hidden")

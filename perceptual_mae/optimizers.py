@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
-TOKENS = ("cls_token", "mask_token")
+SPARED = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+"""Last parts of names that do not decay, whatever their shape (MAE, BEiT)."""
 
 
 def generator_optimizer(generator: nn.Module, *, betas: Sequence[float], weight_decay: float) -> AdamW:
-    """Return AdamW without decay on biases, norms and tokens (MAE); the learning rate is set by each step."""
+    """Return AdamW without decay on biases, norms, tokens and positions (MAE); each step sets the learning rate."""
     named = [(name, parameter) for name, parameter in generator.named_parameters() if parameter.requires_grad]
-    spared = {name for name, parameter in named if parameter.ndim <= 1 or name.rpartition(".")[2] in TOKENS}
+    spared = {name for name, parameter in named if parameter.ndim <= 1 or name.rpartition(".")[2] in SPARED}
     groups = [
         {"params": [parameter for name, parameter in named if name not in spared], "weight_decay": weight_decay},
         {"params": [parameter for name, parameter in named if name in spared], "weight_decay": 0.0},
@@ -34,7 +35,7 @@ def finetuning_optimizer(
     """
     from timm.optim import param_groups_layer_decay
 
-    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in TOKENS]
+    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in SPARED]
     groups = param_groups_layer_decay(
         classifier, weight_decay=weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
     )

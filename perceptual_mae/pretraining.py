@@ -18,15 +18,8 @@ from perceptual_mae.grids import reconstruction_columns, save, sheet
 from perceptual_mae.health import Health
 from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.summary import farewell, headline
-from perceptual_mae.tracking import (
-    Meter,
-    MetricsFile,
-    Reporter,
-    average,
-    check_trackers,
-    first_non_finite,
-    nest,
-)
+from perceptual_mae.tracking import Meter, MetricsFile, Reporter, average, check_trackers, first_non_finite, nest
+from perceptual_mae.warm_start import find_start
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +81,9 @@ class Pretraining:
             process_index=self.accelerator.process_index,
             accumulation=config.training.accumulation,
         )
-        self.trainer = build_trainer(config, self.accelerator, self.timetable)
+        start = find_start(config, self.checkpoints)
+        self.origin = start.origin if start is not None else None
+        self.trainer = build_trainer(config, self.accelerator, self.timetable, start)
         self.generator: MaskedAutoencoder = self.trainer.bare_generator
         self.health = Health()
         self.meter = Meter()
@@ -117,9 +112,9 @@ class Pretraining:
             self.load(found)
         self.first_step = self.step
         if self.accelerator.is_main_process:
-            folder.describe(
-                self.path, self.config, str(self.accelerator.device)
-            )  # a resume that is refused writes nothing
+            started_from = self.origin.facts() if self.origin is not None else None
+            # A resume that is refused writes nothing.
+            folder.describe(self.path, self.config, str(self.accelerator.device), started_from)
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
@@ -330,6 +325,8 @@ class Pretraining:
         )
         if found is not None:
             self.tell(f"resumed from {found} after {self.step} steps")
+        elif self.origin is not None:
+            self.tell(str(self.origin))
         for name in self.trainer.networks.untrained():
             self.warn(
                 f"the loss network {name} has random weights: what it compares means little; set weights in "

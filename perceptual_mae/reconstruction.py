@@ -14,8 +14,9 @@ class Reconstruction:
 
     pyramid: images on the [0, 1] scale, largest first, float32, not clamped. prediction: the same in the space of
     `MaskedAutoencoder.target`. mask: (B, L), True = hidden. tokens: the encoder's output (B, 1+V, D) for V visible
-    patches. latent: the decoder's input (B, 1+L, d), where skips have not joined yet. grid: rows and columns of
-    patches. uses_target_statistics: whether `pyramid` borrowed the mean and deviation of the true patches.
+    patches (for all, if the encoder has mask tokens). latent: the decoder's input (B, 1+L, d), where skips have not
+    joined yet. grid: rows and columns of patches. uses_target_statistics: whether `pyramid` borrowed the mean and
+    deviation of the true patches.
     """
 
     pyramid: Pyramid

@@ -4,10 +4,12 @@ Options of data sets, maskings, the generator, discriminators and loss terms are
 keyword-only parameters of those classes and functions.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
@@ -17,7 +19,7 @@ from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import Size
 from perceptual_mae.layers import BASE, nearest
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
-from perceptual_mae.masking import MASKINGS
+from perceptual_mae.masking import MASKINGS, watches_attention
 from perceptual_mae.mistakes import Mistake, RejectedError
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedule import Ramp, Weight, When
@@ -53,14 +55,36 @@ class MaskingSection(Choice):
 
     ratio: Annotated[float, Field(ge=0, lt=1)] | Ramp = 0.75
 
+    @property
+    def watches_attention(self) -> bool:
+        """Whether masks depend on what the encoder in training looks at."""
+        return watches_attention(type(self).constructor)
+
+    @property
+    def of_held_out_images(self) -> "MaskingSection":
+        """This masking, or random where this one changes with the encoder: held-out images always have the same."""
+        plain = derive(MaskingSection, MASKINGS["random"], "random")
+        return plain.model_validate({"ratio": self.ratio}) if self.watches_attention else self
+
 
 class GeneratorSection(Options):
-    """Options of `MaskedAutoencoder`; those that other sections must fit are named here, their defaults are not."""
+    """Options of `MaskedAutoencoder`; those that other sections must fit are named here, their defaults are not.
+
+    `init_from` is the section's own: a run folder, a checkpoint or an exported encoder whose weights the encoder starts
+    with. A path is made absolute where it is read, so that a configuration means the same from any folder.
+    """
+
+    init_from: str | None = None
 
     size: str
     patch_size: int | None
     rgb_heads: bool
     norm_pix: bool
+
+    @field_validator("init_from")
+    @classmethod
+    def _make_absolute(cls, path: str | None) -> str | None:
+        return None if path is None else os.path.abspath(Path(path).expanduser())
 
 
 class DiscriminatorSection(Choice):

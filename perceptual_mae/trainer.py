@@ -30,6 +30,7 @@ from perceptual_mae.scalars import Scalars, mean_of, variety, verdict
 from perceptual_mae.schedule import Moment
 
 DrawMasks = Callable[[Batch, Moment], Tensor]
+DrawPaths = Callable[[Batch], Tensor | None]
 LearningRate = Callable[[int], float]
 Order = Literal["lean", "sequential"]
 """Both gradients at the same discriminator, or the discriminator's update first."""
@@ -37,11 +38,15 @@ Order = Literal["lean", "sequential"]
 
 @dataclass
 class View:
-    """One micro-batch: images (B, C, H, W) in [0, 1] on the device; masks (B, L) and sample indices (B,) on the CPU."""
+    """One micro-batch: images (B, C, H, W) in [0, 1] on the device; what else is known of them on the CPU.
+
+    That is masks (B, L), sample indices (B,) and, where branches are closed, paths through the encoder (B, blocks, 2).
+    """
 
     images: Tensor
     mask: Tensor
     indices: Tensor
+    paths: Tensor | None = None
     reconstruction: Reconstruction | None = None
     signs: Tensor | None = None
 
@@ -50,8 +55,9 @@ class Trainer:
     """Updates generator and discriminator in turns; with `adversary` None the same step trains a plain MAE.
 
     The learning rates are functions of the step. `draw_masks(batch, moment)` returns the masks (B, L) of a
-    micro-batch. `networks` are those that terms compare through beside the live discriminator. All scalars that `step`
-    returns are detached and stay on the device.
+    micro-batch, `draw_paths(batch)` its paths through the encoder (None: all open). `networks`
+    are those that terms compare through beside the live discriminator. All scalars that `step` returns are detached and
+    stay on the device.
     """
 
     def __init__(
@@ -64,12 +70,14 @@ class Trainer:
         draw_masks: DrawMasks,
         adversary: Adversary | None = None,
         networks: LossNetworks | None = None,
+        draw_paths: DrawPaths = lambda batch: None,
         *,
         order: Order,
         clip_norm: float | None = None,
         ema_decay: float | None = None,
     ) -> None:
-        self.accelerator, self.objective, self.draw_masks = accelerator, objective, draw_masks
+        self.accelerator, self.objective = accelerator, objective
+        self.draw_masks, self.draw_paths = draw_masks, draw_paths
         if order not in get_args(Order):
             raise ValueError(f"unknown order {order!r} of a step; choose from: {', '.join(get_args(Order))}")
         self.learning_rate, self.adversary, self.order, self.clip_norm = learning_rate, adversary, order, clip_norm
@@ -119,7 +127,7 @@ class Trainer:
 
     def judge_and_learn(self, view: View, moment: Moment, share: float) -> Scalars:
         """Add `share` of a micro-batch's gradients to both networks'; its graphs end with this call."""
-        reconstruction = self.generator(view.images, view.mask)
+        reconstruction = self.generator(view.images, view.mask, view.paths)
         severed, look = self.sever(reconstruction, view), self.look("pair", view, moment)
         on_real, leaves = self.show_real(view, look, moment)
         on_fake = self.discriminator(look(self.levels_of(severed.pyramid)))
@@ -149,7 +157,7 @@ class Trainer:
         self.share_forward(views)
         seen: list[Scalars] = []
         for view in self.in_turn(views, self.generator):
-            reconstruction = view.reconstruction or self.generator(view.images, view.mask)
+            reconstruction = view.reconstruction or self.generator(view.images, view.mask, view.paths)
             view.reconstruction = None
             comparison = self.look_again(self.sever(reconstruction, view), view, moment)
             seen.append(self.learn(reconstruction, comparison, moment, 1 / len(views)))
@@ -208,7 +216,8 @@ class Trainer:
             half = slice(0, max(1, len(view.images) // 2))
             streams = [stream("path", adversary.seed, moment.step, index) for index in view.indices[half].tolist()]
             with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
-                reconstruction = self.generator(view.images[half], view.mask[half])
+                paths = None if view.paths is None else view.paths[half]
+                reconstruction = self.generator(view.images[half], view.mask[half], paths)
                 fake = self.levels_of(reconstruction.pyramid)
                 features = self.bare_discriminator(fake).features if penalty.target == "features" else fake[:1]
                 noise = path_noise([feature.shape[1:] for feature in features], streams)
@@ -306,7 +315,7 @@ class Trainer:
     def share_forward(self, views: Sequence[View]) -> None:
         """Let one forward serve both halves; several micro-batches cannot keep all their graphs and run it again."""
         if len(views) == 1 and views[0].reconstruction is None:
-            views[0].reconstruction = self.generator(views[0].images, views[0].mask)
+            views[0].reconstruction = self.generator(views[0].images, views[0].mask, views[0].paths)
 
     def levels_of(self, images: Pyramid) -> Pyramid:
         """Return as many levels as the discriminator reads, pooling the full size where only that is given."""
@@ -317,13 +326,13 @@ class Trainer:
         if view.reconstruction is not None:
             return view.reconstruction
         with torch.no_grad():
-            reconstruction: Reconstruction = self.bare_generator(view.images, view.mask)
+            reconstruction: Reconstruction = self.bare_generator(view.images, view.mask, view.paths)
         return reconstruction
 
     def view(self, batch: Batch, moment: Moment) -> View:
-        """Move a micro-batch to the device, in the generator's precision, and draw its masks."""
+        """Move a micro-batch to the device, in the generator's precision, and draw its masks and paths."""
         images = batch.to(self.accelerator.device).images.to(self.bare_generator.encoder.mean.dtype)
-        return View(images, self.draw_masks(batch, moment), batch.indices)
+        return View(images, self.draw_masks(batch, moment), batch.indices, self.draw_paths(batch))
 
     def in_turn(self, views: Sequence[View], *networks: nn.Module) -> Iterator[View]:
         """Yield the micro-batches; processes exchange the networks' gradients in the last one only."""

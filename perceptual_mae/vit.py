@@ -5,6 +5,7 @@ As in MAE, LayerNorm adds 1e-6 to the variance, GELU is exact, and there is no d
 """
 
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceptual_mae.images import Size
+from perceptual_mae.relative_positions import Pairs, num_entries
 
+Positions = Literal["sincos", "learned"]
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -59,32 +62,48 @@ def resize_positions(positions: Tensor, old: Size, new: Size) -> Tensor:
     return torch.cat([positions[:, :1], rearrange(patches, "b d h w -> b (h w) d")], dim=1)
 
 
+def give_positions(owner: nn.Module, positions: Positions, grid: Size, width: int) -> None:
+    """Give a network its `pos_embed` (1, 1+L, D): a buffer of fixed codes, or a parameter drawn with deviation 0.02."""
+    if positions == "sincos":
+        owner.register_buffer("pos_embed", sincos_positions(grid, width))
+    elif positions == "learned":
+        learned = nn.init.trunc_normal_(torch.empty(1, 1 + grid[0] * grid[1], width), std=0.02)
+        owner.register_parameter("pos_embed", nn.Parameter(learned))
+    else:
+        raise ValueError(f"unknown generator.positions {positions!r}; choose from: sincos, learned")
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over tokens (B, N, D).
 
+    With `grid` it has a table of relative positions, and `pairs` say which of its entries are added to the scores.
     In bfloat16 on a CPU the softmax is written out: there it is faster than the fused kernel. Elsewhere the fused
     kernel is used; for second derivatives enter `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the forward.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    relative_position_bias_table: nn.Parameter | None
+
+    def __init__(self, width: int, heads: int, *, qkv_bias: bool = True, grid: Size | None = None) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of the number of heads {heads}")
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
+        table = None if grid is None else nn.Parameter(torch.zeros(num_entries(grid), heads))
+        self.register_parameter("relative_position_bias_table", table)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
         query, key, value = self._split(tokens)
+        bias = self._bias(query, pairs)
         if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # under autocast only the query's dtype tells
-            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-            mixed = scores.softmax(dim=-1) @ value
+            mixed = self._scores(query, key, bias).softmax(dim=-1) @ value
         else:
-            mixed = F.scaled_dot_product_attention(query, key, value)
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
         projected: Tensor = self.proj(rearrange(mixed, "b h n d -> b n (h d)"))
         return projected
 
-    def probabilities(self, tokens: Tensor) -> Tensor:
+    def probabilities(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Return what each token looks at (B, heads, N, N), rows that sum to 1: what `forward` mixes the values by.
 
         They are taken in float32 at least, whatever the tokens' type.
@@ -92,13 +111,20 @@ class Attention(nn.Module):
         query, key, _ = self._split(tokens)
         if query.dtype in (torch.float16, torch.bfloat16):
             query, key = query.float(), key.float()
-        probabilities: Tensor = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(dim=-1)
-        return probabilities
+        return self._scores(query, key, self._bias(query, pairs)).softmax(dim=-1)
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values, each (B, heads, N, D / heads)."""
         query, key, value = rearrange(self.qkv(tokens), "b n (k h d) -> k b h n d", k=3, h=self.heads).unbind(0)
         return query, key, value
+
+    def _scores(self, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+        scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        return scores if bias is None else scores + bias
+
+    def _bias(self, query: Tensor, pairs: Pairs | None) -> Tensor | None:
+        table = self.relative_position_bias_table
+        return None if pairs is None or table is None else pairs.bias(table).to(query.dtype)
 
 
 class Mlp(nn.Module):
@@ -114,32 +140,60 @@ class Mlp(nn.Module):
         return widened
 
 
-class Block(nn.Module):
-    """One pre-norm transformer block on tokens (B, N, D).
+class LayerScale(nn.Module):
+    """A learned factor for each channel, small at first: a branch then begins as next to nothing (Touvron et al.)."""
 
-    `paths` (B, 2) says how much attention and MLP of each image count, 1 where it is left out: stochastic depth.
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens * self.gamma
+
+
+def scale_of(width: int, initial: float | None) -> nn.Module:
+    """Return the `LayerScale` of a branch, or nothing in its place."""
+    return nn.Identity() if initial is None else LayerScale(width, initial)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer block on tokens (B, N, D); `grid` and `pairs`: see `Attention`.
+
+    layer_scale: what the factors of `LayerScale` on both branches begin at, None for none. `paths` (B, 2) says how much
+    attention and MLP of each image count, 0 where the branch is closed: stochastic depth.
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        qkv_bias: bool = True,
+        layer_scale: float | None = None,
+        grid: Size | None = None,
+    ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, heads)
+        self.attn = Attention(width, heads, qkv_bias=qkv_bias, grid=grid)
+        self.ls1 = scale_of(width, layer_scale)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.ls2 = scale_of(width, layer_scale)
 
-    def forward(self, tokens: Tensor, paths: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, paths: Tensor | None = None, *, pairs: Pairs | None = None) -> Tensor:
         if paths is None:
-            tokens = tokens + self.attn(self.norm1(tokens))
-            updated: Tensor = tokens + self.mlp(self.norm2(tokens))
+            tokens = tokens + self.ls1(self.attn(self.norm1(tokens), pairs))
+            updated: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
         else:
             attention, mlp = paths[:, :, None, None].unbind(1)  # (B, 1, 1) each
-            tokens = tokens + attention * self.attn(self.norm1(tokens))
-            updated = tokens + mlp * self.mlp(self.norm2(tokens))
+            tokens = tokens + attention * self.ls1(self.attn(self.norm1(tokens), pairs))
+            updated = tokens + mlp * self.ls2(self.mlp(self.norm2(tokens)))
         return updated
 
-    def attention(self, tokens: Tensor) -> Tensor:
+    def attention(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Return what each token looks at in this block, (B, heads, N, N): see `Attention.probabilities`."""
-        return self.attn.probabilities(self.norm1(tokens))
+        return self.attn.probabilities(self.norm1(tokens), pairs)
 
 
 def initialise(module: nn.Module) -> None:

@@ -37,6 +37,7 @@ SMALL = {"msg_gan": "discriminator.base_channels=16", "stylegan2": "discriminato
 
 PERCEPTUAL = ("feature_matching", "style")
 UNTRAINED = {method: [f"losses.{term}.network.weights=random" for term in PERCEPTUAL] for method in ("dvae_p", "vgg_p")}
+UNTRAINED["teacher_p"] = ["losses.feature_matching.network.weights=random"]
 """For methods that want a file of weights, what makes them go without."""
 
 

@@ -25,7 +25,10 @@ FLOORS = (
         "foreign_weights",
         "fetching",
     ),
-    ("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes", "reconstruction"),
+    (
+        *("losses", "loss_networks", "vit", "masking", "encoder", "decoder", "heads", "skips", "sizes"),
+        *("reconstruction", "relative_positions", "stochastic_depth", "cross_attention"),
+    ),
     ("generator",),
     ("comparison", "balance", "adversary", "gradients", "scalars"),
     ("objective", "data", "grids", "attention_maps", "choices"),
@@ -33,7 +36,7 @@ FLOORS = (
     ("checks",),
     ("config",),
     ("build", "checkpoint", "folder", "tracking", "health", "interrupts", "optimizers", "summary"),
-    ("run",),
+    ("run", "warm_start"),
     ("trainer", "snapshot", "evaluation"),
     ("step_counts", "step_kinds", "step_parts"),
     ("assembly",),
@@ -47,7 +50,17 @@ FLOORS = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 TOUCH_ACCELERATE = {"trainer", "tracking", "evaluation", "snapshot", "assembly"}
-NETWORKS = {"vit", "loss_networks", "encoder", "decoder", "heads", "skips", "generator"}
+NETWORKS = {
+    "vit",
+    "relative_positions",
+    "loss_networks",
+    "encoder",
+    "decoder",
+    "cross_attention",
+    "heads",
+    "skips",
+    "generator",
+}
 
 
 def python_files() -> list[Path]:

@@ -12,6 +12,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.generator import count_parameters
 from perceptual_mae.interrupts import EXIT_CODE, Interrupted
 from perceptual_mae.pretraining import pretrain
+from perceptual_mae.warm_start import check_start
 
 OPTIMIZER_MOMENTS = 2
 """AdamW and Adam keep two numbers beside each parameter."""
@@ -44,6 +45,7 @@ def describe(config: RunConfig, out: Path) -> str:
         generator = build.build_generator(config)
         discriminator = build.build_discriminator(config)
         networks = build.build_loss_networks(config, discriminator)
+    start = check_start(config, out / "checkpoints")
     weights, with_positions = count_parameters(generator)
     lines = [to_yaml(config).rstrip(), ""]
     lines.append(f"generator: {weights:,} parameters, {with_positions:,} with fixed positions")
@@ -54,6 +56,8 @@ def describe(config: RunConfig, out: Path) -> str:
         lines.append(f"discriminator: {judge:,} parameters")
     for name, network in (*networks.fixed.items(), *networks.copies.items()):
         lines.append(f"loss network {name}: {sum(each.numel() for each in network.parameters()):,} fixed parameters")
+    if start is not None:
+        lines.append(str(start.origin))
     if generator.fallback_heads:
         sizes = ", ".join(f"{height}x{width}" for height, width in generator.fallback_heads)
         lines.append(f"RGB heads in full form, because the patch does not divide there: {sizes}")

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from perceptual_mae.randomness import stream
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -31,6 +33,11 @@ class Batch:
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
         return replace(self, images=images, labels=self.labels.to(device, non_blocking=True))
+
+    def draws(self, name: str, seed: int) -> list[torch.Generator]:
+        """Return each sample's own generator of random numbers: a function of (seed, pass, index), on the CPU."""
+        samples = zip(self.passes.tolist(), self.indices.tolist(), strict=True)
+        return [stream(name, seed, one_pass, index) for one_pass, index in samples]
 
     def pin_memory(self) -> "Batch":
         """Return the batch in page-locked memory, from which copies to a GPU run in the background."""

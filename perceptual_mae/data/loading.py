@@ -11,7 +11,7 @@ from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.plan import EpochPlan
-from perceptual_mae.data.workers import Samples, Schedule, worker_loader
+from perceptual_mae.data.workers import Samples, Schedule, begin, worker_loader
 from perceptual_mae.errors import UserError
 from perceptual_mae.randomness import stream
 
@@ -85,7 +85,7 @@ class TrainLoader:
         if self._loader is None:
             return map(self._reader.__getitem__, samples)
         self._schedule.samples = samples
-        return iter(self._loader)
+        return begin(self._loader)
 
 
 def _micro_batches(
@@ -121,7 +121,7 @@ def evaluation_batches(
     # A held-out split may be small; one bad file in it must not cost a run that has trained already.
     unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
     if workers:
-        batches: Iterator[Batch] = iter(worker_loader(reader, schedule, workers, persistent=False))
+        batches: Iterator[Batch] = begin(worker_loader(reader, schedule, workers, persistent=False))
     else:
         batches = map(reader.__getitem__, schedule.samples)
     for batch in batches:

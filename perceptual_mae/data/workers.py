@@ -18,6 +18,8 @@ from perceptual_mae.data.batch import Batch
 Samples = list[tuple[int, int]]
 """The (pass, index) of each image of a micro-batch."""
 
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
 
 class Schedule(Sampler[Samples]):
     """What a DataLoader reads next; set anew before each epoch, so that its workers can stay."""
@@ -48,6 +50,18 @@ def worker_loader(reader: Dataset[Batch], schedule: Schedule, workers: int, *, p
     return loader
 
 
+def begin(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """Iterate over what the schedule gives now; workers that this starts cannot be struck before they are ready.
+
+    A process begins with its parent's answers to signals: those that end a run wait until `_start` has its own.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(ending: Any, worker: int) -> None:
     """Keep a worker to one thread, and alive while the run ends its step and saves.
 
@@ -62,6 +76,7 @@ def _start(ending: Any, worker: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end_with_loader)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 def _as_is(batch: Any) -> Any:

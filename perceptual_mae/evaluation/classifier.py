@@ -55,7 +55,10 @@ class Classifier(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return timm's description of the layers: 0 the embeddings, 1 to K the blocks, K + 1 all above (MAE)."""
-        return {"stem": r"^encoder\.(?:cls_token|patch_embed)", "blocks": [(r"^encoder\.blocks\.(\d+)", None)]}
+        return {
+            "stem": r"^encoder\.(?:cls_token|pos_embed|patch_embed)",
+            "blocks": [(r"^encoder\.blocks\.(\d+)", None)],
+        }
 
 
 def save_classifier(

@@ -83,9 +83,10 @@ def evaluate_run(
     observers: list[Observer] = [scores, extremes, *chosen.observers]
     report: dict[str, Any] = {"kind": "evaluate", **_describe(run, generator, accelerator, uses_ema(run, ema))}
     report |= _describe_images(data)
+    masking = config.masking.of_held_out_images
     report["mask"] = {
-        "kind": config.masking.kind,
-        "options": config.masking.options(),
+        "kind": masking.kind,
+        "options": masking.options(),
         "ratio": ratio,
         "seed": seed,
         "grid": list(generator.grid),

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.transforms import TrainTransform
 from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
 from perceptual_mae.images import Size
@@ -90,23 +89,6 @@ def pairing(size: int) -> Tensor:
     """Return the order in which an image's partner from the end is the one half a batch further."""
     first, second = torch.arange(size).chunk(2)
     return torch.cat([first, second.flip(0)])
-
-
-def draw_paths(batch: Batch, rate: float, depth: int, seed: int) -> Tensor | None:
-    """Return the paths (B, depth, 2) that each image takes, None where all are open: stochastic depth.
-
-    A branch of block k is closed with a probability that grows from 0 to `rate` over the blocks, and counts
-    1 / (1 - probability) where it is open, as timm's DropPath. That one draws from the global generator, and so would
-    depend on the number of processes.
-    """
-    if not rate:
-        return None
-    open_share = 1 - torch.linspace(0, rate, depth).unsqueeze(1)
-    draws = [
-        torch.rand(depth, 2, generator=stream("drop path", seed, one_pass, index))
-        for one_pass, index in zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
-    ]
-    return (torch.stack(draws) < open_share) / open_share
 
 
 @contextmanager

@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from perceptual_mae.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import Selection
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.classifier import Classifier
 from perceptual_mae.evaluation.features import Watch, ignore
-from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing, draw_paths
+from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing
 from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.optimizers import finetuning_optimizer, set_learning_rate
@@ -54,6 +55,7 @@ def train_classifier(
         classifier, betas=recipe.betas, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
     network, optimizer = accelerator.prepare(classifier, optimizer)
+    draw_paths = TrainingPaths(recipe.drop_path, len(encoder.blocks), seed)
     mixing = Mixing(recipe, data.num_classes, seed) if recipe.mixes else None
     per_epoch = loader.plan.steps_per_epoch
     warmup, total = round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch
@@ -67,7 +69,7 @@ def train_classifier(
             )
             set_learning_rate(optimizer, rate)
             for batch in batches:
-                paths = draw_paths(batch, recipe.drop_path, len(encoder.blocks), seed)
+                paths = draw_paths(batch)
                 quiet = batch is not batches[-1]
                 with accelerator.no_sync(network) if quiet else nullcontext():
                     part = _loss(network, batch.to(accelerator.device), paths, recipe, mixing, step) / len(batches)

@@ -53,6 +53,7 @@ def facts_of(entry: Entry) -> dict[tuple[str, str], str]:
     root = section.model_dump().get("root")
     if root is not None and (section.kind == "image_folder" or section.kind not in DATASETS):
         facts[TRAINING, "data.root"] = os.path.realpath(Path(str(root)).expanduser())
+    facts[TRAINING, "generator.init_from"] = config.generator.init_from
     facts[TRAINING, "masking.kind"] = config.masking.kind
     for key, value in config.masking.options().items():
         facts[TRAINING, f"masking.{key}"] = value

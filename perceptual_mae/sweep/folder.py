@@ -10,6 +10,7 @@ from perceptual_mae.config import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import CONFIG, flatten, read_config, write_json
 from perceptual_mae.sweep.grid import Axis, Cell
+from perceptual_mae.warm_start import check_start
 
 RECORD = "sweep.json"
 MAY_DIFFER = ("data.root", "data.workers", "tracking")
@@ -32,8 +33,8 @@ class Planned:
 def plan(base: Sequence[str], cells: Sequence[Cell], out: Path) -> list[Planned]:
     """Resolve every cell and look what of it is there. Writes nothing.
 
-    Raises UserError for mistakes of the configuration, images that are not there, a folder that is something else's, a
-    base that has changed since, and two cells that are the same run.
+    Raises UserError for mistakes of the configuration, images or an encoder to start from that are not there, a folder
+    that is something else's, a base that has changed since, and two cells that are the same run.
     """
     check_base(out, load_config(base))
     planned = list[Planned]()
@@ -50,6 +51,7 @@ def plan(base: Sequence[str], cells: Sequence[Cell], out: Path) -> list[Planned]
             seen.append(each.config.data)
             for split in ("train", each.config.evaluation.split):
                 each.config.data.build(split)
+        check_start(each.config, each.path / "checkpoints")
     return planned
 
 

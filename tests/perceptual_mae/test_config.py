@@ -65,6 +65,7 @@ def test_the_quick_start_is_forty_thousand_images_of_ls_gan_p():
 def test_small_recipes_have_the_stated_sizes():
     fields = ("patch_size", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads")
     sizes = {"cifar10": (4, 192, 6, 3, 128, 4, 4), "stl10": (8, 192, 8, 6, 128, 5, 4)}
+    sizes |= {"cifar10_kth_small": (4, 128, 3, 4, 64, 1, 4), "cifar10_kth_medium": (4, 256, 4, 4, 128, 2, 4)}
     for recipe, size in sizes.items():
         options = load_config([recipe]).generator.options()
         assert tuple(options[field] for field in fields) == size
@@ -244,6 +245,16 @@ def test_methods_of_fixed_networks_ask_for_their_weights_by_key():
         kind = method.removesuffix("_p").replace("vgg", "vgg16")
         for line, term in zip(str(caught.value).splitlines(), ("feature_matching", "style"), strict=True):
             assert f"losses.{term}.network.weights: cannot be built: {kind} has no weights; set `weights`" in line
+
+
+def test_a_teacher_is_named_with_its_layers_and_asked_for_its_weights_by_key():
+    with pytest.raises(UserError) as caught:
+        load_config(["quickstart", "teacher_p"])
+    place = "losses.feature_matching.network"
+    assert f"{place}.weights: cannot be built: squeezenet1_1 has no weights; set `weights`" in str(caught.value)
+    named = [f"{place}.{option}" for option in ("name=resnet18", "layers=[layer1]", "weights=random")]
+    network = load_config(["quickstart", "teacher_p", *named]).losses.networks()["feature_matching"]
+    assert (network.kind, network.options()["name"], network.options()["layers"]) == ("named", "resnet18", ("layer1",))
 
 
 def test_the_authors_weights_and_schedule_are_the_published_ones():

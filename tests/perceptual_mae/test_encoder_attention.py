@@ -6,10 +6,15 @@ import torch
 from perceptual_mae.encoder import Encoder
 
 
+@pytest.mark.parametrize("relative_positions", [False, True])
 @pytest.mark.parametrize("depth", [1, 3])
-def test_class_attention_is_what_the_last_block_puts_into_its_class_token(depth):
+def test_class_attention_is_what_the_last_block_puts_into_its_class_token(depth, relative_positions):
     torch.manual_seed(0)
-    encoder = Encoder((16, 24), 3, [0.5] * 3, [0.2] * 3, patch_size=8, width=16, depth=depth, heads=4).double()
+    sizes = {"patch_size": 8, "width": 16, "depth": depth, "heads": 4}
+    encoder = Encoder((16, 24), 3, [0.5] * 3, [0.2] * 3, **sizes, relative_positions=relative_positions).double()
+    for name, parameter in encoder.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            torch.nn.init.normal_(parameter)
     images = torch.rand(2, 3, 16, 24, dtype=torch.float64)
     attention = encoder.class_attention(images)
     assert attention.shape == (2, 4, 1 + 6)

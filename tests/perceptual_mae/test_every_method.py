@@ -22,6 +22,16 @@ def test_it_trains_with_1_2_3_and_5_images_in_odd_and_even_epochs(method: str) -
         assert all(torch.isfinite(value) for value in scalars.values())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_with_a_decoder_of_cross_attention(method: str) -> None:
+    trainer = debug_trainer(method, "generator.decoder_attention=cross")
+    before = {name: value.clone() for name, value in trainer.bare_generator.named_parameters()}
+    for step, batch_size in enumerate((1, 3)):
+        scalars = trainer.step(random_batches(batch_size), Moment(1 + step, 8 + step, 0.5))
+        assert all(torch.isfinite(value) for value in scalars.values())
+    assert [name for name, value in trainer.bare_generator.named_parameters() if torch.equal(value, before[name])] == []
+
+
 @pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
 def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_one(method: str, tmp_path: Path) -> None:
     """The authors' checkpoints of adversarial runs load nothing downstream, without a word."""
@@ -40,3 +50,16 @@ def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_on
         fresh = build_generator(config).encoder.eval()(images)
         for other in (before, fresh):
             assert (trained(images) - other).abs().mean() > 0.01 * fresh.abs().mean()
+
+
+@pytest.mark.parametrize("method", ["improved_mae", "mse_norm_pix", "msg_gan_p", "stylegan2_ada_p"])
+def test_it_moves_every_weight_of_a_generator_with_all_options_of_its_blocks(method: str) -> None:
+    options = {"layer_scale": "0.1", "drop_path": "0.3", "positions": "learned", "qkv_bias": "false"}
+    options |= {"relative_positions": "true", "encoder_mask_tokens": "true"}
+    trainer = debug_trainer(method, *(f"generator.{name}={value}" for name, value in options.items()))
+    before = {name: value.clone() for name, value in trainer.bare_generator.named_parameters()}
+    for step, batch_size in enumerate((1, 3)):
+        scalars = trainer.step(random_batches(batch_size), Moment(1 + step, 8 + step, 0.5))
+        assert all(torch.isfinite(value) for value in scalars.values())
+    after = dict(trainer.bare_generator.named_parameters())
+    assert [name for name, value in after.items() if torch.equal(value, before[name])] == []

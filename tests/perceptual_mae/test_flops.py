@@ -125,13 +125,36 @@ def test_the_counter_agrees_with_the_shapes_of_the_layers(method: str) -> None:
     assert count_flops(lambda: trainer.discriminator(trainer.levels_of((images,)))) == account(trainer).forward
 
 
-def test_a_plain_step_is_three_forwards_of_the_generator() -> None:
-    trainer = debug_trainer("mse", *OPTIONS[:2])
+ENCODERS = {
+    "plain": (),
+    "options": ("generator.layer_scale=0.1", "generator.drop_path=0.5", "generator.positions=learned"),
+    "relative": ("generator.relative_positions=true", "generator.qkv_bias=false"),
+    "mask_tokens": ("generator.encoder_mask_tokens=true",),
+}
+
+
+@pytest.mark.parametrize("form", ENCODERS)
+def test_a_plain_step_is_three_forwards_of_the_generator(form: str) -> None:
+    trainer = debug_trainer("mse", *ENCODERS[form], *OPTIONS[:2])
     (batch,) = random_batches(4)
     images, mask = batch.to("cpu").images, trainer.draw_masks(batch, Moment(1, 0, 0.0))
     g = count_flops(lambda: trainer.generator(images, mask))
-    embedding = 2 * int((~mask).sum()) * trainer.bare_generator.encoder.patch_embed.proj.weight.numel()
+    embedded = mask.numel() if form == "mask_tokens" else int((~mask).sum())
+    embedding = 2 * embedded * trainer.bare_generator.encoder.patch_embed.proj.weight.numel()
     assert flops(trainer, 1, PLAIN) == flops(trainer, 2, PLAIN) == 3 * g - embedding
+
+
+def test_mask_tokens_make_the_encoder_dear_and_other_options_cost_no_product() -> None:
+    costs = {}
+    for form, options in ENCODERS.items():
+        generator = debug_trainer("mse", *options).bare_generator
+        images, mask = torch.rand(4, 3, 32, 32), (torch.arange(16) < 12).expand(4, -1)
+        costs[form] = count_flops(lambda network=generator, x=images, m=mask: network(x, m))
+    assert costs["plain"] == costs["options"] == costs["relative"]
+    tokens, width, depth = 4 * 12, 32, 2  # 12 more patches in each of 4 images; attention's rows grow, too
+    linear = 2 * tokens * (depth * 12 * width**2 + 192 * width + 32 * width)
+    attention = 4 * 4 * depth * width * (17**2 - 5**2)
+    assert costs["mask_tokens"] - costs["plain"] == linear + attention
 
 
 @pytest.mark.parametrize("method", METHODS)

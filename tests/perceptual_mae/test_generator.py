@@ -8,11 +8,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perceptual_mae.generator import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify, resolutions
-from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random
+from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, watches_attention
 from perceptual_mae.randomness import stream
 
 TINY = {"width": 32, "depth": 4, "heads": 4, "decoder_width": 16, "decoder_depth": 4, "decoder_heads": 2}
+BLOCKS = {
+    "layer_scale": {"layer_scale": 0.1},
+    "no_qkv_bias": {"qkv_bias": False},
+    "drop_path": {"drop_path": 0.5},
+    "learned": {"positions": "learned"},
+    "relative": {"relative_positions": True},
+    "mask_tokens": {"encoder_mask_tokens": True},
+}
+EVERYTHING = {name: value for options in BLOCKS.values() for name, value in options.items()}
 OPTIONS = {
+    **BLOCKS,
+    "everything": EVERYTHING,
+    "everything_msg_mae": {**EVERYTHING, "skips": True, "rgb_heads": True},
     "mae": {},
     "heads": {"rgb_heads": True},
     "skips": {"skips": True},
@@ -20,6 +32,16 @@ OPTIONS = {
     "official": {"skips": True, "rgb_heads": True, "skip_projection": "shared", "head_form": "full"},
     "even": {"skips": True, "rgb_heads": True, "skip_map": "even"},
     "norm_pix": {"norm_pix": True},
+    "cross": {"decoder_attention": "cross"},
+    "cross_msg_mae": {"decoder_attention": "cross", "skips": True, "rgb_heads": True},
+    "cross_everything": {**EVERYTHING, "encoder_mask_tokens": False, "decoder_attention": "cross"},
+    "cross_official": {
+        "decoder_attention": "cross",
+        "skips": True,
+        "rgb_heads": True,
+        "skip_projection": "shared",
+        "head_form": "full",
+    },
 }
 
 
@@ -87,7 +109,8 @@ def test_class_and_mask_tokens_get_gradients_from_the_full_image_alone(options):
     generator = build(**options)
     generator(*batch_for(generator)).prediction[0].square().mean().backward()
     assert generator.encoder.cls_token.grad.abs().max() > 0
-    assert generator.decoder.mask_token.grad.abs().max() > 0
+    token = generator.mask_token if options.get("encoder_mask_tokens") else generator.decoder.mask_token
+    assert token.grad.abs().max() > 0
 
 
 def test_every_level_of_the_pyramid_reaches_its_own_head_only():
@@ -100,10 +123,12 @@ def test_every_level_of_the_pyramid_reaches_its_own_head_only():
         assert generator.decoder.pred.weight.grad is None
 
 
-def test_nothing_hidden_still_gives_the_mask_token_a_gradient_of_zero():
-    generator = build(**OPTIONS["msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", "everything_msg_mae"])
+def test_nothing_hidden_still_gives_the_mask_token_a_gradient_of_zero(options):
+    generator = build(**OPTIONS[options])
     generator(*batch_for(generator, ratio=0.0)).pyramid[0].sum().backward()
-    assert generator.decoder.mask_token.grad.abs().max() == 0, "not None: distributed training waits for every gradient"
+    (token,) = (value for name, value in generator.named_parameters() if name.endswith("mask_token"))
+    assert token.grad.abs().max() == 0, "not None: distributed training waits for every gradient"
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
@@ -128,7 +153,8 @@ def test_visible_pixels_do_influence_the_prediction():
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_visible_tokens_return_to_their_places(kind):
     generator = build(patch_size=4)
-    mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)])
+    looked_at = torch.rand(3, 64) if watches_attention(MASKINGS[kind]) else None
+    mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)], looked_at)
     visible = (~mask).nonzero()[:, 1].view(3, -1)
     tokens = torch.randn(3, 1 + visible.shape[1], 16)
     placed = generator.decoder.place(tokens, visible) - generator.decoder.pos_embed
@@ -147,8 +173,9 @@ def test_images_do_not_mix_within_a_batch():
         torch.testing.assert_close(one[1:2], other, atol=1e-5, rtol=1e-5)
 
 
-def test_encoder_sees_every_patch_of_any_image_size():
-    generator = build((32, 32), patch_size=8, **OPTIONS["msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", *BLOCKS, "everything"])
+def test_encoder_sees_every_patch_of_any_image_size(options):
+    generator = build((32, 32), patch_size=8, **OPTIONS[options])
     assert generator.encoder(torch.rand(2, 3, 32, 32)).shape == (2, 17, 32)
     assert generator.encoder(torch.rand(2, 3, 96, 64)).shape == (2, 1 + 12 * 8, 32)
     images, mask = batch_for(generator, ratio=0.0)
@@ -175,8 +202,16 @@ def test_exported_encoder_has_the_names_of_timm_whatever_the_generator():
     modules = ["patch_embed.proj", *(f"blocks.{index}.{part}" for index in range(4) for part in block), "norm"]
     names = {"cls_token", "pos_embed", *(f"{module}.{kind}" for module in modules for kind in ("weight", "bias"))}
     for options in OPTIONS.values():
+        expected = set(names)
+        for index in range(4):
+            if not options.get("qkv_bias", True):
+                expected.remove(f"blocks.{index}.attn.qkv.bias")
+            if options.get("layer_scale"):
+                expected |= {f"blocks.{index}.ls1.gamma", f"blocks.{index}.ls2.gamma"}
+            if options.get("relative_positions"):
+                expected.add(f"blocks.{index}.attn.relative_position_bias_table")
         exported = build(**options).encoder.export_state_dict()
-        assert set(exported) == names
+        assert set(exported) == expected
     assert exported["patch_embed.proj.weight"].shape == (32, 3, 8, 8)
     assert exported["blocks.0.attn.qkv.weight"].shape == (96, 32)
     assert exported["pos_embed"].shape == (1, 17, 32)
@@ -189,6 +224,21 @@ def test_plain_and_msg_mae_encoders_exchange_weights():
     plain.encoder.load_state_dict(msg.encoder.state_dict(), strict=True)
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(plain.encoder(images), msg.encoder(images))
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_a_generator_comes_back_from_its_state_and_its_encoder_from_what_is_exported(options):
+    saved, other, plain = build(**options), build(**options), build(**options).encoder
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    images, mask = batch_for(saved)
+    assert not torch.equal(saved(images, mask).pyramid[0], other(images, mask).pyramid[0])
+    other.load_state_dict(saved.state_dict(), strict=True)
+    assert torch.equal(saved(images, mask).pyramid[0], other(images, mask).pyramid[0])
+    told = plain.load_state_dict(saved.encoder.export_state_dict(), strict=False)
+    assert (set(told.missing_keys), told.unexpected_keys) == ({"mean", "std"}, [])
+    assert torch.equal(plain(images), saved.encoder(images))
 
 
 def test_saved_generator_holds_mean_and_deviation():
@@ -255,8 +305,9 @@ def test_reconstruction_is_read_only():
         generator(*batch_for(generator)).grid = (1, 1)
 
 
-def test_latent_is_the_decoder_input_the_images_depend_on():
-    generator = build(**OPTIONS["msg_mae"])
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae"])
+def test_latent_is_the_decoder_input_the_images_depend_on(options):
+    generator = build(**OPTIONS[options])
     images, mask = batch_for(generator)
     fake = generator(images, mask)
     for level in fake.pyramid:
@@ -267,8 +318,9 @@ def test_latent_is_the_decoder_input_the_images_depend_on():
     torch.testing.assert_close(hidden, expected)
 
 
-def test_generator_has_second_derivatives_for_path_length():
-    generator = build(**OPTIONS["msg_mae"]).double()
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae", "everything_msg_mae"])
+def test_generator_has_second_derivatives_for_path_length(options):
+    generator = build(**OPTIONS[options]).double()
     images, mask = batch_for(generator)
     with sdpa_kernel(SDPBackend.MATH):
         fake = generator(images.double(), mask)
@@ -292,18 +344,20 @@ def test_bfloat16_autocast_stays_close_and_returns_float32(options):
     assert all(level.dtype == torch.float32 for level in rounded.pyramid)
 
 
-def test_generator_works_wholly_in_bfloat16():
-    generator = build(**OPTIONS["msg_mae"]).bfloat16()
-    fake = generator(*batch_for(generator))
+@pytest.mark.parametrize("options", ["msg_mae", "cross_msg_mae", "everything_msg_mae"])
+def test_generator_works_wholly_in_bfloat16(options):
+    generator = build(**OPTIONS[options]).bfloat16()
+    fake = generator(*batch_for(generator), torch.ones(2, 4, 2))
     assert all(level.dtype == torch.float32 and level.isfinite().all() for level in fake.pyramid)
 
 
-def test_mask_may_lie_elsewhere_than_the_images():
+@pytest.mark.parametrize("options", ["msg_mae", "everything_msg_mae"])
+def test_mask_may_lie_elsewhere_than_the_images(options):
     with torch.device("meta"):
-        generator = build(**OPTIONS["msg_mae"])
+        generator = build(**OPTIONS[options])
         images = torch.rand(2, 3, 32, 32)
     mask = torch.arange(16).expand(2, -1) < 12
-    fake = generator(images, mask)
+    fake = generator(images, mask, torch.ones(2, 4, 2))
     assert fake.mask.device.type == "meta"
     assert [tuple(level.shape[-2:]) for level in fake.pyramid] == list(generator.resolutions)
 
@@ -342,6 +396,10 @@ def test_images_and_masks_that_do_not_fit_are_refused(images, mask, message):
         ({"depth": 0}, "generator.depth must be at least 1, got 0"),
         ({"skips": True, "skip_map": "mirror", "depth": 2}, "skip_map mirror needs depth >= decoder_depth, got 2 < 4"),
         ({"size": (32, 32), "channels": 0}, "channels"),
+        ({"layer_scale": 0.0}, "generator.layer_scale must be above 0, got 0; null switches it off"),
+        ({"drop_path": 1.0}, "generator.drop_path must be at least 0 and below 1, got 1"),
+        ({"decoder_attention": "cross", "encoder_mask_tokens": True}, "no hidden patches to ask for; give up one"),
+        ({"positions": "sine"}, "unknown generator.positions 'sine'; choose from: sincos, learned"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
@@ -370,3 +428,35 @@ def test_fixed_positions_are_saved_but_never_trained():
     assert not any("pos_embed" in name for name, _ in generator.named_parameters())
     trainable, with_positions = count_parameters(generator)
     assert with_positions - trainable == 17 * (32 + 16)
+
+
+def test_learned_positions_are_drawn_small_and_count_as_parameters():
+    generator, fixed = build(patch_size=2, positions="learned"), build(patch_size=2)
+    for half in (generator.encoder, generator.decoder):
+        assert half.pos_embed.requires_grad
+        assert half.pos_embed.std().item() == pytest.approx(0.02, rel=0.05)
+        assert abs(half.pos_embed.mean().item()) < 1e-3
+    assert count_parameters(generator) == (count_parameters(fixed)[1],) * 2
+
+
+def test_mask_tokens_in_the_encoder_stand_where_patches_are_hidden_and_nowhere_else():
+    generator = build(encoder_mask_tokens=True)
+    encoder, seen = generator.encoder, []
+    encoder.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    images, mask = batch_for(generator)
+    generator(images, mask)
+    encoder(images)
+    masked, whole = seen
+    assert masked.shape == (2, 1 + 16, 32)
+    token = (generator.mask_token + encoder.pos_embed[:, 1:]).expand(2, -1, -1)
+    torch.testing.assert_close(masked[:, 1:], torch.where(mask[..., None], token, whole[:, 1:]))
+    torch.testing.assert_close(masked[:, 0], whole[:, 0])
+
+
+def test_a_decoder_gets_all_tokens_of_an_encoder_with_mask_tokens():
+    generator = build(encoder_mask_tokens=True)
+    images, mask = batch_for(generator)
+    fake = generator(images, mask)
+    assert fake.tokens.shape == (2, 1 + 16, 32)
+    torch.testing.assert_close(fake.latent, generator.decoder.embed(fake.tokens) + generator.decoder.pos_embed)
+    assert "decoder.mask_token" not in generator.state_dict()

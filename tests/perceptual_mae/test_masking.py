@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from perceptual_mae.masking import MASKINGS, block, draw_masks, grid, num_hidden, random, visible_patches
+from perceptual_mae.masking import (
+    MASKINGS,
+    block,
+    draw_masks,
+    grid,
+    num_hidden,
+    random,
+    visible_patches,
+    watches_attention,
+)
 from perceptual_mae.randomness import stream
 
 
@@ -21,11 +30,19 @@ def test_ratio_outside_the_unit_interval_is_refused(ratio):
         num_hidden(64, ratio)
 
 
+def looks(kind, num_images, num_patches):
+    """What an encoder looks at in each image, for the maskings that want to know."""
+    seen = torch.rand(8, num_patches, generator=torch.Generator().manual_seed(0))[:num_images]
+    return seen if watches_attention(MASKINGS[kind]) else None
+
+
 @pytest.mark.parametrize("kind", MASKINGS)
 @pytest.mark.parametrize("grid", [(8, 8), (6, 4), (1, 5)])
 def test_every_masking_hides_the_given_number_in_every_sample(kind, grid):
-    hidden = num_hidden(grid[0] * grid[1], 0.75)
-    masks = draw_masks(MASKINGS[kind], grid, hidden, [stream("mask", 0, index) for index in range(5)])
+    num_patches = grid[0] * grid[1]
+    hidden = num_hidden(num_patches, 0.75)
+    draws = [stream("mask", 0, index) for index in range(5)]
+    masks = draw_masks(MASKINGS[kind], grid, hidden, draws, looks(kind, 5, num_patches))
     assert masks.shape == (5, grid[0] * grid[1])
     assert masks.dtype == torch.bool
     assert masks.sum(dim=1).tolist() == [hidden] * 5
@@ -33,8 +50,9 @@ def test_every_masking_hides_the_given_number_in_every_sample(kind, grid):
 
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_a_sample_keeps_its_mask_whatever_batch_it_is_drawn_in(kind):
-    alone = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, 3)])
-    together = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, index) for index in range(6)])
+    seen = looks(kind, 6, 64)
+    alone = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, 3)], None if seen is None else seen[3:4])
+    together = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, index) for index in range(6)], seen)
     assert torch.equal(together[3], alone[0])
     assert len(together.unique(dim=0)) > 1
 

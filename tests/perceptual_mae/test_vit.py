@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block as TimmBlock
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from perceptual_mae.images import patchify
-from perceptual_mae.vit import Attention, Block, PatchEmbed, initialise, resize_positions, sincos_positions
+from perceptual_mae.vit import Attention, Block, LayerNorm, PatchEmbed, initialise, resize_positions, sincos_positions
 
 
 def test_positions_have_the_values_worked_by_hand():
@@ -86,6 +87,21 @@ def test_bfloat16_attention_on_the_cpu_writes_the_softmax_out(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         approximate = attention(tokens)
     torch.testing.assert_close(approximate.float(), exact, atol=0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize("qkv_bias", [True, False])
+@pytest.mark.parametrize("layer_scale", [None, 0.3])
+def test_block_equals_timms_under_its_names(qkv_bias, layer_scale):
+    block = Block(24, 3, 2.0, qkv_bias=qkv_bias, layer_scale=layer_scale)
+    oracle = TimmBlock(24, 3, mlp_ratio=2.0, qkv_bias=qkv_bias, init_values=layer_scale, norm_layer=LayerNorm)
+    if layer_scale is not None:
+        assert torch.equal(block.ls1.gamma, torch.full((24,), layer_scale))
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    oracle.load_state_dict(block.state_dict(), strict=True)
+    tokens = torch.randn(2, 7, 24)
+    torch.testing.assert_close(block(tokens), oracle.eval()(tokens))
 
 
 def test_block_has_a_second_derivative_with_either_attention():

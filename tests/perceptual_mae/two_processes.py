@@ -11,12 +11,17 @@ from perceptual_mae.schedule import Moment
 SEQUENTIAL = "training.order=sequential"
 METHODS = {
     "mse": ["mse"],
+    "attention": ["mse", "masking.kind=attention"],
     "ls_gan_p": ["ls_gan_p", SEQUENTIAL],
     "msg_gan_p": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", SEQUENTIAL],
     "snapshot": ["ls_gan_p", *(f"losses.{term}.network={{kind: snapshot, every: 2}}" for term in PERCEPTUAL)],
     "path_to_the_image": ["stylegan2_ada_p", "penalties.path_length.target=image", "losses.adversarial.kind=hinge"],
     "stylegan2_ada_p": [
         *("stylegan2_ada_p", "penalties.r1.every=2", "augment.initial_p=0.3", "augment.kimg=1.0", SEQUENTIAL)
+    ],
+    "encoder_options": [
+        *("ls_gan_p", "generator.drop_path=0.5", "generator.positions=learned", "generator.relative_positions=true"),
+        *("generator.layer_scale=0.1", "generator.encoder_mask_tokens=true", SEQUENTIAL),
     ],
     "ls_gan_p_lean": ["ls_gan_p", "training.order=lean"],
     "msg_gan_p_lean": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"],

@@ -139,6 +139,7 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(
         (["--grid", "layer=mse,l11"], "unknown layer 'l11'"),
         (["--grid", "optimizer.lr=1e-3,0.001"], "are the same run"),
         (["--grid", "data.image_size=32,36"], "not a multiple of patch"),
+        (["--grid", "generator.init_from=null,/nowhere/run"], "generator.init_from: /nowhere/run: does not exist"),
         (["--seeds", "0,0"], "--seeds is '0,0'"),
         (["--seeds", "0,a"], "--seeds is '0,a'"),
         ([], "nothing to sweep over"),

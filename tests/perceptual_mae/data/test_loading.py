@@ -204,6 +204,32 @@ def test_evaluation_without_a_limit_reads_all_and_a_large_limit_is_no_error() ->
         assert [len(batch) for batch in batches] == [8, 8, 4]
 
 
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])
+def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> None:
+    script = textwrap.dedent(
+        f"""
+        import os, signal
+        from perceptual_mae.data.loading import _EvaluationReader
+        from perceptual_mae.data.shapes import Shapes
+        from perceptual_mae.data.transforms import EvaluationTransform
+        from perceptual_mae.data.workers import Schedule, begin, worker_loader
+
+        signal.signal(signal.{ending}, lambda *_: None)
+        schedule = Schedule()
+        schedule.samples = ([(0, i)] for i in range(8))
+        reader = _EvaluationReader(Shapes("train", num_images=8), EvaluationTransform((16, 16)))
+        loader = worker_loader(reader, schedule, 2, persistent=True)
+        batches = begin(loader)
+        os.killpg(0, signal.{ending})
+        print(sum(len(batch) for batch in batches))
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, start_new_session=True, check=False
+    )
+    assert (result.stderr, result.stdout) == ("", "8\n")
+
+
 @pytest.mark.parametrize("ending", ["raise", "SIGINT", "SIGTERM"])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""

@@ -77,6 +77,19 @@ def test_a_path_does_to_a_block_what_timm_does() -> None:
     torch.testing.assert_close(block(tokens, paths), expected)
 
 
+@pytest.mark.parametrize("pool", ["mean", "class_token"])
+def test_every_weight_of_an_encoder_with_all_options_is_fine_tuned_and_kept(pool: Pool, tmp_path: Path) -> None:
+    options = {"layer_scale": "0.1", "positions": "learned", "relative_positions": "true", "qkv_bias": "false"}
+    options |= {"encoder_mask_tokens": "true", "drop_path": "0.3"}
+    config = debug_config("mse", *(f"generator.{name}={value}" for name, value in options.items()))
+    classifier = Classifier(build_generator(config).encoder, 7, pool=pool)
+    torch.nn.init.normal_(classifier.head.weight)
+    classifier(images(), torch.ones(3, 2, 2)).square().sum().backward()
+    assert [name for name, value in classifier.named_parameters() if value.grad is None or not value.grad.any()] == []
+    save_classifier(tmp_path, classifier, config, tuple("abcdefg"), FACTS)
+    assert torch.equal(open_classifier(tmp_path)(images()), classifier(images()))
+
+
 def test_a_fresh_encoder_is_what_pre_training_from_that_seed_starts_at() -> None:
     config = debug_config("mse", "training.seed=5")
     first = build_generator(config).encoder.state_dict()

@@ -10,8 +10,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
-from perceptual_mae.data.batch import Batch
-from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing, draw_paths
+from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing
 from perceptual_mae.evaluation.finetune_recipes import read_recipe
 from perceptual_mae.randomness import stream
 
@@ -102,27 +101,3 @@ def test_how_a_batch_is_cut_changes_no_mix(parts: int) -> None:
             part, part_targets = mixing(images[first::parts], labels[first::parts], step)
             torch.testing.assert_close(part, whole[first::parts])
             torch.testing.assert_close(part_targets, targets[first::parts])
-
-
-def batch_of(indices: list[int]) -> Batch:
-    numbers = torch.tensor(indices)
-    return Batch(torch.zeros(len(indices), 3, 1, 1), numbers, numbers, torch.ones_like(numbers))
-
-
-def test_paths_close_more_often_deeper_down_and_keep_their_mean() -> None:
-    paths = draw_paths(batch_of(list(range(4000))), 0.3, 4, seed=0)
-    assert paths is not None
-    assert paths.shape == (4000, 4, 2)
-    for block, rate in enumerate((0.0, 0.1, 0.2, 0.3)):
-        closed = (paths[:, block] == 0).float().mean(0)
-        deviation = 3 * (rate * (1 - rate) / 4000) ** 0.5
-        assert closed.tolist() == pytest.approx([rate, rate], abs=deviation + 1e-9)
-        assert float(paths[:, block].max()) == pytest.approx(1 / (1 - rate))
-
-
-def test_paths_belong_to_samples() -> None:
-    whole, part = draw_paths(batch_of([4, 9, 2, 7]), 0.5, 6, seed=0), draw_paths(batch_of([9, 7]), 0.5, 6, seed=0)
-    assert whole is not None
-    assert torch.equal(whole[[1, 3]], part)
-    assert not torch.equal(whole, draw_paths(batch_of([4, 9, 2, 7]), 0.5, 6, seed=1))
-    assert draw_paths(batch_of([1]), 0.0, 6, seed=0) is None

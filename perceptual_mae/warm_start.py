@@ -1,0 +1,111 @@
+"""The encoder that a run begins with where `generator.init_from` names another run: found, held against, taken over.
+
+A run that goes on from a checkpoint of its own does not need the other one any more.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceptual_mae import build, checkpoint
+from perceptual_mae.config import RunConfig
+from perceptual_mae.encoder import Encoder
+from perceptual_mae.errors import UserError
+from perceptual_mae.foreign_weights import sha256_of
+from perceptual_mae.loss_networks.weights import read_weights
+from perceptual_mae.run import Run
+
+log = logging.getLogger(__name__)
+
+KEY = "generator.init_from"
+OF_THE_DATA = ("mean", "std")
+"""What of an encoder's state is the data's and not learnt: a run keeps its own."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The file of an encoder; of a run's encoder the step too, and whether its weights are averaged."""
+
+    file: Path
+    step: int | None = None
+    ema: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the new run stands on, for environment.json."""
+        return {"path": str(self.file), "step": self.step, "ema": self.ema, "sha256": sha256_of(self.file)}
+
+    def __str__(self) -> str:
+        of_run = f" (step {self.step}{', averaged weights' if self.ema else ''})" if self.step is not None else ""
+        return f"the encoder starts from {self.file}{of_run}"
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """An encoder's tensors by its own names, and where they are from."""
+
+    tensors: dict[str, Tensor]
+    origin: Origin
+
+    def check(self, encoder: Encoder) -> None:
+        """Raise UserError unless every tensor of the encoder is here, of its shape, and none beside them."""
+        own = {name: getattr(encoder, name) for name in OF_THE_DATA}
+        if misfit := checkpoint.find_misfit(encoder, {**self.tensors, **own}):
+            raise UserError(
+                f"{KEY}: the encoder of {self.origin.file} does not fit: tensors {misfit}; give generator.* and "
+                "data.image_size the values it was trained with, or set another one or null"
+            )
+
+    def load(self, encoder: Encoder) -> None:
+        """Take over all that was learnt; mean and deviation of the images stay those of this run's data."""
+        self.check(encoder)
+        encoder.load_state_dict({**encoder.state_dict(), **self._learnt()})
+        for name in OF_THE_DATA:
+            if name in self.tensors and not torch.equal(self.tensors[name].cpu(), getattr(encoder, name).cpu()):
+                log.warning("%s was trained under another data.%s than this run has", self.origin.file, name)
+
+    def _learnt(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.tensors.items() if name not in OF_THE_DATA}
+
+
+def find_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
+    """Return what a run with its checkpoints in that folder begins with; None where it goes on, or starts afresh.
+
+    Raises UserError where `generator.init_from` names nothing of use.
+    """
+    if config.generator.init_from is None or checkpoint.checkpoints(checkpoints):
+        return None
+    return open_start(Path(config.generator.init_from))
+
+
+def check_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
+    """Find a run's start and hold it against the encoder that the run will have, without building that."""
+    start = find_start(config, checkpoints)
+    if start is not None:
+        with torch.device("meta"):
+            generator = build.build_generator(config)
+        start.check(generator.encoder)
+    return start
+
+
+def open_start(path: Path) -> WarmStart:
+    """Open a run folder, a checkpoint in it (averaged weights where there are any), or a file of an exported encoder.
+
+    The file is one that `Encoder.export_state_dict` was saved to, by safetensors or torch.save. Raises UserError.
+    """
+    if path.is_file():
+        try:
+            return WarmStart(read_weights("an encoder", str(path)), Origin(path))
+        except ValueError as mistake:
+            raise UserError(f"{KEY}: {mistake}") from mistake
+    try:
+        run = Run(path)
+    except UserError as mistake:
+        raise UserError(f"{KEY}: {mistake}") from mistake
+    name = "generator_ema" if run.has_ema else "generator"
+    held = checkpoint.load_tensors(run.checkpoint, name) or {}
+    tensors = {key.removeprefix("encoder."): value for key, value in held.items() if key.startswith("encoder.")}
+    return WarmStart(tensors, Origin(run.checkpoint / f"{name}.safetensors", run.step, run.has_ema))
