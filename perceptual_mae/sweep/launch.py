@@ -1,4 +1,4 @@
-"""One cell in a process of its own: what it leaves in memory, or dies of, is not the next one's."""
+"""A command in a process of its own: what it leaves in memory, or dies of, is not the next one's."""
 
 import signal
 import subprocess
@@ -12,9 +12,11 @@ from typing import IO
 
 from perceptual_mae.interrupts import StopSignal
 
+PMAE = (sys.executable, "-m", "perceptual_mae.cli")
+"""`pmae` of this installation, whatever the path of the shell says."""
 LINES_KEPT = 20
 PATIENCE = 0.2
-"""Seconds between two looks at whether the sweep was asked to stop."""
+"""Seconds between two looks at whether we were asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,11 @@ class Ending:
 
 def launch(arguments: Sequence[str], out: Path, tell: Callable[[str], None], stop: StopSignal) -> Ending:
     """Train one run with `pmae pretrain`, telling its lines as they come; a stop is handed on to it, once."""
-    command = [sys.executable, "-m", "perceptual_mae.cli", "pretrain", *arguments, "--out", str(out)]
+    return follow([*PMAE, "pretrain", *arguments, "--out", str(out)], tell, stop)
+
+
+def follow(command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
+    """Run a command to its end, telling its lines as they come; a stop is handed on to it, once."""
     last: deque[str] = deque(maxlen=LINES_KEPT)
     # In a group of its own, Ctrl-C on the terminal reaches the run through us alone: a second signal would cut it off.
     with subprocess.Popen(

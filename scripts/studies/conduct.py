@@ -1,0 +1,153 @@
+"""Running a study: what is done is skipped, what was stopped goes on, what fails is told and the rest goes on."""
+
+import json
+import resource
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from costs import CLOCK, Costs, measure
+from perceptual_mae.errors import UserError
+from perceptual_mae.folder import write_atomically, write_json
+from perceptual_mae.interrupts import StopSignal
+from perceptual_mae.sweep.launch import follow
+from study import Cell, Study
+
+RECORD, COMMANDS = "study.json", "commands.sh"
+MAY_DIFFER = ("data.root=", "data.workers=")
+
+
+class Conductor:
+    """Runs the cells of a study in order; `records` says by name how they ended, of earlier calls too."""
+
+    def __init__(self, study: Study, *, quick: bool) -> None:
+        self.study, self.quick = study, quick
+        self.records = read_records(study, quick=quick)
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+    @property
+    def todo(self) -> list[Cell]:
+        """The cells that are not done."""
+        return [cell for cell in self.study.cells if not self.is_done(cell)]
+
+    @property
+    def failed(self) -> list[str]:
+        names = {cell.name for cell in self.study.cells}
+        return [name for name, record in self.records.items() if record["status"] != "finished" and name in names]
+
+    def costs(self, counted: str) -> Costs | None:
+        """Return what the cells so far tell of costs, by the clock or in CPU time."""
+        return measure(self.records.values(), counted)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Tell whether a cell's file is there and is of this command."""
+        record = self.records.get(cell.name)
+        if record is None:
+            return bool(cell.kind) and cell.result.exists()
+        same = bool(cell.kind) or record["command"] == cell.line
+        return record["status"] == "finished" and same and cell.result.exists()
+
+    def list_cells(self) -> list[str]:
+        """Return a line for each cell: how far it is, and its command."""
+        return [f"{'done' if self.is_done(cell) else 'to do':6}{cell.line}" for cell in self.study.cells]
+
+    def run(self) -> bool:
+        """Run what is not done; return False when asked to stop."""
+        self.study.out.mkdir(parents=True, exist_ok=True)
+        write_commands(self.study)
+        self._write()
+        todo = self.todo
+        if skipped := len(self.study.cells) - len(todo):
+            self.console.print(f"study: {skipped} of {len(self.study.cells)} cells are done already")
+        with StopSignal() as stop:
+            for number, cell in enumerate(todo):
+                self.console.print(f"study: cell {number + 1} of {len(todo)}, {cell.name}{self._left(todo[number:])}")
+                self._run_one(cell, stop)
+                if stop.requested:
+                    self.console.print("study: stopped; the same command goes on from here")
+                    return False
+        return True
+
+    def _run_one(self, cell: Cell, stop: StopSignal) -> None:
+        record = {"command": cell.line, "kind": cell.kind, "images": cell.images, "starts": cell.starts}
+        if missing := [str(path) for path in cell.needs if not path.exists()]:
+            self._note(cell, {**record, "status": "skipped", "reason": f"{', '.join(missing)}: not there"})
+            return
+        # What a stopped call left would make the rest look cheap.
+        is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep"))
+        began, worked = time.monotonic(), cpu_seconds()
+        ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
+        record |= {"seconds": round(time.monotonic() - began, 2), "cpu_seconds": round(cpu_seconds() - worked, 2)}
+        record |= {"whole": is_whole}
+        if stop.requested:
+            return
+        if ending.code == 0 and cell.result.exists():
+            self._note(cell, {**record, "status": "finished"})
+        else:
+            reason = ending.reason or f"it left no {cell.result}"
+            self._note(cell, {**record, "status": "failed", "reason": reason, "last_lines": list(ending.lines)})
+
+    def _note(self, cell: Cell, record: dict[str, Any]) -> None:
+        if record["status"] != "finished":
+            self.console.print(f"study: {cell.name} {record['status']}: {record['reason']}")
+        self.records[cell.name] = record
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self.study.out / RECORD, {"study": self.study.name, "quick": self.quick, "cells": self.records})
+
+    def _left(self, cells: list[Cell]) -> str:
+        """Say how long the rest will take, as far as what was run tells."""
+        costs = self.costs(CLOCK)
+        if costs is None:
+            return ""
+        seconds = [costs.seconds(cell) for cell in cells]
+        known = timedelta(seconds=round(sum(each for each in seconds if each is not None)))
+        return f", left {known}" + (" or more" if None in seconds else "")
+
+
+def read_records(study: Study, *, quick: bool) -> dict[str, dict[str, Any]]:
+    """Return how the cells of earlier calls ended. Raises UserError where the folder holds something else."""
+    path = study.out / RECORD
+    if study.out.exists() and not study.out.is_dir():
+        raise UserError(f"--out: {study.out} is a file; name a folder")
+    if not path.exists():
+        if study.out.exists() and any(study.out.iterdir()):
+            raise UserError(f"--out: {study.out} holds files that are not a study's; choose an empty folder")
+        return {}
+    try:
+        before = json.loads(path.read_text())
+        records: dict[str, dict[str, Any]] = before["cells"]
+    except (ValueError, KeyError) as damage:
+        raise UserError(f"{path}: cannot be read ({damage}); choose another --out") from damage
+    if before["study"] != study.name or before["quick"] != quick:
+        form = "quick" if before["quick"] else "full"
+        raise UserError(f"--out: {study.out} holds the {form} form of {before['study']}; choose another folder")
+    for cell in study.cells:
+        record = records.get(cell.name)
+        if record and cell.kind and record["status"] == "finished" and _words(record["command"]) != _words(cell.line):
+            raise UserError(
+                f"{study.out}: {cell.name} was made by another command ({record['command']}); repeat the study as it "
+                "was begun, or choose another --out"
+            )
+    return records
+
+
+def write_commands(study: Study) -> None:
+    """Write the command of every cell, to be repeated by hand from the folder that the study was called in."""
+    lines = ["#!/usr/bin/env bash", f"# {study.title}: what it runs, in order", "set -e", ""]
+    lines += [line for cell in study.cells for line in (f"# {cell.name}", cell.line)]
+    write_atomically(Path(study.out / COMMANDS), "\n".join(lines) + "\n")
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of all processes that were started and waited for, their own included."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _words(line: str) -> list[str]:
+    return [word for word in line.split() if not word.startswith(MAY_DIFFER)]

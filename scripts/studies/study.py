@@ -1,0 +1,208 @@
+"""A study: ordinary command lines, run one after the other, whose files are then read into tables and figures.
+
+A cell is one command. It is done when its file is there, so that the same call of a study goes on where it was stopped,
+and each can be repeated by hand.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from perceptual_mae.config import DataSection, load_config
+from perceptual_mae.errors import UserError
+from perceptual_mae.sweep.grid import make_cells, parse_axis
+from perceptual_mae.sweep.launch import PMAE
+
+GROWING = {"pretrain": (), "evaluate": ("--limit",), "probe": ("--limit", "--test-limit"), "finetune": ("--epochs",)}
+"""What of a command grows in its trial; of a training the epochs."""
+TRIAL = 4
+SHOWN = 1_000
+"""Held-out images on which a training scores itself at its end, at most: the study's own scores come from evaluate."""
+CURVES = Path(__file__).parents[1] / "curves.py"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command and the file it leaves.
+
+    `images` pass through the network in `starts` processes; cells of one `kind` cost alike an image. A cell without
+    a kind only draws or compares: it is made again when its words have changed. `needs` are files of earlier cells.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    result: Path
+    kind: str = ""
+    images: int = 0
+    needs: tuple[Path, ...] = ()
+    starts: int = 1
+    script: Path | None = None
+
+    @property
+    def command(self) -> list[str]:
+        """What is run."""
+        return [*((sys.executable, str(self.script)) if self.script else PMAE), *self.words]
+
+    @property
+    def line(self) -> str:
+        """What a person types, from a checkout."""
+        return shlex.join([*(("python", f"scripts/{self.script.name}") if self.script else ("pmae",)), *self.words])
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that a study trains: its folder, and what it is called among the cells."""
+
+    path: Path
+    kind: str
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    def scores(self, stem: str) -> Path:
+        return self.path / "evaluation" / f"{stem}.json"
+
+
+@dataclass
+class Study:
+    """A study's folder and its cells, in the order in which they run. `rows` are the runs of each row of its tables."""
+
+    name: str
+    title: str
+    out: Path
+    overrides: tuple[str, ...] = ()
+    """Keys for every training and scoring of the study, such as data.root=FOLDER."""
+    cells: list[Cell] = field(default_factory=list)
+    rows: dict[str, list[Trained]] = field(default_factory=dict)
+    mistakes: list[str] = field(default_factory=list)
+    """Of configurations that cannot be read; a study that has one is not begun."""
+
+    def pretrain(self, row: str, words: Sequence[str], *, name: str, seed: int, kind: str) -> Trained:
+        """Add a run to a row; `kind` names what decides the cost of an image: network, size, loss."""
+        run = Trained(self.out / "runs" / f"{name}_s{seed}", kind, seed)
+        # The study's own overrides come last: they win.
+        words = [*words, *self.overrides, f"training.seed={seed}"]
+        self.cells.append(
+            Cell(
+                run.name,
+                ("pretrain", *words, "--out", str(run.path)),
+                run.summary,
+                f"pretrain {kind}",
+                self._images_of(run.name, words),
+            )
+        )
+        self.rows.setdefault(row, []).append(run)
+        return run
+
+    def score(self, run: Trained, command: str, *options: str, stem: str | None = None, images: int) -> None:
+        """Score a run by a command that takes --out; `images` pass through its network."""
+        result = run.scores(stem or command)
+        self.cells.append(
+            Cell(
+                f"{run.name}: {result.stem}",
+                (command, str(run.path), *options, "--out", str(result)),
+                result,
+                f"{command} {run.kind}",
+                images,
+                (run.summary,),
+            )
+        )
+
+    def sweep(self, words: Sequence[str], axes: Sequence[str], *, seeds: Sequence[int], kind: str) -> list[Trained]:
+        """Add a sweep, a row for each point of it; return its runs."""
+        out, words = self.out / "sweep", [*words, *self.overrides]
+        cells = make_cells([parse_axis(axis) for axis in axes], seeds)
+        images = sum(self._images_of(cell.name, cell.arguments(words)) for cell in cells)
+        options = [option for axis in axes for option in ("--grid", axis)]
+        numbers = ",".join(map(str, seeds))
+        line = ("sweep", *words, *options, "--seeds", numbers, "--out", str(out))
+        self.cells.append(Cell("sweep", line, out / "results.json", f"sweep {kind}", images, (), len(cells)))
+        runs = [Trained(out / cell.name, kind, cell.seed) for cell in cells]
+        for cell, run in zip(cells, runs, strict=True):
+            row = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in cell.point.items())
+            self.rows.setdefault(row, []).append(run)
+        return runs
+
+    def draw(self, name: str, *words: str, needs: Sequence[Path], script: Path | None = None) -> Path:
+        """Add a picture by a command that takes --out; return where it will lie."""
+        result = self.out / "figures" / f"{name}.png"
+        line = (*words, "--out", str(result))
+        self.cells.append(Cell(f"figure {name}", line, result, needs=tuple(needs), script=script))
+        return result
+
+    def compare(self, runs: Sequence[Trained]) -> None:
+        """Add the toolkit's own comparison of runs, with everything that does not compare marked."""
+        out = self.out / "compare"
+        words = ("compare", *(str(run.path) for run in runs), "--anyway", "--title", self.title, "--out", str(out))
+        self.cells.append(Cell("compare", words, out / "compare.json", needs=tuple(run.summary for run in runs)))
+
+    def add_trials(self) -> None:
+        """Add the first cell of each command once more, larger: two sizes tell the start from what an image costs."""
+        first: dict[str, Cell] = {}
+        for cell in self.cells:
+            if cell.words[0] in GROWING:
+                first.setdefault(cell.words[0], cell)
+        for command, cell in first.items():
+            result = cell.result.parent.with_name("trial") / cell.result.name
+            words, out = list(cell.words[:-1]), result.parent if command == "pretrain" else result
+            for option in GROWING[command]:
+                if option in words:
+                    place = words.index(option) + 1
+                    words[place] = str(TRIAL * int(words[place]))
+            if command == "pretrain":
+                epochs = TRIAL * load_config(words[1:-1]).training.epochs
+                words.insert(-1, f"training.epochs={epochs}")
+            larger = replace(cell, name=f"trial: {command}", words=(*words, str(out)), result=result)
+            self.cells.append(replace(larger, images=TRIAL * cell.images))
+
+    def _images_of(self, name: str, words: Sequence[str]) -> int:
+        try:
+            return images_of(tuple(words))
+        except UserError as mistake:
+            self.mistakes += [f"{name}: {line}" for line in str(mistake).splitlines()]
+            return 0
+
+    @property
+    def runs(self) -> list[Trained]:
+        return [run for runs in self.rows.values() for run in runs]
+
+
+@cache
+def images_of(words: tuple[str, ...]) -> int:
+    """Return how many images a training shows its network. Raises UserError for mistakes, and where images are not."""
+    config = load_config(words)
+    images = config.training.epoch_images or size_of(config.data, "train")
+    return config.training.epochs * images
+
+
+def at_the_end(test_images: int) -> list[str]:
+    """Return the overrides of a training that scores itself at its end alone."""
+    return ["evaluation.every=0", f"evaluation.limit={min(SHOWN, test_images)}"]
+
+
+def keep_images(words: Sequence[str], wanted: int) -> list[str]:
+    """Return the override that leaves `wanted` training images of a data set that can hold some back; 0: all."""
+    if not wanted:
+        return []
+    data = load_config(words).data
+    images = size_of(data, "train")
+    if wanted > images:
+        raise UserError(f"--images {wanted}: {data.kind} has {images} training images; ask for fewer, or 0 for all")
+    if not hasattr(data, "val_images"):
+        raise UserError(f"--images {wanted}: {data.kind} cannot hold images back by number; give --images 0 for all")
+    return [f"data.val_images={data.val_images + images - wanted}"] if images > wanted else []
+
+
+@cache
+def size_of(data: DataSection, split: str) -> int:
+    """Return the number of images of a split."""
+    return len(data.build(split))

@@ -1,0 +1,41 @@
+"""What tests of studies share: a study of debug size, and a stand-in for the processes of its cells."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import improved_mae
+from conftest import DEBUG
+from perceptual_mae.interrupts import StopSignal
+from perceptual_mae.sweep.launch import Ending
+from study import Study
+
+SMALL = improved_mae.Form(seeds=(0, 1), images=0, epochs=2, layer=DEBUG, patch_size=8, labels=16, test_images=8)
+
+BATCH = "training.batch_size=8"
+
+
+def small_study(out: Path, *overrides: str) -> Study:
+    return improved_mae.plan(SMALL, out, (BATCH, *overrides))
+
+
+class Stand:
+    """Leaves the file that a cell would leave; names of `failing` fail, at `stop_at` the user stops."""
+
+    def __init__(self, study: Study) -> None:
+        self.results = {tuple(cell.command): (cell.name, cell.result) for cell in study.cells}
+        self.ran: list[str] = []
+        self.failing: set[str] = set()
+        self.stop_at = ""
+
+    def __call__(self, command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
+        name, result = self.results[tuple(command)]
+        self.ran.append(name)
+        if name == self.stop_at:
+            stop.requested = True
+            return Ending(130)
+        if name in self.failing:
+            return Ending(2, "out of luck", ("pmae: out of luck",))
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text(json.dumps({}))
+        return Ending(0)

@@ -1,0 +1,168 @@
+"""What each study would run: equal budgets, words that pmae understands, one thing changed at a time."""
+
+import shlex
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import art_mae
+import improved_mae
+import kth_mae
+import mae_ablations
+from conftest import DEBUG
+from perceptual_mae.cli.app import app
+from perceptual_mae.config import load_config
+from perceptual_mae.errors import UserError
+from perceptual_mae.folder import flatten
+from study import TRIAL, Study, images_of, keep_images
+from studying import BATCH, SMALL, small_study
+
+TINY = {"images": 0, "epochs": 1, "test_images": 4}
+LABELLED = {"layer": DEBUG, "labels": 8, "seeds": (0,)}
+
+
+def kth(out: Path) -> Study:
+    form = kth_mae.Form(seeds=(0, 1), ratios=(0.5, 0.75), labels=8, **TINY)
+    return kth_mae.plan(form, out, ["data.workers=0"])
+
+
+def art(out: Path) -> Study:
+    return art_mae.plan(art_mae.Form(ratios=(0.5, 0.75), patches=(4, 8), **TINY), out, [])
+
+
+def ablations(out: Path, **form: object) -> Study:
+    return mae_ablations.plan(mae_ablations.Form(**{**TINY, **LABELLED, **form}), out, [BATCH])
+
+
+@pytest.fixture
+def debug_recipes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Debug size under the names of the recipes, so that no images are needed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kth_mae, "recipe", lambda size: DEBUG)
+    monkeypatch.setattr(art_mae, "recipe", lambda model: DEBUG)
+
+
+def trainings(study: Study) -> dict[str, list[str]]:
+    return {cell.name: list(cell.words[1:-2]) for cell in study.cells if cell.words[0] == "pretrain"}
+
+
+def changed(study: Study, first: str, second: str) -> set[str]:
+    """Name the keys in which two runs of a study differ."""
+    found = [dict(flatten(load_config(trainings(study)[name]).model_dump(mode="json"))) for name in (first, second)]
+    return {key for key in {**found[0], **found[1]} if found[0].get(key, ...) != found[1].get(key, ...)}
+
+
+def test_improved_and_original_differ_in_the_three_additions_alone(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    told = changed(study, "original_mae_s1", "improved_mae_s1")
+    assert {key.rpartition(".")[0] if key.startswith("losses") else key.split(".")[1] for key in told} == {
+        "ratio", "losses.high_frequency", "losses.uniformity",
+    }  # fmt: skip
+    assert changed(study, "improved_mae_s0", "improved_mae_s1") == {"training.seed"}
+
+
+def test_a_cell_counts_the_images_that_pass_through_its_network(tmp_path: Path) -> None:
+    images = {cell.name: cell.images for cell in small_study(tmp_path).cells}
+    run = "original_mae_s0"
+    assert images[run] == 2 * 32
+    assert images[f"{run}: evaluate"] == 8
+    assert images[f"{run}: probe_cached"] == 2 * (16 + 8)  # the random encoder too
+    assert images["improved_mae_s0: probe_cached"] == 16 + 8
+    assert images[f"{run}: finetune_small"] == 20 * 16
+    assert images_of((DEBUG, "mse", "training.epoch_images=null")) == 2 * 96
+
+
+def test_a_trial_is_the_same_command_on_more_images_in_a_place_of_its_own(tmp_path: Path) -> None:
+    study = small_study(tmp_path)
+    before = {cell.words[0]: cell for cell in reversed(study.cells)}
+    study.add_trials()
+    trials = {cell.words[0]: cell for cell in study.cells if cell.name.startswith("trial: ")}
+    assert set(trials) == {"pretrain", "evaluate", "probe", "finetune"}
+    for command, trial in trials.items():
+        assert trial.kind == before[command].kind
+        assert trial.images == TRIAL * before[command].images
+        assert trial.result.parent.name == "trial"
+    pretrain = trials["pretrain"].words
+    assert images_of(pretrain[1:-2]) == trials["pretrain"].images
+    assert pretrain[-2:] == ("--out", str(tmp_path / "runs/trial"))
+    probe = trials["probe"].words
+    assert probe[probe.index("--limit") + 1 : probe.index("--limit") + 4] == ("64", "--test-limit", "32")
+
+
+def test_scores_wait_for_their_run_and_pictures_for_both(tmp_path: Path) -> None:
+    cells = {cell.name: cell for cell in small_study(tmp_path).cells}
+    summaries = [tmp_path / "runs" / f"{label}_mae_s0" / "summary.json" for label in improved_mae.METHODS]
+    assert cells["improved_mae_s0: finetune_small"].needs == (summaries[1],)
+    assert cells["figure grid_ratio_0.9"].needs == tuple(summaries)
+    assert cells["figure grid_ratio_0.9"].words[-2:] == ("--out", str(tmp_path / "figures/grid_ratio_0.9.png"))
+
+
+def test_images_are_held_back_by_number_where_the_data_can(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="shapes has 96 training images"):
+        keep_images([DEBUG, "mse"], 97)
+    with pytest.raises(UserError, match="give --images 0"):
+        keep_images([DEBUG, "mse"], 50)
+    assert keep_images([DEBUG, "mse"], 0) == []
+
+
+def test_a_mistake_in_any_training_is_told_with_its_name(tmp_path: Path) -> None:
+    study = improved_mae.plan(replace(SMALL, seeds=(0,)), tmp_path, [BATCH, "optimizer.lrr=1"])
+    assert len(study.mistakes) == 2
+    assert study.mistakes[1].startswith("improved_mae_s0: ")
+    assert "did you mean 'lr'" in study.mistakes[1]
+
+
+def test_each_ablation_changes_one_thing(tmp_path: Path) -> None:
+    study = ablations(tmp_path)
+    known = [name for name in trainings(study) if not any(each.startswith(f"{name}:") for each in study.mistakes)]
+    assert {"mae_s0", "grid_s0", "decoder_1_deep_s0"} <= set(known)
+    for name in set(known) - {"mae_s0", "block_s0"}:  # block's options come with its kind
+        assert len(changed(study, "mae_s0", name)) == 1, name
+
+
+def test_rows_and_groups_of_ablations_are_chosen_by_name(tmp_path: Path) -> None:
+    study = ablations(tmp_path, only=("masks", "targets"), rows="grid", teacher="{kind: vgg16, weights: random}")
+    assert list(study.rows) == ["MAE", "grid"]
+    study = ablations(tmp_path, only=("targets",), teacher="{kind: vgg16, weights: random}")
+    assert list(study.rows) == ["MAE", "normalised pixels", "features of a teacher"]
+    assert study.mistakes == []
+    with pytest.raises(UserError, match="there is no group mask; choose from: targets"):
+        ablations(tmp_path, only=("mask",))
+    with pytest.raises(UserError, match="there is no gird; choose from"):
+        ablations(tmp_path, rows="gird")
+
+
+def test_the_curve_over_ratios_shares_its_middle_with_the_comparison_of_masks(
+    debug_recipes: None, tmp_path: Path
+) -> None:
+    study = kth(tmp_path)
+    assert list(study.rows) == [
+        "small, random", "small, grid", "small, block", "medium, random", "medium, grid", "medium, block",
+        "small, random, ratio 0.5", "medium, random, ratio 0.5",
+    ]  # fmt: skip
+    assert [run.name for run in study.rows["small, random"]] == ["small_random_0.75_s0", "small_random_0.75_s1"]
+    assert len(study.rows["small, random, ratio 0.5"]) == 1
+
+
+def test_the_ablation_over_patches_is_one_sweep_whose_runs_are_scored(debug_recipes: None, tmp_path: Path) -> None:
+    study = art(tmp_path)
+    (sweep,) = [cell for cell in study.cells if cell.words[0] == "sweep"]
+    assert (sweep.starts, sweep.images) == (4, 4 * 32)
+    runs = study.rows["ratio 0.5, patch_size 4"]
+    assert [run.path for run in runs] == [tmp_path / "sweep/ratio-0.5_patch_size-4_seed-0"]
+    assert [cell.needs for cell in study.cells if cell.name == f"{runs[0].name}: evaluate"] == [(runs[0].summary,)]
+
+
+@pytest.mark.parametrize("plan", [small_study, kth, art, ablations], ids=["improved", "kth", "art", "ablations"])
+def test_pmae_understands_every_command(plan: Callable[[Path], Study], debug_recipes: None, tmp_path: Path) -> None:
+    if plan is kth:
+        pytest.importorskip("perceptual_mae.evaluation.trained_heads")
+    group = get_command(app)
+    for cell in plan(tmp_path).cells:
+        if cell.script is None:
+            command = group.commands[cell.words[0]]
+            command.make_context(cell.words[0], list(cell.words[1:]))
+            assert shlex.split(cell.line) == ["pmae", *cell.words]
