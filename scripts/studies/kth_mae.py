@@ -74,6 +74,10 @@ def row_of(size: str, mask: str, ratio: float) -> str:
     return f"{size}, {mask}" + (f", ratio {ratio:g}" if ratio != RATIO else "")
 
 
+def baseline_rows(form: Form) -> list[str]:
+    return [row_of(size, form.masks[0], RATIO) for size in form.sizes]
+
+
 def add_run(study: Study, form: Form, base: Sequence[str], size: str, mask: str, ratio: float, seed: int) -> None:
     """Add a run with its scores."""
     words = [recipe(size), "mse", *base, f"masking.kind={mask}", f"masking.ratio={ratio:g}"]
@@ -84,14 +88,12 @@ def add_run(study: Study, form: Form, base: Sequence[str], size: str, mask: str,
     run = Trained(run.path, size, seed)
     study.score(run, "evaluate", "--metrics", "cheap", "--limit", str(form.test_images), images=form.test_images)
     limits = ("--limit", str(form.labels), "--test-limit", str(form.test_images))
+    # One run of each size has an untrained encoder and raw pixels beside it.
+    is_baseline = (mask, ratio, seed) == (form.masks[0], RATIO, form.seeds[0])
+    options = ("--seeds", "0", "--epochs", str(form.head_epochs), *limits, *(("--baselines",) if is_baseline else ()))
+    images = (form.labels + form.test_images) * (1 + is_baseline)
     for head in HEADS:
-        study.score(
-            run,
-            "probe",
-            *("--head", head, "--seeds", "0", "--epochs", str(form.head_epochs), *limits),
-            stem=f"probe_kth_{head}",
-            images=form.labels + form.test_images,
-        )
+        study.score(run, "probe", "--head", head, *options, stem=f"probe_kth_{head}", images=images)
 
 
 def add_pictures(study: Study, form: Form) -> None:
@@ -120,6 +122,14 @@ def report(study: Study, form: Form) -> Findings:
         column("hidden HF error", "evaluate", "masked.high_frequency", spec=".4f"),
     ]
     findings.tabulate("Masks, sizes and ratios: top-1, %", columns, notes=["class token of whole images"])
+    beside = [
+        per_cent(f"{head}, {name}", f"probe_kth_{head}", f"{place}.accuracy", f"{command} {head}")
+        for head in HEADS
+        for name, place in (("a random encoder", "random encoder.class"), ("raw pixels", "raw pixels.pixels"))
+    ]
+    firsts = [group for group in findings.groups if group.label in baseline_rows(form)]
+    if firsts:
+        findings.tabulate("What any encoder must beat: top-1 on test, %", beside, firsts)
     readings = [
         column(f"{head}, {part}", f"probe_kth_{head}", f"encoder.class.one_hot_agreement.{part}", spec=".3f",
                command=f"{command} {head}")

@@ -123,6 +123,8 @@ def add_scores(study: Study, run: Trained, form: Form, *, is_baseline: bool) -> 
         tuned = ("--recipe", "small", "--epochs", str(form.finetune_epochs), "--seeds", str(run.seed), *limits)
         images = form.finetune_epochs * form.labels
         study.score(run, "finetune", *tuned, stem="finetune_small", images=images)
+        if is_baseline:
+            study.score(run, "finetune", *tuned, "--from-scratch", stem="finetune_small_scratch", images=images)
 
 
 def report(study: Study, form: Form) -> Findings:
@@ -155,6 +157,8 @@ def report(study: Study, form: Form) -> Findings:
                 ("raw pixels", "raw pixels.pixels"),
             )
         ]
+        if form.finetune_epochs:
+            beside.append(per_cent("FT from scratch", "finetune_small_scratch", "top1.accuracy", "pmae finetune"))
         findings.tabulate("What any encoder must beat", beside, [base])
     findings.draw_scores(columns)
     findings.figures += [cell.result for cell in study.cells if cell.name.startswith("figure ")]

@@ -80,7 +80,7 @@ class Study:
     title: str
     out: Path
     overrides: tuple[str, ...] = ()
-    """Keys for every training and scoring of the study, such as data.root=FOLDER."""
+    """Keys of every training, such as data.root=FOLDER; what scores a run reads them in its folder."""
     cells: list[Cell] = field(default_factory=list)
     rows: dict[str, list[Trained]] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
