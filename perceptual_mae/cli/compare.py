@@ -15,7 +15,7 @@ from perceptual_mae.report.pictures import can_scatter, draw_scatter, draw_score
 QUALITY = ("summary.psnr_masked", "evaluate")
 ACCURACY = ("probe", "knn", "finetune")
 DRAWN = ("summary.psnr", "summary.ssim", "evaluate", "probe", "knn", "finetune")
-MOST_PANELS = 12
+MOST_PANELS = 18
 
 
 def run(runs: list[Path], *, out: Path | None, title: str, form: str, bench: Path | None, anyway: bool) -> None:
@@ -43,9 +43,12 @@ def write(found: Comparison, pages: dict[str, str], out: Path) -> None:
     write_atomically(out / "compare.tex", pages["latex"])
     write_json(out / "compare.json", found.to_json())
     known = [each for each in found.scored if any(score is not None for score in each.scores)]
-    drawn = [each for each in known if each.column.key.startswith(DRAWN)][:MOST_PANELS]
+    has_composite = any(".composite." in each.column.key for each in known)
+    drawn = [each for each in known if each.column.key.startswith(DRAWN)]
+    drawn = [each for each in drawn if not (has_composite and ".raw." in each.column.key)][:MOST_PANELS]
     if drawn:
         draw_scores(found.groups, drawn, out / "compare.png", found.title)
-    across, up = found.find(*QUALITY), found.find(*ACCURACY)
-    if across is not None and up is not None and can_scatter(across, up):
-        draw_scatter(found.groups, across, up, out / "scatter.png", found.title)
+    across = found.find(*QUALITY)
+    ups = next((columns for columns in map(found.together, ACCURACY) if columns), [])
+    if across is not None and any(can_scatter(found.groups, across, up) for up in ups):
+        draw_scatter(found.groups, across, ups, out / "scatter.png", found.title)

@@ -11,6 +11,12 @@ from perceptual_mae.report.entries import Entry
 Read = Callable[[Entry], float | None]
 
 POOLINGS = {"class": "class token", "mean": "mean pool"}
+REGIONS = {
+    "raw": "Reconstruction: whole output",
+    "composite": "Reconstruction: visible pixels pasted in",
+    "masked": "Reconstruction: hidden pixels alone",
+}
+"""Part of the image that a score of `pmae evaluate` is about: its table."""
 NEIGHBOURS = "20"
 """DINO's number; the next best where it was not asked for."""
 

@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.paper import FOOTNOTE
-from perceptual_mae.report.columns import Column, evaluation_columns, representation_columns, summary_columns
+from perceptual_mae.report.columns import REGIONS, Column, evaluation_columns, representation_columns, summary_columns
 from perceptual_mae.report.cost import cost_of, read_bench
 from perceptual_mae.report.differences import TRAINING, Difference, find_differences, refuse
 from perceptual_mae.report.entries import Entry, read_entries
 from perceptual_mae.report.groups import Group, group_runs
 from perceptual_mae.report.tables import Scored, Table, look_up, make_table
-
-REGIONS = {
-    "raw": "Reconstruction: whole output",
-    "composite": "Reconstruction: visible pixels pasted in",
-    "masked": "Reconstruction: hidden pixels alone",
-}
 
 
 @dataclass(frozen=True)
@@ -35,6 +29,12 @@ class Comparison:
         """Return the first column whose key begins with one of `keys`, in their order, and that somebody has."""
         known = [each for each in self.scored if any(found is not None for found in each.scores)]
         return next((each for key in keys for each in known if each.column.key.startswith(key)), None)
+
+    def together(self, key: str) -> list[Scored]:
+        """Return the columns that stand in one file with the first whose key begins so, and that somebody has."""
+        first = self.find(key)
+        places = {first.column.place} if first else set()
+        return [each for each in self.scored if each.column.place in places and any(each.scores)]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""

@@ -108,10 +108,10 @@ def _cell(column: Column, found: Score | None, n: int, group: Group) -> str:
         text += f" ± {format(found.deviation, column.spec)}"
     if found.n < n:
         text += f" (n = {found.n})"
-    return text + _mark(column, group)
+    return text + mark(column, group)
 
 
-def _mark(column: Column, group: Group) -> str:
+def mark(column: Column, group: Group) -> str:
     """Mark scores that borrow the originals' statistics, and whole outputs of runs that never learnt visible pixels."""
     report = group.first.scores.get(column.place, {})
     region = column.key.removeprefix(f"{column.place}.").partition(".")[0]
