@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_folders import make_run, probe
 
 from perceptual_mae.report import pictures
 from perceptual_mae.report.comparison import Comparison, compare
+from run_folders import make_run, probe
 
 
 @pytest.fixture
