@@ -10,6 +10,8 @@ from perceptual_mae.report.groups import Group, Score
 from perceptual_mae.report.tables import Scored, mark
 
 PANELS_A_ROW = 3
+COLORS, SHAPES = 10, "os^D"
+"""matplotlib has ten colours; then the shape changes."""
 
 
 def draw_scores(groups: Sequence[Group], scored: Sequence[Scored], path: Path, title: str) -> None:
@@ -43,22 +45,25 @@ def draw_scatter(groups: Sequence[Group], across: Scored, ups: Sequence[Scored],
 
     Every run is a dot, a group's mean a ringed one. Groups whose quality the tables mark are left out, and said to be.
     """
-    figure = new_figure(1.8 + 4.2 * len(ups), 4.2)
+    figure = new_figure(1.0 + 4.2 * len(ups), 4.4 + 0.2 * len(groups) / (1 + len(ups)))
     marked = [mark(across.column, group) for group in groups]
     panels = figure.subplots(1, len(ups), squeeze=False)[0]
     for panel, up in zip(panels, ups, strict=True):
         for number, (group, x, y) in enumerate(zip(groups, across.scores, up.scores, strict=True)):
             if x is None or y is None or marked[number]:
                 continue
-            color, runs = f"C{number}", [name for name in x.values if name in y.values]
+            color, shape = f"C{number % COLORS}", SHAPES[number // COLORS % len(SHAPES)]
+            runs = [name for name in x.values if name in y.values]
             dots = ([x.values[name] for name in runs], [y.values[name] for name in runs])
-            panel.scatter(*dots, color=color, s=14, alpha=0.6)
+            panel.scatter(*dots, color=color, marker=shape, s=14, alpha=0.6)
             panel.errorbar(x.mean, y.mean, xerr=x.deviation, yerr=y.deviation, color=color, capsize=2, linewidth=1)
-            panel.scatter(x.mean, y.mean, color=color, s=60, edgecolors="black", label=_label(group), zorder=3)
+            ringed = {"edgecolors": "black", "zorder": 3, "s": 60}
+            panel.scatter(x.mean, y.mean, color=color, marker=shape, label=_label(group), **ringed)
         panel.set_xlabel(across.column.heading)
         panel.set_ylabel(f"{up.column.heading}, top-1 %")
         panel.grid(alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper")
+    named = panels[0].get_legend_handles_labels()
+    figure.legend(*named, fontsize=8, loc="outside lower center", ncols=1 + len(ups))
     left_out = [_label(group) for group, why in zip(groups, marked, strict=True) if why]
     figure.suptitle(_plain(title) + (f" (without {', '.join(left_out)})" if left_out else ""), size=10)
     save_figure(figure, path)
