@@ -1,6 +1,7 @@
-"""Figures of matplotlib, written complete or not at all."""
+"""Figures of matplotlib, and PNG files written complete or not at all."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG."""
+    write_png(path, lambda beside: figure.savefig(beside, format="png"))
+
+
+def write_png(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a picture beside the path, and give it its name when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
     try:
-        figure.savefig(beside, format="png")
+        write(beside)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Sheets of pictures: one image a row, one view of it a column."""
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from perceptual_mae.figures import write_png
 from perceptual_mae.generator import Reconstruction
 from perceptual_mae.images import mask_image, to_uint8
 
@@ -58,13 +58,7 @@ def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
 
 def save(page: Image.Image, path: Path) -> None:
     """Write a sheet as PNG, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        page.save(beside, format="PNG")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_png(path, lambda beside: page.save(beside, format="PNG"))
 
 
 def _magnify(images: Tensor) -> Tensor:

@@ -57,6 +57,7 @@ USUAL = {  # of `pmae evaluate`: heading, format, the paper's field and format
     "psnr": ("PSNR, dB", ".2f", "psnr", ".2f"),
     "ssim": ("SSIM", ".3f", "ssim", ".2f"),
     "ms_ssim": ("MS-SSIM", ".3f", None, ""),
+    "high_frequency": ("HF error", ".4f", None, ""),
     "lpips_alex": ("LPIPS (alex)", ".3f", None, ""),
     "is": ("IS", ".2f", "inception_score", "#.3g"),
     "fid": ("FID", ".1f", "fid", ".1f"),
