@@ -4,7 +4,8 @@
     uv run python scripts/studies/mae_ablations.py --root DATA --only masks,targets
 
 Targets (pixels, per-patch normalisation, features of a frozen teacher), masks (random, grid, block, what the encoder
-attends to and its reverse), the decoder's depth, width and attention, mask tokens in the encoder, relative positions.
+attends to and its reverse), the decoder's depth, width and attention, mask tokens in the encoder, relative positions,
+layer scale, stochastic depth, learned positions. All are scored under random masks, whatever they were trained with.
 """
 
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from findings import Findings, column, pair_by_seed, per_cent, read_rows
 from perceptual_mae.errors import UserError
 from starting import option, start
-from study import CURVES, Study, Trained, at_the_end, keep_images
+from study import CURVES, SHOWN, Study, Trained, at_the_end, keep_images
 
 BASE = "MAE"
 TEACHER = "features of a teacher"
@@ -39,9 +40,16 @@ ABLATIONS: dict[str, dict[str, tuple[str, ...]]] = {
         "mask tokens in the encoder": ("generator.encoder_mask_tokens=true",),
         "relative positions": ("generator.relative_positions=true",),
     },
+    "blocks": {
+        "layer scale": ("generator.layer_scale=0.1",),  # CaiT, up to 18 blocks
+        "stochastic depth": ("generator.drop_path=0.1",),
+        "learned positions": ("generator.positions=learned",),
+    },
 }
 """By group and row: what differs from plain MAE (masked pixel MSE, random masks, decoder 128 wide and 4 deep)."""
 BATCH = "training.batch_size=64"  # ours: a short run needs steps
+COMMON = "random"
+"""Kind of masks under which all rows are scored."""
 PICTURES = 8
 
 
@@ -57,7 +65,8 @@ class Form:
     rows: str = option("", "names of rows within them, separated by commas; none: all")
     teacher: str = option("", "losses.feature_matching.network as YAML, e.g. '{kind: vgg16, weights: FILE}'")
     teacher_weight: float = option(0.1, "weight of the teacher's term beside the pixels' MSE")
-    labels: int = option(10_000, "labelled images for probe and fine-tuning")
+    labels: int = option(10_000, "labelled images for the probe")
+    finetune_labels: int = option(10_000, "labelled images for fine-tuning")
     test_images: int = option(10_000, "held-out images for every score")
     finetune_epochs: int = option(20, "epochs of fine-tuning, 0: none")
 
@@ -114,17 +123,19 @@ def rows_of(form: Form) -> dict[str, tuple[str, ...]]:
 
 def add_scores(study: Study, run: Trained, form: Form, *, is_baseline: bool) -> None:
     """Score a run: reconstruction, linear probe (beside a random encoder and pixels once), fine-tuning."""
-    limits = ("--limit", str(form.labels), "--test-limit", str(form.test_images))
-    probed = form.labels + form.test_images
-    study.score(run, "evaluate", "--metrics", "cheap", "--limit", str(form.test_images), images=form.test_images)
-    options = ("--seeds", "0", *(("--baselines",) if is_baseline else ()), *limits)
-    study.score(run, "probe", *options, stem="probe_cached", images=probed * (1 + is_baseline))
+    tested = ("--test-limit", str(form.test_images))
+    reconstruction = ("--metrics", "cheap", "--mask", COMMON, "--limit", str(form.test_images))
+    study.score(run, "evaluate", *reconstruction, images=form.test_images)
+    probe = ("--seeds", "0", *(("--baselines",) if is_baseline else ()), "--limit", str(form.labels), *tested)
+    images = (form.labels + form.test_images) * (1 + is_baseline)
+    study.score(run, "probe", *probe, stem="probe_cached", images=images)
     if form.finetune_epochs:
-        tuned = ("--recipe", "small", "--epochs", str(form.finetune_epochs), "--seeds", str(run.seed), *limits)
-        images = form.finetune_epochs * form.labels
-        study.score(run, "finetune", *tuned, stem="finetune_small", images=images)
+        tune = ("--recipe", "small", "--epochs", str(form.finetune_epochs), "--seeds", str(run.seed))
+        tune = (*tune, "--limit", str(form.finetune_labels), *tested)
+        images = form.finetune_epochs * form.finetune_labels
+        study.score(run, "finetune", *tune, stem="finetune_small", images=images)
         if is_baseline:
-            study.score(run, "finetune", *tuned, "--from-scratch", stem="finetune_small_scratch", images=images)
+            study.score(run, "finetune", *tune, "--from-scratch", stem="finetune_small_scratch", images=images)
 
 
 def report(study: Study, form: Form) -> Findings:
@@ -140,12 +151,13 @@ def report(study: Study, form: Form) -> Findings:
         column("hidden HF error", "evaluate", "masked.high_frequency", spec=".4f"),
         *accuracies,
     ]
+    own = column("hidden PSNR, own masks, dB", "summary", "psnr_masked", command="pmae pretrain")
     base = findings.find(BASE)
     for group in form.only:
         chosen = [each for each in findings.groups if each.label in ABLATIONS[group] or each.label == BASE]
         chosen += [each for each in findings.groups if each.label == TEACHER and group == "targets"]
         if len(chosen) > 1:
-            findings.tabulate(group.capitalize(), columns, chosen)
+            findings.tabulate(group.capitalize(), [*columns, *([own] if group == "masks" else [])], chosen)
             if base is not None:
                 findings.tables.append(pair_by_seed(base, [each for each in chosen if each is not base], columns))
     if base is not None:
@@ -163,8 +175,9 @@ def report(study: Study, form: Form) -> Findings:
     findings.draw_scores(columns)
     findings.figures += [cell.result for cell in study.cells if cell.name.startswith("figure ")]
     findings.notes += [
-        "reconstructions are scored under each run's own kind of masks, those of attention-guided ones under random "
-        "masks: over grid, block and the others only accuracies compare",
+        f"reconstructions are scored under {COMMON} masks of the run's ratio; under a run's own masks "
+        f"(of {SHOWN} images, attention-guided ones again under random) other pixels are hidden, so that they compare "
+        "with no other row",
         "normalised pixels: patches are un-normalised with the true patch's mean and deviation, which flatters PSNR",
     ]
     if "targets" in form.only and not form.teacher:

@@ -10,7 +10,9 @@ from perceptual_mae.interrupts import StopSignal
 from perceptual_mae.sweep.launch import Ending
 from study import Study
 
-SMALL = improved_mae.Form(seeds=(0, 1), images=0, epochs=2, layer=DEBUG, patch_size=8, labels=16, test_images=8)
+SMALL = improved_mae.Form(
+    seeds=(0, 1), images=0, epochs=2, layer=DEBUG, patch_size=8, labels=16, finetune_labels=12, test_images=8
+)
 
 BATCH = "training.batch_size=8"
 

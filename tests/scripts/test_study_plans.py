@@ -71,7 +71,7 @@ def test_a_cell_counts_the_images_that_pass_through_its_network(tmp_path: Path) 
     assert images[f"{run}: evaluate"] == 8
     assert images[f"{run}: probe_cached"] == 2 * (16 + 8)  # the random encoder too
     assert images["improved_mae_s0: probe_cached"] == 16 + 8
-    assert images[f"{run}: finetune_small"] == 20 * 16
+    assert images[f"{run}: finetune_small"] == 20 * 12
     assert images_of((DEBUG, "mse", "training.epoch_images=null")) == 2 * 96
 
 
