@@ -60,12 +60,15 @@ def measure(records: Iterable[Mapping[str, Any]], counted: str = CLOCK) -> Costs
     timed = [cell for cell in cells if cell[1]]
     commands = {_command(kind) for kind, *_ in timed}
     starts = {name: _start([cell for cell in timed if _command(cell[0]) == name], shortest) for name in commands}
+    # Cells that took no longer than a start were too small to tell what an image costs.
     by_kind = {
-        kind: _rate([cell for cell in timed if cell[0] == kind], starts[_command(kind)])
+        kind: rate
         for kind in dict.fromkeys(kind for kind, *_ in timed)
+        if (rate := _rate([cell for cell in timed if cell[0] == kind], starts[_command(kind)]))
     }
     by_command = {
-        name: _rate([cell for cell in timed if _command(cell[0]) == name], start) for name, start in starts.items()
+        name: _rate([cell for cell in timed if _command(cell[0]) == name and cell[0] in by_kind], start)
+        for name, start in starts.items()
     }
     return Costs(shortest, starts, by_kind, by_command)
 
@@ -99,7 +102,7 @@ def _start(cells: list[Timed], shortest: float) -> float:
 def _rate(cells: list[Timed], start: float) -> float:
     """Return seconds an image, the start of each process taken off."""
     spent = sum(max(0.0, seconds - start * starts) for _, _, starts, seconds in cells)
-    return spent / sum(images for _, images, _, _ in cells)
+    return spent / max(1, sum(images for _, images, _, _ in cells))
 
 
 def _command(kind: str) -> str:

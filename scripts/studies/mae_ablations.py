@@ -79,8 +79,9 @@ QUICK = Form(
     rows="normalised pixels,grid,attended hidden,decoder 1 deep,cross-attention decoder,mask tokens in the encoder,"
     "relative positions",
     labels=256,
+    finetune_labels=64,
     test_images=100,
-    finetune_epochs=0,
+    finetune_epochs=1,
 )
 
 

@@ -21,6 +21,8 @@ GROWING = {"pretrain": (), "evaluate": ("--limit",), "probe": ("--limit", "--tes
 TRIAL = 4
 SHOWN = 1_000
 """Held-out images on which a training scores itself at its end, at most: the study's own scores come from evaluate."""
+POINTS = 16
+"""Of a loss curve, at least."""
 CURVES = Path(__file__).parents[1] / "curves.py"
 
 
@@ -90,16 +92,10 @@ class Study:
         """Add a run to a row; `kind` names what decides the cost of an image: network, size, loss."""
         run = Trained(self.out / "runs" / f"{name}_s{seed}", kind, seed)
         # The study's own overrides come last: they win.
-        words = [*words, *self.overrides, f"training.seed={seed}"]
-        self.cells.append(
-            Cell(
-                run.name,
-                ("pretrain", *words, "--out", str(run.path)),
-                run.summary,
-                f"pretrain {kind}",
-                self._images_of(run.name, words),
-            )
-        )
+        given = [*words, *self.overrides, f"training.seed={seed}"]
+        images = self._images_of(run.name, given)
+        line = ("pretrain", *words, *(log_often(given, images) if images else ()), *given[len(words) :])
+        self.cells.append(Cell(run.name, (*line, "--out", str(run.path)), run.summary, f"pretrain {kind}", images))
         self.rows.setdefault(row, []).append(run)
         return run
 
@@ -187,6 +183,13 @@ def images_of(words: tuple[str, ...]) -> int:
 def at_the_end(test_images: int) -> list[str]:
     """Return the overrides of a training that scores itself at its end alone."""
     return ["evaluation.every=0", f"evaluation.limit={min(SHOWN, test_images)}"]
+
+
+def log_often(words: Sequence[str], images: int) -> list[str]:
+    """Return the override that gives a training on so few `images` a curve and no mere dot; it waits at each point."""
+    training = load_config(words).training
+    every = max(1, images // training.batch_size // POINTS)
+    return [f"training.log_every={every}"] if every < training.log_every else []
 
 
 def keep_images(words: Sequence[str], wanted: int) -> list[str]:

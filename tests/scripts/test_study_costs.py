@@ -70,5 +70,12 @@ def test_a_kind_that_was_never_run_costs_what_its_command_does_and_an_unknown_co
     assert extrapolate([cell("evaluate other", 1)], costs).guessed == ["evaluate other"]
 
 
+def test_a_kind_whose_cell_took_no_longer_than_a_start_costs_what_its_command_does() -> None:
+    costs = measure([*RECORDS, record("pretrain tiny", 10, 3.0)])
+    assert costs is not None
+    assert costs.seconds(cell("pretrain tiny", 1_000)) == pytest.approx(4 + 1_000 * (10 + 30 + 50) / 500)
+    assert extrapolate([cell("pretrain tiny", 1_000)], costs).guessed == ["pretrain tiny"]
+
+
 def test_failed_and_resumed_cells_tell_nothing() -> None:
     assert measure([record("pretrain a", 9, 1.0, status="failed"), record("pretrain a", 9, 1.0, whole=False)]) is None

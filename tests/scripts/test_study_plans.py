@@ -17,7 +17,7 @@ from perceptual_mae.cli.app import app
 from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
-from study import TRIAL, Study, images_of, keep_images
+from study import TRIAL, Study, images_of, keep_images, log_often
 from studying import BATCH, SMALL, small_study
 
 TINY = {"images": 0, "epochs": 1, "test_images": 4}
@@ -90,6 +90,17 @@ def test_a_trial_is_the_same_command_on_more_images_in_a_place_of_its_own(tmp_pa
     assert pretrain[-2:] == ("--out", str(tmp_path / "runs/trial"))
     probe = trials["probe"].words
     assert probe[probe.index("--limit") + 1 : probe.index("--limit") + 4] == ("64", "--test-limit", "32")
+
+
+def test_a_short_training_logs_often_enough_for_a_curve(tmp_path: Path) -> None:
+    words = ["cifar10", "mse", "training.batch_size=64"]
+    assert log_often(words, 1_024) == ["training.log_every=1"]
+    assert log_often(words, 4_096) == ["training.log_every=4"]
+    assert log_often(words, 64_000) == []
+    study = improved_mae.plan(replace(SMALL, seeds=(0,)), tmp_path, [BATCH, "training.log_every=50"])
+    words = trainings(study)["original_mae_s0"]
+    assert "training.log_every=1" in words
+    assert load_config(words).training.log_every == 50  # what the user sets wins
 
 
 def test_scores_wait_for_their_run_and_pictures_for_both(tmp_path: Path) -> None:
