@@ -133,7 +133,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as unpacked:
             source = unpack(given.source, Path(unpacked)) if zipfile.is_zipfile(given.source) else given.source
             written = write_layout(source, given.out, **options)
-    except UserError as mistake:
+    except (UserError, OSError, zipfile.BadZipFile) as mistake:
         parser.error(str(mistake))
     told = ", ".join(f"{count} {part}" for part, count in written.items())
     print(f"{given.out / BINARY_FOLDER}: {told} ({sum(written.values()) * IMAGE_BYTES / 1e6:.0f} MB)")

@@ -9,13 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from costs import CLOCK, Costs, measure
+from costs import CLOCK, CPU, Costs, measure
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import write_atomically, write_json
 from perceptual_mae.interrupts import StopSignal
 from perceptual_mae.sweep.launch import follow
 from study import Cell, Study
 
+STOPPED = "stopped"
 RECORD, COMMANDS = "study.json", "commands.sh"
 MAY_DIFFER = ("data.root=", "data.workers=")
 
@@ -45,7 +46,7 @@ class Conductor:
     def is_done(self, cell: Cell) -> bool:
         """Tell whether a cell's file is there and is of this command."""
         record = self.records.get(cell.name)
-        if record is None:
+        if record is None or record["status"] == STOPPED:
             return bool(cell.kind) and cell.result.exists()
         same = bool(cell.kind) or record["command"] == cell.line
         return record["status"] == "finished" and same and cell.result.exists()
@@ -76,22 +77,24 @@ class Conductor:
         if missing := [str(path) for path in cell.needs if not path.exists()]:
             self._note(cell, {**record, "status": "skipped", "reason": f"{', '.join(missing)}: not there"})
             return
+        before = self.records.get(cell.name, {}) if cell.kind else {}
         # What a stopped call left would make the rest look cheap.
         is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep"))
         began, worked = time.monotonic(), cpu_seconds()
         ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
-        record |= {"seconds": round(time.monotonic() - began, 2), "cpu_seconds": round(cpu_seconds() - worked, 2)}
-        record |= {"whole": is_whole}
+        spent = {CLOCK: time.monotonic() - began, CPU: cpu_seconds() - worked}
+        record |= {counted: round(before.get(counted, 0.0) + seconds, 2) for counted, seconds in spent.items()}
+        record["whole"] = is_whole and CLOCK not in before
         if stop.requested:
-            return
-        if ending.code == 0 and cell.result.exists():
+            self._note(cell, {**record, "status": STOPPED, "reason": "it goes on with the same command"})
+        elif ending.code == 0 and cell.result.exists():
             self._note(cell, {**record, "status": "finished"})
         else:
             reason = ending.reason or f"it left no {cell.result}"
             self._note(cell, {**record, "status": "failed", "reason": reason, "last_lines": list(ending.lines)})
 
     def _note(self, cell: Cell, record: dict[str, Any]) -> None:
-        if record["status"] != "finished":
+        if record["status"] not in ("finished", STOPPED):
             self.console.print(f"study: {cell.name} {record['status']}: {record['reason']}")
         self.records[cell.name] = record
         self._write()

@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from findings import Findings, column, per_cent, read_rows
+from findings import Findings, column, pair_by_seed, per_cent, read_rows
+from perceptual_mae.report.columns import Column
 from perceptual_mae.sweep.grid import Axis
 from perceptual_mae.sweep.outcome import Point, draw_curves
 from starting import option, start
-from study import CURVES, Study, Trained, at_the_end, keep_images
+from study import Study, Trained, at_the_end, keep_images
 
 RATIO = 0.75
 """Of the comparison of masks and sizes."""
 HEADS = ("dense", "mlp")
-CURVE_METRICS = ("KTH head mlp, test", "KTH head mlp, train", "hidden PSNR, dB")
+CURVE_METRICS = tuple(f"KTH head {head}, {part}" for head in HEADS for part in ("test", "train"))
 PICTURES = 4
 
 
@@ -44,7 +45,6 @@ class Form:
 FULL = Form()
 QUICK = Form(
     seeds=(0,), images=1_024, epochs=1, masks=("random", "grid"), ratios=(0.5, 0.75), labels=512, test_images=200,
-    head_epochs=5,
 )  # fmt: skip
 
 
@@ -89,12 +89,16 @@ def add_run(study: Study, form: Form, base: Sequence[str], size: str, mask: str,
     reconstruction = ("--metrics", "cheap", "--mask", "random", "--limit", str(form.test_images))
     study.score(run, "evaluate", *reconstruction, images=form.test_images)
     limits = ("--limit", str(form.labels), "--test-limit", str(form.test_images))
-    # One run of each size has an untrained encoder and raw pixels beside it.
-    is_baseline = (mask, ratio, seed) == (form.masks[0], RATIO, form.seeds[0])
-    options = ("--seeds", "0", "--epochs", str(form.head_epochs), *limits, *(("--baselines",) if is_baseline else ()))
-    images = (form.labels + form.test_images) * (1 + is_baseline)
+    # One run of each size has an untrained encoder beside it; raw pixels, the dearest by far, once by each head.
     for head in HEADS:
-        study.score(run, "probe", "--head", head, *options, stem=f"probe_kth_{head}", images=images)
+        is_baseline = (mask, ratio, seed) == (form.masks[0], RATIO, form.seeds[0])
+        is_baseline &= head == HEADS[0] or size == form.sizes[0]
+        options = ("--head", head, "--seeds", "0", "--epochs", str(form.head_epochs), *limits)
+        images = (form.labels + form.test_images) * (1 + is_baseline)
+        run = Trained(run.path, f"{size} {head}" + (" beside baselines" if is_baseline else ""), seed)
+        study.score(
+            run, "probe", *options, *(("--baselines",) if is_baseline else ()), stem=f"probe_kth_{head}", images=images
+        )
 
 
 def add_pictures(study: Study, form: Form) -> None:
@@ -104,8 +108,7 @@ def add_pictures(study: Study, form: Form) -> None:
     for run, (size, mask) in zip(runs, first.values(), strict=True):
         name = f"quadruples_{size}_{mask}"
         study.draw(name, "visualize", str(run.path), "--count", str(PICTURES), needs=[run.summary])
-    words = [*(str(run.path) for run in runs), "--key", "raw.mse"]
-    study.draw("loss_curves", *words, needs=[run.summary for run in runs], script=CURVES)
+    study.draw_curves(runs)
     study.compare(runs)
 
 
@@ -123,6 +126,7 @@ def report(study: Study, form: Form) -> Findings:
         column("hidden HF error", "evaluate", "masked.high_frequency", spec=".4f"),
     ]
     findings.tabulate("Masks, sizes and ratios: top-1, %", columns, notes=["class token of whole images"])
+    add_differences(findings, form, columns)
     beside = [
         per_cent(f"{head}, {name}", f"probe_kth_{head}", f"{place}.accuracy", f"{command} {head}")
         for head in HEADS
@@ -149,13 +153,31 @@ def report(study: Study, form: Form) -> Findings:
         axes = [Axis("masking.ratio", tuple(f"{ratio:g}" for ratio in sorted(form.ratios))), Axis("size", form.sizes)]
         draw_curves(points, axes, CURVE_METRICS, path)
         findings.figures.append(path)
-    drawn = [cell.result for cell in study.cells if cell.name.startswith("figure ")]
-    findings.figures += sorted(drawn)
+    findings.figures += study.drawn
     findings.notes += [
         "the text's top-1 on train, worked back from its table: small random .53, small grid .31, medium random .665",
         "reconstructions are scored under random masks of the run's own ratio: over ratios only accuracies compare",
     ]
     return findings
+
+
+def add_differences(findings: Findings, form: Form, columns: Sequence[Column]) -> None:
+    """Add what the text compares: other masks with the first at each size, and the other sizes with the first."""
+    for size in form.sizes:
+        against(
+            findings,
+            row_of(size, form.masks[0], RATIO),
+            [row_of(size, mask, RATIO) for mask in form.masks[1:]],
+            columns,
+        )
+    rows = [row_of(size, form.masks[0], RATIO) for size in form.sizes]
+    against(findings, rows[0], rows[1:], columns)
+
+
+def against(findings: Findings, first: str, others: Sequence[str], columns: Sequence[Column]) -> None:
+    base, found = findings.find(first), [each for row in others if (each := findings.find(row)) is not None]
+    if base is not None and found:
+        findings.tables.append(pair_by_seed(base, found, columns))
 
 
 def points_of(form: Form, findings: Findings) -> list[Point]:

@@ -42,6 +42,7 @@ def start(
     form = _with(quick if given.quick else full, said)
     overrides = [*(given.set or []), *([f"data.root={given.root}"] if given.root else [])]
     try:
+        refuse_empty(form)
         study = plan(form, given.out, overrides)
         if study.mistakes:
             raise UserError("\n".join(study.mistakes))
@@ -60,6 +61,17 @@ def start(
     except UserError:  # more images than are here
         entire = None
     return carry_out(conductor, entire, lambda: report(study, form), dry_run=given.dry_run)
+
+
+def refuse_empty(form: Any) -> None:
+    """Raise UserError for a list of a form that names nothing, or one thing twice."""
+    for each in names_of(form):
+        values = getattr(form, each)
+        flag = f"--{each.replace('_', '-')}"
+        if values == ():
+            raise UserError(f"{flag}: names nothing; give one or more, separated by commas")
+        if isinstance(values, tuple) and len(set(values)) < len(values):
+            raise UserError(f"{flag}: names one thing twice ({_told(values)})")
 
 
 def names_of(form: Any) -> list[str]:

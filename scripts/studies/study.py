@@ -88,14 +88,17 @@ class Study:
     mistakes: list[str] = field(default_factory=list)
     """Of configurations that cannot be read; a study that has one is not begun."""
 
-    def pretrain(self, row: str, words: Sequence[str], *, name: str, seed: int, kind: str) -> Trained:
+    def pretrain(
+        self, row: str, words: Sequence[str], *, name: str, seed: int, kind: str, needs: Sequence[Path] = ()
+    ) -> Trained:
         """Add a run to a row; `kind` names what decides the cost of an image: network, size, loss."""
         run = Trained(self.out / "runs" / f"{name}_s{seed}", kind, seed)
         # The study's own overrides come last: they win.
         given = [*words, *self.overrides, f"training.seed={seed}"]
         images = self._images_of(run.name, given)
         line = ("pretrain", *words, *(log_often(given, images) if images else ()), *given[len(words) :])
-        self.cells.append(Cell(run.name, (*line, "--out", str(run.path)), run.summary, f"pretrain {kind}", images))
+        line = (*line, "--out", str(run.path))
+        self.cells.append(Cell(run.name, line, run.summary, f"pretrain {kind}", images, tuple(needs)))
         self.rows.setdefault(row, []).append(run)
         return run
 
@@ -134,6 +137,16 @@ class Study:
         line = (*words, "--out", str(result))
         self.cells.append(Cell(f"figure {name}", line, result, needs=tuple(needs), script=script))
         return result
+
+    def draw_curves(self, runs: Sequence[Trained]) -> None:
+        """Add the loss curves of several runs in one figure."""
+        words = (*(str(run.path) for run in runs), "--key", "raw.mse")
+        self.draw("loss_curves", *words, needs=[run.summary for run in runs], script=CURVES)
+
+    @property
+    def drawn(self) -> list[Path]:
+        """The pictures of `draw`, in order."""
+        return [cell.result for cell in self.cells if cell.name.startswith("figure ")]
 
     def compare(self, runs: Sequence[Trained]) -> None:
         """Add the toolkit's own comparison of runs, with everything that does not compare marked."""
@@ -176,8 +189,8 @@ class Study:
 def images_of(words: tuple[str, ...]) -> int:
     """Return how many images a training shows its network. Raises UserError for mistakes, and where images are not."""
     config = load_config(words)
-    images = config.training.epoch_images or size_of(config.data, "train")
-    return config.training.epochs * images
+    images = size_of(config.data, "train")
+    return config.training.epochs * (config.training.epoch_images or images)
 
 
 def at_the_end(test_images: int) -> list[str]:
@@ -190,6 +203,12 @@ def log_often(words: Sequence[str], images: int) -> list[str]:
     training = load_config(words).training
     every = max(1, images // training.batch_size // POINTS)
     return [f"training.log_every={every}"] if every < training.log_every else []
+
+
+@cache
+def data_of(layer: str, *overrides: str) -> DataSection:
+    """Return the images that a recipe and the overrides of them name."""
+    return load_config([layer, "mse", *(each for each in overrides if each.startswith("data."))]).data
 
 
 def keep_images(words: Sequence[str], wanted: int) -> list[str]:

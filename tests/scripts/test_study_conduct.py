@@ -37,9 +37,13 @@ def test_a_stopped_study_goes_on_with_the_cell_it_was_stopped_in(stand: Stand, t
     third = stand.stop_at = names(tmp_path)[2]
     assert not conductor(tmp_path).run()
     assert stand.ran[-1] == third
+    spent = json.loads((tmp_path / "study/study.json").read_text())["cells"][third]["seconds"]
     stand.stop_at = ""
-    assert conductor(tmp_path).run()
+    again = conductor(tmp_path)
+    assert again.run()
     assert stand.ran == [*names(tmp_path)[:3], *names(tmp_path)[2:]]
+    assert again.records[third]["seconds"] >= spent
+    assert not again.records[third]["whole"]
 
 
 def test_what_fails_is_written_down_what_needs_it_is_skipped_and_the_same_call_tries_both_again(

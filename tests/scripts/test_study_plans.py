@@ -13,6 +13,7 @@ import improved_mae
 import kth_mae
 import mae_ablations
 from conftest import DEBUG
+from encoder_scores import whole_labelled_part
 from perceptual_mae.cli.app import app
 from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError
@@ -89,7 +90,7 @@ def test_a_trial_is_the_same_command_on_more_images_in_a_place_of_its_own(tmp_pa
     assert images_of(pretrain[1:-2]) == trials["pretrain"].images
     assert pretrain[-2:] == ("--out", str(tmp_path / "runs/trial"))
     probe = trials["probe"].words
-    assert probe[probe.index("--limit") + 1 : probe.index("--limit") + 4] == ("64", "--test-limit", "32")
+    assert [probe[probe.index(option) + 1] for option in ("--limit", "--test-limit")] == ["64", "32"]
 
 
 def test_a_short_training_logs_often_enough_for_a_curve(tmp_path: Path) -> None:
@@ -109,6 +110,29 @@ def test_scores_wait_for_their_run_and_pictures_for_both(tmp_path: Path) -> None
     assert cells["improved_mae_s0: finetune_small"].needs == (summaries[1],)
     assert cells["figure grid_ratio_0.9"].needs == tuple(summaries)
     assert cells["figure grid_ratio_0.9"].words[-2:] == ("--out", str(tmp_path / "figures/grid_ratio_0.9.png"))
+
+
+def test_a_warm_start_waits_for_the_run_it_starts_from(tmp_path: Path) -> None:
+    study = improved_mae.plan(replace(SMALL, seeds=(0,), warm_start=1), tmp_path, [BATCH])
+    warm = next(cell for cell in study.cells if cell.name == "warm_mae_s0")
+    assert warm.needs == (tmp_path / "runs/original_mae_s0/summary.json",)
+    assert f"generator.init_from={tmp_path / 'runs/original_mae_s0'}" in warm.words
+
+
+def test_sizes_are_the_recipes_unless_they_are_said(tmp_path: Path) -> None:
+    form = replace(SMALL, seeds=(0,), size=0, patch_size=0, layer="stl10_improved_mae")
+    study = improved_mae.plan(form, tmp_path, [])
+    assert study.title.endswith("96 px")
+    words = trainings(study)["original_mae_s0"]
+    config = load_config(words)
+    assert (config.data.image_size, config.generator.patch_size) == (96, 16)
+
+
+def test_a_labelled_part_of_its_own_is_scored_whole_whatever_training_holds_back(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: {kind: stl10, root: mine, image_size: 96}\n")
+    assert whole_labelled_part("stl10") == ("data.val_images=0",)
+    assert whole_labelled_part(str(tmp_path / "mine.yaml"), "optimizer.lr=1") == ("data.val_images=0",)
+    assert whole_labelled_part("cifar10") == ()
 
 
 def test_images_are_held_back_by_number_where_the_data_can(tmp_path: Path) -> None:
@@ -138,15 +162,20 @@ def test_each_ablation_changes_one_thing(tmp_path: Path) -> None:
 
 
 def test_rows_and_groups_of_ablations_are_chosen_by_name(tmp_path: Path) -> None:
-    study = ablations(tmp_path, only=("masks", "targets"), rows="grid", teacher="{kind: vgg16, weights: random}")
+    study = ablations(tmp_path, only=("masks", "targets"), rows=("grid",), teacher="{kind: vgg16, weights: random}")
     assert list(study.rows) == ["MAE", "grid"]
+    assert [path.stem for path in study.drawn] == ["masks", "loss_curves"]
     study = ablations(tmp_path, only=("targets",), teacher="{kind: vgg16, weights: random}")
     assert list(study.rows) == ["MAE", "normalised pixels", "features of a teacher"]
     assert study.mistakes == []
     with pytest.raises(UserError, match="there is no group mask; choose from: targets"):
         ablations(tmp_path, only=("mask",))
     with pytest.raises(UserError, match="there is no gird; choose from"):
-        ablations(tmp_path, rows="gird")
+        ablations(tmp_path, rows=("gird",))
+    with pytest.raises(UserError, match="none of grid is in targets"):
+        ablations(tmp_path, only=("targets",), rows=("grid",))
+    quick = replace(mae_ablations.QUICK, **{**TINY, **LABELLED}, only=("masks",))
+    assert list(mae_ablations.plan(quick, tmp_path, [BATCH]).rows) == ["MAE", "grid", "attended hidden"]
 
 
 def test_the_curve_over_ratios_shares_its_middle_with_the_comparison_of_masks(
@@ -172,8 +201,6 @@ def test_the_ablation_over_patches_is_one_sweep_whose_runs_are_scored(debug_reci
 
 @pytest.mark.parametrize("plan", [small_study, kth, art, ablations], ids=["improved", "kth", "art", "ablations"])
 def test_pmae_understands_every_command(plan: Callable[[Path], Study], debug_recipes: None, tmp_path: Path) -> None:
-    if plan is kth:
-        pytest.importorskip("perceptual_mae.evaluation.trained_heads")
     group = get_command(app)
     for cell in plan(tmp_path).cells:
         if cell.script is None:
