@@ -83,7 +83,7 @@ QUICK = Form(
         *("mask tokens in the encoder", "relative positions", "layer scale"),
     ),
     labels=256,
-    finetune_labels=64,
+    finetune_labels=128,
     test_images=100,
     finetune_epochs=1,
 )

@@ -86,7 +86,7 @@ class Study:
     cells: list[Cell] = field(default_factory=list)
     rows: dict[str, list[Trained]] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
-    """Of configurations that cannot be read; a study that has one is not begun."""
+    """Of configurations that cannot be read, each with the first run that has it; with one a study is not begun."""
 
     def pretrain(
         self, row: str, words: Sequence[str], *, name: str, seed: int, kind: str, needs: Sequence[Path] = ()
@@ -177,7 +177,8 @@ class Study:
         try:
             return images_of(tuple(words))
         except UserError as mistake:
-            self.mistakes += [f"{name}: {line}" for line in str(mistake).splitlines()]
+            told = {line.partition(": ")[2] for line in self.mistakes}
+            self.mistakes += [f"{name}: {line}" for line in str(mistake).splitlines() if line not in told]
             return 0
 
     @property

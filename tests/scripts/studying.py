@@ -1,13 +1,15 @@
 """What tests of studies share: a study of debug size, and a stand-in for the processes of its cells."""
 
 import json
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import improved_mae
 from conftest import DEBUG
+from perceptual_mae.cli import main
 from perceptual_mae.interrupts import StopSignal
-from perceptual_mae.sweep.launch import Ending
+from perceptual_mae.sweep.launch import PMAE, Ending
 from study import Study
 
 SMALL = improved_mae.Form(
@@ -19,6 +21,19 @@ BATCH = "training.batch_size=8"
 
 def small_study(out: Path, *overrides: str) -> Study:
     return improved_mae.plan(SMALL, out, (BATCH, *overrides))
+
+
+class InProcess:
+    """Runs cells of `pmae` in this process, which need not start for each; scripts start one."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def __call__(self, command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
+        if tuple(command[: len(PMAE)]) != PMAE:
+            return Ending(subprocess.run(command, check=False).returncode)
+        self.ran.append(command[len(PMAE)])
+        return Ending(main(command[len(PMAE) :]))
 
 
 class Stand:

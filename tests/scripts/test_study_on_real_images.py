@@ -1,7 +1,6 @@
 """The smallest study from its command line to its pages, on CIFAR-10."""
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -9,28 +8,14 @@ from PIL import Image
 
 import conduct
 import improved_mae
-from perceptual_mae.cli import main
-from perceptual_mae.interrupts import StopSignal
-from perceptual_mae.sweep.launch import PMAE, Ending
 from starting import start
+from studying import InProcess
 
 NARROW = [
     *("generator.width=32", "generator.depth=2", "generator.heads=2"),
     *("generator.decoder_width=32", "generator.decoder_depth=1", "generator.decoder_heads=2", "data.workers=0"),
 ]
 ARGUMENTS = ["--quick", "--seeds", "0", "--images", "128", "--labels", "128", "--test-images", "16"]
-
-
-class InProcess:
-    """Runs cells in this process, which need not start for each."""
-
-    def __init__(self) -> None:
-        self.ran: list[str] = []
-
-    def __call__(self, command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
-        assert tuple(command[: len(PMAE)]) == PMAE
-        self.ran.append(command[len(PMAE)])
-        return Ending(main(command[len(PMAE) :]))
 
 
 @pytest.mark.slow
