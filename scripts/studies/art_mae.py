@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from findings import Findings, column, read_rows
+from findings import Findings, column, pair_by_seed, read_rows
 from starting import option, start
 from study import Study, at_the_end
 
@@ -84,6 +84,8 @@ def report(study: Study, form: Form) -> Findings:
     ablation = [group for group in findings.groups if group not in models]
     scale = "MSE of hidden pixels in [0, 1], mean over images; all at ratio 0.75, under the same masks"
     findings.tabulate("Models", columns, models, notes=[scale])
+    if len(models) > 1:
+        findings.tables.append(pair_by_seed(models[0], models[1:], columns))
     own = column("hidden PSNR at its own ratio, dB", "summary", "psnr_masked", command="pmae pretrain")
     findings.tabulate(
         f"Model {form.ablated}: mask ratio in training, and patch size",
