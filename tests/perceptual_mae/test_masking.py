@@ -83,10 +83,20 @@ def test_grid_masking_at_a_half_is_a_chessboard():
     assert drawn(mask, 6) in ([".#.#.#", "#.#.#."] * 2, ["#.#.#.", ".#.#.#"] * 2)
 
 
-@pytest.mark.parametrize("hidden", range(64))
-def test_grid_and_block_masks_hide_any_number(hidden):
-    for kind in (grid, block):
-        assert kind((8, 8), hidden, torch.Generator().manual_seed(hidden)).sum() == hidden
+@pytest.mark.parametrize("shape", [(8, 8), (7, 7), (4, 6), (1, 5), (14, 14)])
+def test_grid_and_block_masks_hide_any_number(shape):
+    for hidden in range(shape[0] * shape[1]):
+        for kind in (grid, block):
+            assert kind(shape, hidden, torch.Generator().manual_seed(hidden)).sum() == hidden
+
+
+def test_pictures_of_grid_and_block_masks():
+    """A lattice that loses patches evenly as the ratio goes from 3/4 to 9/10; rectangles, the last cut off."""
+    assert drawn(grid((4, 6), 18, torch.Generator().manual_seed(0)), 6) == ["#.#.#.", "######"] * 2
+    sparse = drawn(grid((8, 8), 58, torch.Generator().manual_seed(0)), 8)
+    assert sparse == ["#.###.##", "########", "#######.", "########", "#.###.##", "########", "###.####", "########"]
+    blocks = drawn(block((8, 8), 40, torch.Generator().manual_seed(0)), 8)
+    assert blocks == ["######..", "######..", "########", "..######", "#...####", "....###.", "###.....", "###....."]
 
 
 def test_block_masks_hide_neighbours_together():
