@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -89,3 +90,12 @@ def cifar10(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     script = str(shared_data / "unpack_cifar10.py")
     subprocess.run([sys.executable, script, str(folder)], check=True, capture_output=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def paintings(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Paintings in class folders below train/ and test/."""
+    folder = tmp_path_factory.mktemp("paintings")
+    with zipfile.ZipFile(shared_data / "wikiart_paintings.zip") as members:
+        members.extractall(folder)
+    return folder / "wikiart_paintings"

@@ -1,6 +1,5 @@
 """Recipes of two sibling studies, Art MAE and improved MAE on STL-10: exact sizes, one budget, real images."""
 
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -79,14 +78,6 @@ def test_improved_mae_and_its_control_share_the_texts_budget() -> None:
         config = load_config(["stl10_improved_mae", method])
         assert (config.optimizer.learning_rate(128), config.optimizer.weight_decay) == (1.5e-4, 0.05)
         assert (config.training.epochs, config.training.seed, config.data.size) == (10, 42, (96, 96))
-
-
-@pytest.fixture(scope="module")
-def paintings(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("paintings")
-    with zipfile.ZipFile(shared_data / "wikiart_paintings.zip") as members:
-        members.extractall(folder)
-    return folder / "wikiart_paintings"
 
 
 @pytest.mark.data
