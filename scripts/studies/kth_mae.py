@@ -48,7 +48,7 @@ class Form:
 
 FULL = Form()
 QUICK = Form(
-    seeds=(0,), images=1_024, epochs=1, masks=("random", "grid"), ratios=(0.5, 0.75), labels=512, test_images=200,
+    seeds=(0,), images=1_024, epochs=1, masks=("random", "grid"), ratios=(0.5, 0.75), labels=256, test_images=200,
 )  # fmt: skip
 
 
