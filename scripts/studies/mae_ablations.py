@@ -143,10 +143,12 @@ def report(study: Study, form: Form) -> Findings:
     base = findings.find(BASE)
     for group, rows in groups_of(form).items():
         others = [each for row in rows if (each := findings.find(row)) is not None]
-        chosen = [*([base] if base is not None else []), *others]
+        if base is None or not others:
+            continue
+        chosen = [base, *others]
         findings.tabulate(group.capitalize(), [*columns, *([own] if group == "masks" else [])], chosen)
         # Masks against each other, too; elsewhere against plain MAE.
-        for number, first in enumerate(chosen[:-1] if group == "masks" else chosen[:1]):
+        for number, first in enumerate(chosen[:-1] if group == "masks" else [base]):
             findings.tables.append(pair_by_seed(first, chosen[number + 1 :], columns))
     if base is not None:
         findings.tabulate("What any encoder must beat", baseline_columns(form), [base])
