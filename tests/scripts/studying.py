@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import improved_mae
@@ -10,7 +11,7 @@ from conftest import DEBUG
 from perceptual_mae.cli import main
 from perceptual_mae.interrupts import StopSignal
 from perceptual_mae.sweep.launch import PMAE, Ending
-from study import Study
+from study import Study, images_of
 
 SMALL = improved_mae.Form(
     seeds=(0, 1), images=0, epochs=2, layer=DEBUG, patch_size=8, labels=16, finetune_labels=12, test_images=8
@@ -24,15 +25,27 @@ def small_study(out: Path, *overrides: str) -> Study:
 
 
 class InProcess:
-    """Runs cells of `pmae` in this process, which need not start for each; scripts start one."""
+    """Runs cells of `pmae` in this process, which need not start for each; scripts start one.
+
+    `monotonic` is a clock for them: a second for each, and a hundredth for each image.
+    """
 
     def __init__(self) -> None:
         self.ran: list[str] = []
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
 
     def __call__(self, command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
         if tuple(command[: len(PMAE)]) != PMAE:
             return Ending(subprocess.run(command, check=False).returncode)
-        self.ran.append(command[len(PMAE)])
+        words = command[len(PMAE) :]
+        self.ran.append(words[0])
+        given = dict(pairwise(words))
+        is_training = words[0] == "pretrain"
+        images = images_of(tuple(words[1:-2])) if is_training else int(given.get("--limit", 0))
+        self.now += 1 + 0.01 * images * int(given.get("--epochs", 1))
         return Ending(main(command[len(PMAE) :]))
 
 
