@@ -11,6 +11,7 @@ from perceptual_mae import build, checkpoint, folder, snapshot
 from perceptual_mae.assembly import as_main_process, build_trainer, make_accelerator
 from perceptual_mae.config import RunConfig
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
+from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction import score_reconstructions
 from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
@@ -215,14 +216,14 @@ class Pretraining:
 
     @torch.no_grad()
     def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
-        """Score the first held-out images under fixed masks, with the averaged weights where the run keeps them."""
+        """Score `evaluation.limit` held-out images under fixed masks, by averaged weights where the run keeps them."""
         evaluation = self.config.evaluation
         batches = evaluation_batches(
             self.held_out,
             build.build_evaluation_transform(self.config),
             batch_size=evaluation.batch_size,
             workers=self.config.data.workers,
-            limit=evaluation.limit,
+            indices=fixed_choice(len(self.held_out), evaluation.limit),
         )
         masks = self.fixed_masks()
         return score_reconstructions(
@@ -247,7 +248,8 @@ class Pretraining:
         if not count or not self.accelerator.is_main_process:
             return
         transform = build.build_evaluation_transform(self.config)
-        batch = next(evaluation_batches(self.held_out, transform, batch_size=count, limit=count))
+        chosen = fixed_choice(len(self.held_out), count)
+        batch = next(evaluation_batches(self.held_out, transform, batch_size=count, indices=chosen))
         mask = self.fixed_masks()(batch)
         images = batch.to(self.accelerator.device).images
         page = sheet(reconstruction_columns(images, self.reconstruct(images, mask)))

@@ -224,7 +224,7 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """The held-out score during and after training: every n epochs (0: never), on the first `limit` images."""
+    """The held-out score during and after training: every n epochs (0: never), on `limit` images of a fixed shuffle."""
 
     every: Annotated[int, Field(ge=0)] = 1
     limit: Positive = 1000

@@ -33,10 +33,10 @@ def run(
     with Ticker(Console(stderr=True, soft_wrap=True)) as ticker:
         candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, progress=ticker.tick)
     told = report(candidates, clock, threads)
+    if file is not None:  # before the tables: whoever reads them may close the pipe
+        write_atomically(file, json.dumps(told, indent=2) + "\n")
     tables = Console()
     print_tables(told, tables if tables.is_terminal else Console(width=FILE_WIDTH))
-    if file is not None:
-        write_atomically(file, json.dumps(told, indent=2) + "\n")
 
 
 class Ticker:

@@ -13,6 +13,7 @@ from perceptual_mae import build
 from perceptual_mae.attention_maps import attention_columns
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
+from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import tell_apart
 from perceptual_mae.generator import MaskedAutoencoder
@@ -37,7 +38,7 @@ def run(
     view: View | None,
     keep: float | None,
 ) -> None:
-    """Write original | masked | raw | composite as PNG; without images of one's own, the first held-out ones.
+    """Write original | masked | raw | composite as PNG; without images of one's own, of held-out ones.
 
     With `keep` (a share of the attention) the columns are original | mean | heads... | kept instead. Runs `beside` the
     first see its images under its masks, and each has its columns under its folder's name.
@@ -120,10 +121,11 @@ def _describe(generator: MaskedAutoencoder) -> str:
 
 
 def held_out_images(opened: Run, count: int) -> Batch:
-    """Return the first held-out images of the run's data set."""
+    """Return held-out images of the run's data set, those of the grids in its images/."""
     dataset = opened.config.data.build(opened.config.evaluation.split)
     transform = build.build_evaluation_transform(opened.config)
-    return next(evaluation_batches(dataset, transform, batch_size=count, limit=count))
+    chosen = fixed_choice(len(dataset), count)
+    return next(evaluation_batches(dataset, transform, batch_size=count, indices=chosen))
 
 
 def own_images(opened: Run, paths: list[Path]) -> tuple[Batch, str]:

@@ -1,7 +1,7 @@
 """Batches for training and evaluation, the same whatever the number of workers, processes and interruptions."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -107,19 +107,20 @@ def evaluation_batches(
     *,
     batch_size: int,
     workers: int = 0,
-    limit: int | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Yield the first `limit` images (all without it) in index order; an unreadable one is logged and left out.
+    """Yield the images at `indices` (None: all), in that order; an unreadable one is logged and left out.
 
-    Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
+    Raises UserError when more than 1% of these images, and more than one file, turn out unreadable.
     """
-    num_images = len(dataset) if limit is None else min(limit, len(dataset))
-    starts = range(0, num_images, batch_size)
+    indices = range(len(dataset)) if indices is None else indices
     schedule = Schedule()
-    schedule.samples = ([(0, i) for i in range(start, min(start + batch_size, num_images))] for start in starts)
+    schedule.samples = (
+        [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
+    )
     reader = _EvaluationReader(dataset, transform)
     # A held-out split may be small; one bad file in it must not cost a run that has trained already.
-    unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
+    unreadable = _Unreadable(len(indices), max(1.0, MAX_UNREADABLE_SHARE * len(indices)))
     if workers:
         batches: Iterator[Batch] = begin(worker_loader(reader, schedule, workers, persistent=False))
     else:

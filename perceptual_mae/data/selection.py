@@ -1,11 +1,13 @@
-"""Some images of a data set, in an order of one's own."""
+"""Some images of a data set: in an order of one's own, or chosen by a fixed shuffle."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.labels import label_of
+from perceptual_mae.randomness import stream
 
 
 class Selection:
@@ -26,3 +28,16 @@ class Selection:
 
     def label(self, index: int) -> int:
         return label_of(self._dataset, self._indices[index])
+
+
+def shorten(dataset: ImageDataset, limit: int | None) -> ImageDataset:
+    """Return the first `limit` images of a fixed shuffle of the data set, or all of them."""
+    return dataset if limit is None or limit >= len(dataset) else Selection(dataset, fixed_choice(len(dataset), limit))
+
+
+def fixed_choice(num_images: int, limit: int | None) -> Sequence[int]:
+    """Return the first `limit` places of a fixed shuffle of a data set, ascending, or all of them."""
+    if limit is None or limit >= num_images:
+        return range(num_images)
+    chosen: list[int] = torch.randperm(num_images, generator=stream("limit", num_images))[:limit].tolist()
+    return sorted(chosen)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import evaluation_batches
-from perceptual_mae.data.selection import Selection
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 
@@ -112,16 +111,15 @@ def extract_features(
     Raises UserError where an image carries no label.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
-    share = Selection(dataset, range(rank, len(dataset), processes))
+    share = range(rank, len(dataset), processes)
     chunks = []
-    for batch in evaluation_batches(share, transform, batch_size=batch_size, workers=workers):
+    for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
         if bool((batch.labels < 0).any()):
             raise UserError("some images of the data set carry no label; name a labelled set with --data")
         with accelerator.autocast():
             extracted = extractor(batch.to(accelerator.device).images)
-        places = rank + processes * batch.indices
-        chunks.append((places, batch.labels, {key: value.float().cpu() for key, value in extracted.items()}))
-        watch(name, min(int(places[-1]) + 1, len(dataset)), len(dataset))
+        chunks.append((batch.indices, batch.labels, {key: value.float().cpu() for key, value in extracted.items()}))
+        watch(name, int(batch.indices[-1]) + 1, len(dataset))
     if processes > 1:
         chunks = _to_main_process(chunks, accelerator)
     if not chunks:

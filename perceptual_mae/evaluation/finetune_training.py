@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from perceptual_mae.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
-from perceptual_mae.data.selection import Selection
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.classifier import Classifier
 from perceptual_mae.evaluation.features import Watch, ignore
@@ -106,10 +105,11 @@ def score_classifier(
     """
     classifier.eval()
     processes, rank = accelerator.num_processes, accelerator.process_index
-    share = Selection(data.test, range(rank, len(data.test), processes))
+    share = range(rank, len(data.test), processes)
     right = torch.zeros(3, dtype=torch.int64, device=accelerator.device)  # top-1, top-5, all
     done = 0
-    for batch in evaluation_batches(share, data.transform, batch_size=BATCH_SIZE, workers=data.workers):
+    batches = evaluation_batches(data.test, data.transform, batch_size=BATCH_SIZE, workers=data.workers, indices=share)
+    for batch in batches:
         moved = batch.to(accelerator.device)
         right += count_right(classifier(moved.images).float(), moved.labels)
         done += len(batch)

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from perceptual_mae import build, layers
 from perceptual_mae.config import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
-from perceptual_mae.data.selection import Selection
+from perceptual_mae.data.selection import shorten
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.randomness import stream
 
 PREPROCESSING = ("image_size", "mean", "std", "eval_resize", "workers")
 """What another data set takes over from the run: the encoder was trained on images prepared like this."""
@@ -99,19 +96,6 @@ def open_labelled(
         limit,
         test_limit,
     )
-
-
-def shorten(dataset: ImageDataset, limit: int | None) -> ImageDataset:
-    """Return the first `limit` images of a fixed shuffle of the data set, or all of them."""
-    return dataset if limit is None or limit >= len(dataset) else Selection(dataset, fixed_choice(len(dataset), limit))
-
-
-def fixed_choice(num_images: int, limit: int | None) -> Sequence[int]:
-    """Return the first `limit` places of a fixed shuffle of a data set, ascending, or all of them."""
-    if limit is None or limit >= num_images:
-        return range(num_images)
-    chosen: list[int] = torch.randperm(num_images, generator=stream("limit", num_images))[:limit].tolist()
-    return sorted(chosen)
 
 
 def _data_layer(data: str) -> dict[str, Any]:

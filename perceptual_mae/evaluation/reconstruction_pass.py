@@ -1,7 +1,6 @@
 """One pass over a split: every image is reconstructed once, under a mask of its own, and shown to all observers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -9,7 +8,6 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import Batch, evaluation_batches
-from perceptual_mae.data.selection import Selection
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.baselines import BASELINES
 from perceptual_mae.evaluation.features import Watch, ignore
@@ -46,16 +44,14 @@ def show_reconstructions(
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     starts = range(rank * batch_size, len(indices), processes * batch_size)
-    own = [place for start in starts for place in range(start, min(start + batch_size, len(indices)))]
-    share = Selection(dataset, [indices[place] for place in own])
-    given, places = torch.tensor(indices, dtype=torch.int64), torch.tensor(own, dtype=torch.int64)
-    for batch in evaluation_batches(share, transform, batch_size=batch_size, workers=workers):
-        last = int(places[batch.indices[-1]])
-        batch = replace(batch, indices=given[places[batch.indices]])
+    share = [index for start in starts for index in indices[start : start + batch_size]]
+    done = 0
+    for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
         seen = _reconstruct(reconstruct, batch, draw_masks(batch), accelerator, patch_size if baselines else None)
         for observer in observers:
             observer.see(seen)
-        watch(name, last + 1, len(indices))
+        done += len(batch)
+        watch(name, min(done * processes, len(indices)), len(indices))
 
 
 def _reconstruct(

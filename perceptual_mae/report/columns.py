@@ -35,6 +35,8 @@ class Column:
     published_spec: str = ".1f"
     metric: str = ""
     """Its name in the list of scores that a file says it could not have."""
+    region: str = ""
+    """Part of the image that it is about (of REGIONS), where the heading alone does not say it."""
 
 
 def summary_columns() -> list[Column]:
@@ -92,6 +94,7 @@ def evaluation_columns(entries: Sequence[Entry], region: str) -> list[Column]:
                         published if is_papers else None,
                         published_spec,
                         name,
+                        region,
                     )
                 )
     return columns

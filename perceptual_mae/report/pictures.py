@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.figures import new_figure, save_figure
-from perceptual_mae.report.columns import REGIONS, Column
+from perceptual_mae.report.columns import Column
 from perceptual_mae.report.groups import Group, Score
 from perceptual_mae.report.tables import Scored, mark
 
@@ -84,8 +84,7 @@ def _draw_one(panel: Any, found: Score, place: int, color: str, *, is_hollow: bo
 
 def _heading(column: Column) -> str:
     """Return a column's heading with the part of the image that it is about, which a table has in its title."""
-    region = next((part for part in REGIONS if f".{part}." in column.key), None)
-    return f"{column.heading}, {region}" if region else column.heading
+    return f"{column.heading}, {column.region}" if column.region else column.heading
 
 
 def _label(group: Group) -> str:

@@ -93,10 +93,9 @@ def add_run(study: Study, form: Form, base: Sequence[str], size: str, mask: str,
     reconstruction = ("--metrics", "cheap", "--mask", "random", "--limit", str(form.test_images))
     study.score(run, "evaluate", *reconstruction, images=form.test_images)
     limits = ("--limit", str(form.labels), "--test-limit", str(form.test_images))
-    # One run of each size has an untrained encoder beside it; raw pixels, the dearest by far, once by each head.
+    # One run of each size has an untrained encoder and raw pixels beside it.
+    is_baseline = (mask, ratio, seed) == (form.masks[0], RATIO, form.seeds[0])
     for head in HEADS:
-        is_baseline = (mask, ratio, seed) == (form.masks[0], RATIO, form.seeds[0])
-        is_baseline &= head == HEADS[0] or size == form.sizes[0]
         options = ("--head", head, "--seeds", "0", "--epochs", str(form.head_epochs), *limits)
         images = (form.labels + form.test_images) * (1 + is_baseline)
         run = Trained(run.path, f"{size} {head}" + (" beside baselines" if is_baseline else ""), seed)

@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain, pretraining
+from perceptual_mae.assembly import make_accelerator
 from perceptual_mae.build import build_generator
+from perceptual_mae.evaluation.evaluate import evaluate_run
+from perceptual_mae.evaluation.held_out import open_held_out
 from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.trainer import Trainer
 
@@ -101,6 +105,25 @@ def test_two_evaluations_are_bit_identical(tmp_path: Path) -> None:
     assert runs[0] == runs[1]
     pages = [(tmp_path / name / "images" / "epoch_0002.png").read_bytes() for name in ("a", "b")]
     assert pages[0] == pages[1]
+
+
+def test_a_runs_own_score_is_of_all_classes_and_evaluate_agrees(tmp_path: Path) -> None:
+    for kind, shade in (("a", 40), ("b", 120), ("c", 200)):  # read class by class
+        for number in range(40):
+            folder = tmp_path / "images" / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (shade, shade, number)).save(folder / f"{number}.png")
+    data = f"data={{kind: image_folder, root: {tmp_path / 'images'}, split_fractions: [0.5, 0.1, 0.4], image_size: 32}}"
+    plain = ["data.size=null", "data.num_images=null", "training.epoch_images=8", "evaluation.limit=12"]
+    config = debug_config("mse", data, *plain)
+    summary = pretrain(config, tmp_path / "run", quiet=True)
+    run = Run(tmp_path / "run")
+    chosen = open_held_out(config, limit=12)
+    found = evaluate_run(run, chosen, make_accelerator(config), metrics="psnr").report["scores"]
+    assert {int(chosen.dataset[index][1]) for index in chosen.indices} == {0, 1, 2}
+    assert summary["num_images"] == 12
+    assert summary["psnr_masked"] == pytest.approx(found["masked"]["psnr"], abs=1e-3)
+    assert summary["psnr"] == pytest.approx(found["composite"]["psnr"], abs=1e-3)
 
 
 def test_another_configuration_may_not_resume_a_run(tmp_path: Path) -> None:

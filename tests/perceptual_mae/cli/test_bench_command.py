@@ -8,7 +8,7 @@ from rich.console import Console
 
 from conftest import DEBUG
 from perceptual_mae.cli import main
-from perceptual_mae.cli.bench import Ticker
+from perceptual_mae.cli.bench import Ticker, run
 from perceptual_mae.cli.groups import join_groups, split_group
 
 QUICK = ["--rounds", "1"]
@@ -61,6 +61,18 @@ def test_tables_and_file_tell_the_same_of_configurations_with_overrides_of_their
         assert word in captured.out
     assert f"{half['ratio']['median']:.3f}" in captured.out
     assert "bench: step 12 of 12, left 0:00:00" in captured.err
+
+
+def test_the_file_is_there_even_where_the_reader_of_the_tables_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("perceptual_mae.cli.bench.print_tables", closed)
+    with pytest.raises(BrokenPipeError):
+        run([[DEBUG, "mse"]], rounds=1, warmup=0, threads=1, batch_size=4, file=tmp_path / "bench.json")
+    assert json.loads((tmp_path / "bench.json").read_text())["configurations"]
 
 
 @pytest.mark.parametrize(

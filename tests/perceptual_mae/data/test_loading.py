@@ -185,23 +185,26 @@ def test_unreadable_files_of_a_real_folder_are_named(tmp_path: Path, caplog: pyt
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_goes_in_order_and_leaves_out_what_cannot_be_read(workers: int) -> None:
-    dataset = Numbered(250, frozenset({3, 17}))
-    batches = list(evaluation_batches(dataset, keep, batch_size=8, workers=workers, limit=30))
+    dataset = Numbered(250, frozenset({3, 67}))
+    batches = list(evaluation_batches(dataset, keep, batch_size=50, workers=workers, indices=range(220)))
     indices = torch.cat([batch.indices for batch in batches]).tolist()
-    assert indices == [i for i in range(30) if i not in (3, 17)]
+    assert indices == [i for i in range(220) if i not in (3, 67)]
     assert torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist() == indices
     assert torch.cat([batch.labels for batch in batches]).tolist() == indices
-    assert [len(batch) for batch in batches] == [7, 8, 7, 6]
+    assert [len(batch) for batch in batches] == [49, 49, 50, 50, 20]
     assert not torch.cat([batch.passes for batch in batches]).any()
     with pytest.raises(UserError, match="3 of 250 images cannot be read"):
         list(evaluation_batches(Numbered(250, frozenset({3, 4, 5})), keep, batch_size=8, workers=workers))
+    with pytest.raises(UserError, match="2 of 70 images cannot be read"):  # a hundredth of those asked for
+        list(evaluation_batches(dataset, keep, batch_size=8, workers=workers, indices=range(70)))
 
 
-def test_evaluation_without_a_limit_reads_all_and_a_large_limit_is_no_error() -> None:
+def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places() -> None:
     shapes, transform = Shapes("val", num_images=200), EvaluationTransform((16, 16))
-    for limit in (None, 1000):
-        batches = list(evaluation_batches(shapes, transform, batch_size=8, limit=limit))
-        assert [len(batch) for batch in batches] == [8, 8, 4]
+    assert [len(batch) for batch in evaluation_batches(shapes, transform, batch_size=8)] == [8, 8, 4]
+    (batch,) = evaluation_batches(shapes, transform, batch_size=8, indices=[17, 3, 11])
+    assert batch.indices.tolist() == [17, 3, 11]
+    assert batch.labels.tolist() == [shapes[index][1] for index in (17, 3, 11)]
 
 
 @pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])

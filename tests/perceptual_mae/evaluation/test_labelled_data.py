@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from conftest import debug_config
+from perceptual_mae.data.selection import shorten
 from perceptual_mae.data.shape_drawing import KINDS
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.labelled_data import open_labelled, shorten, with_data
+from perceptual_mae.evaluation.labelled_data import open_labelled, with_data
 
 
 def write_images(folder: Path, count: int, size: int = 20) -> None:
