@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from findings import Findings, column, pair_by_seed, read_rows
+from perceptual_mae.report.groups import Group
+from perceptual_mae.sweep.grid import Axis
+from perceptual_mae.sweep.outcome import Point, draw_curves
 from starting import option, start
 from study import Study, at_the_end
 
 RATIO = 0.75
 """All models are scored at this one, under the same masks where their patches are the same."""
+CURVE_METRICS = ("hidden PSNR, dB", "hidden HF error")
 METRICS = "mse,psnr,ssim,high_frequency,lpips_alex"
 PICTURES = 4
 
@@ -45,7 +49,7 @@ QUICK = Form(seeds=(0,), images=64, epochs=1, ratios=(0.25, 0.9), patches=(8, 32
 
 def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     """Return the cells: the models, the sweep, their scores, pictures and loss curves."""
-    study = Study("art_mae", "Art MAE on paintings", out, tuple(overrides))
+    study = Study("art_mae", "Art MAE on paintings", out, tuple(overrides), ("masking.ratio",))
     base = [f"training.epochs={form.epochs}", *at_the_end(form.test_images)]
     base += [f"training.epoch_images={form.images}"] if form.images else []
     for model in form.models:
@@ -94,8 +98,8 @@ def report(study: Study, form: Form) -> Findings:
         notes=["masks of other patch sizes hide other pixels: rows of one patch size compare"],
     )
     findings.draw_scores(columns)
-    curve = study.out / "sweep" / "curve.png"
-    findings.figures += [curve, *study.drawn]
+    add_curve(findings, form, ablation)
+    findings.figures += study.drawn
     findings.notes += [
         "the text's masked MSE on this scale (its pixels lay in [-1, 1], and Models 1 and 3 divided a sum over three "
         "channels by a mask of one): .0160, .0122 (at ratio 0.5) and .0331; its LPIPS was taken of images in [-3, 1] "
@@ -103,6 +107,22 @@ def report(study: Study, form: Form) -> Findings:
         "the text gave Model 3 a tenth of the data; here all models see the same images for as long",
     ]
     return findings
+
+
+def add_curve(findings: Findings, form: Form, ablation: Sequence[Group]) -> None:
+    """Add the ablation's scores at the common ratio over the ratio in training, a line for each patch size."""
+    scores = {each.column.heading: each.scores for each in findings.scored if each.column.heading in CURVE_METRICS}
+    points = []
+    for group in ablation:
+        place, (ratio, patch) = findings.groups.index(group), (word.split()[1] for word in group.label.split(", "))
+        found = {metric: scores[metric][place] for metric in CURVE_METRICS}
+        points.append(Point({"masking.ratio": ratio, "patch size": patch}, found, []))
+    if points:
+        path = findings.study.out / "figures" / "ablation_at_common_ratio.png"
+        ratios, patches = _listed(form.ratios).split(","), _listed(form.patches).split(",")
+        axes = [Axis("masking.ratio", tuple(ratios)), Axis("patch size", tuple(patches))]
+        draw_curves(points, axes, CURVE_METRICS, path)
+        findings.figures.append(path)
 
 
 def _listed(values: Sequence[float]) -> str:

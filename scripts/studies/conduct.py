@@ -44,12 +44,16 @@ class Conductor:
         return measure(self.records.values(), counted)
 
     def is_done(self, cell: Cell) -> bool:
-        """Tell whether a cell's file is there and is of this command."""
+        """Tell whether a cell's file is there, is of this command, and not older than what it reads."""
         record = self.records.get(cell.name)
-        if record is None or record["status"] == STOPPED:
-            return bool(cell.kind) and cell.result.exists()
+        if not cell.result.exists():
+            return False
+        if record is None:
+            return bool(cell.kind)
+        made = cell.result.stat().st_mtime
         same = bool(cell.kind) or record["command"] == cell.line
-        return record["status"] == "finished" and same and cell.result.exists()
+        same = same and not any(path.exists() and path.stat().st_mtime > made for path in cell.reads)
+        return record["status"] == "finished" and same
 
     def list_cells(self) -> list[str]:
         """Return a line for each cell: how far it is, and its command."""
@@ -85,10 +89,10 @@ class Conductor:
         spent = {CLOCK: time.monotonic() - began, CPU: cpu_seconds() - worked}
         record |= {counted: round(before.get(counted, 0.0) + seconds, 2) for counted, seconds in spent.items()}
         record["whole"] = is_whole and CLOCK not in before
-        if stop.requested:
-            self._note(cell, {**record, "status": STOPPED, "reason": "it goes on with the same command"})
-        elif ending.code == 0 and cell.result.exists():
+        if ending.code == 0 and cell.result.exists():
             self._note(cell, {**record, "status": "finished"})
+        elif stop.requested:
+            self._note(cell, {**record, "status": STOPPED, "reason": "it goes on with the same command"})
         else:
             reason = ending.reason or f"it left no {cell.result}"
             self._note(cell, {**record, "status": "failed", "reason": reason, "last_lines": list(ending.lines)})

@@ -4,9 +4,11 @@ from typing import Protocol
 
 from findings import per_cent
 from perceptual_mae.report.columns import Column
-from study import Study, Trained, data_of
+from study import Study, Trained, data_of, refuse_more_labels
 
 PROBE, TUNED, SCRATCH = "probe_cached", "finetune_small", "finetune_small_scratch"
+OF_ONE_SEED = ""
+"""No command is named for runs whose probe has no baselines beside it: one seed's are enough."""
 
 
 class Labels(Protocol):
@@ -17,6 +19,8 @@ class Labels(Protocol):
     @property
     def layer(self) -> str: ...
     @property
+    def images(self) -> int: ...
+    @property
     def labels(self) -> int: ...
     @property
     def finetune_labels(self) -> int: ...
@@ -24,6 +28,13 @@ class Labels(Protocol):
     def finetune_epochs(self) -> int: ...
     @property
     def test_images(self) -> int: ...
+
+
+def check_labels(form: Labels, *overrides: str) -> None:
+    """Raise UserError where more labels are asked for than the images that are kept have."""
+    if not whole_labelled_part(form.layer, *overrides):
+        tuning = {"--finetune-labels": form.finetune_labels} if form.finetune_epochs else {}
+        refuse_more_labels(form.images, {"--labels": form.labels, **tuning})
 
 
 def score_encoder(study: Study, run: Trained, form: Labels, *, is_base: bool) -> None:
@@ -59,7 +70,7 @@ def accuracy_columns(form: Labels) -> list[Column]:
 def baseline_columns(form: Labels) -> list[Column]:
     """Return the columns of what stands beside the base."""
     columns = [
-        per_cent(f"LP of {subject}", PROBE, f"{place}.accuracy", "pmae probe")
+        per_cent(f"LP of {subject}", PROBE, f"{place}.accuracy", OF_ONE_SEED)
         for subject, place in (
             ("a random encoder, class token", "random encoder.class"),
             ("a random encoder, mean pool", "random encoder.mean"),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder_scores import accuracy_columns, baseline_columns, score_encoder
+from encoder_scores import accuracy_columns, baseline_columns, check_labels, score_encoder
 from findings import Findings, column, in_words, pair_by_seed, read_rows
 from starting import option, start
 from study import Study, Trained, at_the_end, data_of, keep_images
@@ -28,6 +28,8 @@ STRESS = 0.9
 """The text's other ratio, for pictures; scored here, too."""
 HARD = f"evaluate_ratio_{STRESS}"
 GRID_IMAGES = 8
+VARIED = ("masking.ratio", "losses.high_frequency", "losses.uniformity")
+WARM = "improved, warm"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     sizes = [f"data.image_size={form.size}"] if form.size else []
     sizes += [f"generator.patch_size={form.patch_size}"] if form.patch_size else []
     pixels = f"{data_of(form.layer, *sizes, *overrides).image_size} px"
-    study = Study("improved_mae", f"Improved MAE against its original, {pixels}", out, tuple(overrides))
+    study = Study("improved_mae", f"Improved MAE against its original, {pixels}", out, tuple(overrides), VARIED)
+    check_labels(form, *overrides)
     fitting = keep_images([form.layer, METHODS["original"], *sizes, *overrides], form.images)
     base = [*sizes, *NETWORK, BATCH, *at_the_end(form.test_images), *fitting]
     for seed in form.seeds:
@@ -69,7 +72,7 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
             words = [form.layer, METHODS["improved"], *base, f"training.epochs={form.warm_start}"]
             words.append(f"generator.init_from={original.path}")
             needs = [original.summary]
-            run = study.pretrain("improved, warm", words, name="warm_mae", seed=seed, kind=run.kind, needs=needs)
+            run = study.pretrain(WARM, words, name="warm_mae", seed=seed, kind=run.kind, needs=needs)
             add_scores(study, run, form)
     add_pictures(study)
     study.compare(study.runs)
@@ -106,10 +109,16 @@ def report(study: Study, form: Form) -> Findings:
     findings.tabulate("Improved against original", columns, notes=["HF error: L1 of Laplacians; LP, FT: top-1, %"])
     first, second = (findings.find(label) for label in METHODS)
     if first is not None and second is not None:
-        findings.tables.append(pair_by_seed(first, [second], columns))
+        warm = findings.find(WARM)
+        findings.tables.append(pair_by_seed(first, [second, *([warm] if warm is not None else [])], columns))
         findings.notes += in_words(first, second, columns)
     if first is not None:
         findings.tabulate("What any encoder must beat", baseline_columns(form), [first])
+    if form.warm_start:
+        findings.notes.append(
+            f"{WARM}: {form.warm_start} epochs from the original's encoder, which has had {form.epochs}: more than the "
+            "others in all"
+        )
     findings.notes += [
         "the improved method trains on the HF error (of its raw output; scored is the composite's): a lower one shows "
         "that the term works, not that it helps",

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from encoder_scores import OF_ONE_SEED
 from findings import Findings, column, pair_by_seed, per_cent, read_rows
 from perceptual_mae.evaluation.one_hot import accuracy_behind
 from perceptual_mae.report.columns import Column
 from perceptual_mae.sweep.grid import Axis
 from perceptual_mae.sweep.outcome import Point, draw_curves
 from starting import option, start
-from study import Study, Trained, at_the_end, keep_images
+from study import Study, Trained, at_the_end, keep_images, refuse_more_labels
 
 RATIO = 0.75
 """Of the comparison of masks and sizes."""
@@ -54,7 +55,8 @@ QUICK = Form(
 
 def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     """Return the cells: sizes by masks, the curve over ratios, pictures, loss curves."""
-    study = Study("kth_mae", "KTH MAE on CIFAR-10", out, tuple(overrides))
+    study = Study("kth_mae", "KTH MAE on CIFAR-10", out, tuple(overrides), ("masking.kind", "masking.ratio"))
+    refuse_more_labels(form.images, {"--labels": form.labels})
     fitting = keep_images([recipe(form.sizes[0]), "mse", *overrides], form.images)
     base = [*fitting, f"training.epochs={form.epochs}", *at_the_end(form.test_images)]
     for size in form.sizes:
@@ -62,7 +64,8 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
             for seed in form.seeds:
                 add_run(study, form, base, size, mask, RATIO, seed)
     for ratio in form.ratios:
-        for size in form.sizes if ratio != RATIO else ():
+        is_there = ratio == RATIO and "random" in form.masks
+        for size in form.sizes if not is_there else ():
             for seed in form.curve_seeds:
                 add_run(study, form, base, size, "random", ratio, seed)
     add_pictures(study, form)
@@ -112,7 +115,7 @@ def add_pictures(study: Study, form: Form) -> None:
         name = f"quadruples_{size}_{mask}"
         study.draw(name, "visualize", str(run.path), "--count", str(PICTURES), needs=[run.summary])
     study.draw_curves(runs)
-    study.compare(runs)
+    study.compare(study.runs)
 
 
 def report(study: Study, form: Form) -> Findings:
@@ -131,7 +134,7 @@ def report(study: Study, form: Form) -> Findings:
     findings.tabulate("Masks, sizes and ratios: top-1, %", columns, notes=["class token of whole images"])
     add_differences(findings, form, columns)
     beside = [
-        per_cent(f"{head}, {name}", f"probe_kth_{head}", f"{place}.accuracy", f"{command} {head}")
+        per_cent(f"{head}, {name}", f"probe_kth_{head}", f"{place}.accuracy", OF_ONE_SEED)
         for head in HEADS
         for name, place in (("a random encoder", "random encoder.class"), ("raw pixels", "raw pixels.pixels"))
     ]
@@ -159,12 +162,11 @@ def report(study: Study, form: Form) -> Findings:
         axes = [Axis("masking.ratio", tuple(f"{ratio:g}" for ratio in sorted(form.ratios))), Axis("size", form.sizes)]
         draw_curves(points, axes, CURVE_METRICS, path)
         findings.figures.append(path)
+        findings.notes.append("the curve over ratios: mean over a point's n runs, which the first table tells")
     findings.figures += study.drawn
     findings.notes += [
         "the text's top-1 on train, worked back from its table: "
         + ", ".join(f"{row} {100 * accuracy_behind(told, CLASSES):.1f}" for row, told in TEXT.items()),
-        f"the curve at ratio {RATIO}: seeds {', '.join(map(str, form.seeds))}; "
-        f"at the others {', '.join(map(str, form.curve_seeds))}",
         "reconstructions are scored under random masks of the run's own ratio: over ratios only accuracies compare",
     ]
     return findings

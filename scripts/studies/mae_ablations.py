@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encoder_scores import accuracy_columns, baseline_columns, score_encoder
+from encoder_scores import accuracy_columns, baseline_columns, check_labels, score_encoder
 from findings import Findings, column, pair_by_seed, read_rows
 from perceptual_mae.errors import UserError
 from starting import option, start
@@ -82,7 +82,7 @@ QUICK = Form(
         *("normalised pixels", TEACHER, "grid", "attended hidden", "decoder 1 deep", "cross-attention decoder"),
         *("mask tokens in the encoder", "relative positions", "layer scale"),
     ),
-    labels=256,
+    labels=128,  # the trial's are four times as many, of no more than the images
     finetune_labels=128,
     test_images=100,
     finetune_epochs=1,
@@ -91,11 +91,13 @@ QUICK = Form(
 
 def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     """Return the cells: plain MAE and every row, their scores, pictures and loss curves."""
-    study = Study("mae_ablations", "MAE, one thing changed at a time", out, tuple(overrides))
-    fitting = keep_images([form.layer, "mse", *overrides], form.images)
-    words = [form.layer, "mse", *fitting, BATCH, *at_the_end(form.test_images), f"training.epochs={form.epochs}"]
     groups = groups_of(form)
     changes = {BASE: ()} | {row: changed for rows in groups.values() for row, changed in rows.items()}
+    varied = tuple(word.partition("=")[0] for changed in changes.values() for word in changed)
+    study = Study("mae_ablations", "MAE, one thing changed at a time", out, tuple(overrides), varied)
+    check_labels(form, *overrides)
+    fitting = keep_images([form.layer, "mse", *overrides], form.images)
+    words = [form.layer, "mse", *fitting, BATCH, *at_the_end(form.test_images), f"training.epochs={form.epochs}"]
     for row, changed in changes.items():
         for seed in form.seeds:
             run = study.pretrain(row, [*words, *changed], name=_plain(row), seed=seed, kind=row)

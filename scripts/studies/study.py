@@ -16,6 +16,8 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.sweep.grid import make_cells, parse_axis
 from perceptual_mae.sweep.launch import PMAE
 
+OWN = ("training.seed", "training.epochs")
+"""Keys that every study sets by options of its own."""
 GROWING = {"pretrain": (), "evaluate": ("--limit",), "probe": ("--limit", "--test-limit"), "finetune": ("--epochs",)}
 """What of a command grows in its trial; of a training the epochs."""
 TRIAL = 4
@@ -31,7 +33,8 @@ class Cell:
     """One command and the file it leaves.
 
     `images` pass through the network in `starts` processes; cells of one `kind` cost alike an image. A cell without
-    a kind only draws or compares: it is made again when its words have changed. `needs` are files of earlier cells.
+    a kind only draws or compares: it is made again when its words, or a file that it `reads`, have changed. It cannot
+    run before the files that it `needs` are there.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Cell:
     kind: str = ""
     images: int = 0
     needs: tuple[Path, ...] = ()
+    reads: tuple[Path, ...] = ()
     starts: int = 1
     script: Path | None = None
 
@@ -83,10 +87,17 @@ class Study:
     out: Path
     overrides: tuple[str, ...] = ()
     """Keys of every training, such as data.root=FOLDER; what scores a run reads them in its folder."""
+    varied: tuple[str, ...] = ()
+    """Keys in which the rows differ: no override may set them."""
     cells: list[Cell] = field(default_factory=list)
     rows: dict[str, list[Trained]] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     """Of configurations that cannot be read, each with the first run that has it; with one a study is not begun."""
+
+    def __post_init__(self) -> None:
+        for key in (override.partition("=")[0] for override in self.overrides):
+            if any(f"{key}.".startswith(f"{each}.") or each.startswith(f"{key}.") for each in (*self.varied, *OWN)):
+                raise UserError(f"--set {key}: the study sets it itself, by its rows or its options (--help)")
 
     def pretrain(
         self, row: str, words: Sequence[str], *, name: str, seed: int, kind: str, needs: Sequence[Path] = ()
@@ -124,7 +135,7 @@ class Study:
         options = [option for axis in axes for option in ("--grid", axis)]
         numbers = ",".join(map(str, seeds))
         line = ("sweep", *words, *options, "--seeds", numbers, "--out", str(out))
-        self.cells.append(Cell("sweep", line, out / "results.json", f"sweep {kind}", images, (), len(cells)))
+        self.cells.append(Cell("sweep", line, out / "results.json", f"sweep {kind}", images, starts=len(cells)))
         runs = [Trained(out / cell.name, kind, cell.seed) for cell in cells]
         for cell, run in zip(cells, runs, strict=True):
             row = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in cell.point.items())
@@ -152,7 +163,8 @@ class Study:
         """Add the toolkit's own comparison of runs, with everything that does not compare marked."""
         out = self.out / "compare"
         words = ("compare", *(str(run.path) for run in runs), "--anyway", "--title", self.title, "--out", str(out))
-        self.cells.append(Cell("compare", words, out / "compare.json", needs=tuple(run.summary for run in runs)))
+        summaries, scores = (run.summary for run in runs), (cell.result for cell in self.cells if cell.kind)
+        self.cells.append(Cell("compare", words, out / "compare.json", needs=tuple(summaries), reads=tuple(scores)))
 
     def add_trials(self) -> None:
         """Add the first cell of each command once more, larger: two sizes tell the start from what an image costs."""
@@ -216,6 +228,8 @@ def keep_images(words: Sequence[str], wanted: int) -> list[str]:
     """Return the override that leaves `wanted` training images of a data set that can hold some back; 0: all."""
     if not wanted:
         return []
+    if any(word.startswith("data.val_images=") for word in words):
+        raise UserError("--set data.val_images: --images decides how many are held back; give --images 0 to set it")
     data = load_config(words).data
     images = size_of(data, "train")
     if wanted > images:
@@ -223,6 +237,13 @@ def keep_images(words: Sequence[str], wanted: int) -> list[str]:
     if not hasattr(data, "val_images"):
         raise UserError(f"--images {wanted}: {data.kind} cannot hold images back by number; give --images 0 for all")
     return [f"data.val_images={data.val_images + images - wanted}"] if images > wanted else []
+
+
+def refuse_more_labels(images: int, wanted: dict[str, int]) -> None:
+    """Raise UserError for the first option that asks for more labels than `images` were kept (0: all)."""
+    for flag, labels in wanted.items():
+        if 0 < images < labels:
+            raise UserError(f"{flag} {labels}: only {images} training images are kept (--images); ask for fewer")
 
 
 @cache

@@ -50,13 +50,16 @@ class InProcess:
 
 
 class Stand:
-    """Leaves the file that a cell would leave; names of `failing` fail, at `stop_at` the user stops."""
+    """Leaves the file that a cell would leave; names of `failing` fail, at `stop_at` the user stops.
+
+    The user stops at `stopped_after`, too, but that cell comes to its end.
+    """
 
     def __init__(self, study: Study) -> None:
         self.results = {tuple(cell.command): (cell.name, cell.result) for cell in study.cells}
         self.ran: list[str] = []
         self.failing: set[str] = set()
-        self.stop_at = ""
+        self.stop_at = self.stopped_after = ""
 
     def __call__(self, command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
         name, result = self.results[tuple(command)]
@@ -68,4 +71,5 @@ class Stand:
             return Ending(2, "out of luck", ("pmae: out of luck",))
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps({}))
+        stop.requested = name == self.stopped_after
         return Ending(0)

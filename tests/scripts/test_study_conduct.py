@@ -1,6 +1,7 @@
 """A study runs what is not done, goes on where it was stopped, and refuses what is not its own."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,40 @@ def test_a_stopped_study_goes_on_with_the_cell_it_was_stopped_in(stand: Stand, t
     assert stand.ran == [*names(tmp_path)[:3], *names(tmp_path)[2:]]
     assert again.records[third]["seconds"] >= spent
     assert not again.records[third]["whole"]
+
+
+def test_a_cell_that_ended_well_is_done_even_where_the_user_stopped_meanwhile(stand: Stand, tmp_path: Path) -> None:
+    stand.stopped_after = names(tmp_path)[0]
+    assert not conductor(tmp_path).run()
+    again = conductor(tmp_path)
+    assert again.run()
+    assert stand.ran == names(tmp_path)
+    assert again.failed == []
+
+
+def test_a_stopped_cell_goes_on_though_it_left_a_file(stand: Stand, tmp_path: Path) -> None:
+    first = small_study(tmp_path / "study").cells[0]
+    stand.stop_at = first.name
+    assert not conductor(tmp_path).run()
+    first.result.parent.mkdir(parents=True, exist_ok=True)
+    first.result.write_text("{}")  # as a sweep does, some of whose runs are not finished
+    stand.stop_at = ""
+    assert conductor(tmp_path).run()
+    assert stand.ran == [first.name, *names(tmp_path)]
+
+
+def test_a_comparison_is_made_again_when_a_score_is_newer(stand: Stand, tmp_path: Path) -> None:
+    assert conductor(tmp_path).run()
+    stand.ran = []
+    study = small_study(tmp_path / "study")
+    made = (study.out / "compare/compare.json").stat().st_mtime
+    scored = study.runs[0].scores("probe_cached")
+    os.utime(scored, (made - 1, made - 1))
+    assert conductor(tmp_path).run()
+    assert stand.ran == []
+    os.utime(scored, (made + 1, made + 1))
+    assert conductor(tmp_path).run()
+    assert stand.ran == ["compare"]
 
 
 def test_what_fails_is_written_down_what_needs_it_is_skipped_and_the_same_call_tries_both_again(

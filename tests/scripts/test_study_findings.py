@@ -152,6 +152,7 @@ def test_accuracies_of_train_and_test_and_their_other_reading_stand_apart(tmp_pa
     table = cells(findings.tables[0], "small, random")
     assert (table["KTH head mlp, test"], table["KTH head mlp, train"]) == ("40.00", "53.00")
     assert findings.tables[1].title.startswith("What any encoder must beat")
+    assert findings.tables[1].notes == []  # no probe is missing: the other rows have none beside them by design
     assert cells(findings.tables[2], "small, random")["dense, train"] == "0.906"  # the text's number, of train
     points = kth_mae.points_of(form, findings)
     assert [point.values["masking.ratio"] for point in points] == ["0.5", "0.75"]

@@ -13,7 +13,7 @@ import improved_mae
 import kth_mae
 import mae_ablations
 from conftest import DEBUG
-from encoder_scores import whole_labelled_part
+from encoder_scores import check_labels, whole_labelled_part
 from perceptual_mae.cli.app import app
 from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError
@@ -176,6 +176,35 @@ def test_rows_and_groups_of_ablations_are_chosen_by_name(tmp_path: Path) -> None
         ablations(tmp_path, only=("targets",), rows=("grid",))
     quick = replace(mae_ablations.QUICK, **{**TINY, **LABELLED}, only=("masks",))
     assert list(mae_ablations.plan(quick, tmp_path, [BATCH]).rows) == ["MAE", "grid", "attended hidden"]
+
+
+def test_what_the_rows_differ_in_is_not_set_for_all_of_them(debug_recipes: None, tmp_path: Path) -> None:
+    def refused(override: str, plan: Callable[[], object]) -> None:
+        with pytest.raises(UserError, match=f"--set {override.partition('=')[0]}: the study sets it itself"):
+            plan()
+
+    for override in ("masking.ratio=0.5", "losses.uniformity.weight=1", "masking={ratio: 0.5}", "training.seed=3"):
+        refused(override, lambda each=override: small_study(tmp_path, each))
+    refused("training.epochs=3", lambda: art_mae.plan(art_mae.QUICK, tmp_path, ["training.epochs=3"]))
+    refused("masking.kind=grid", lambda: kth_mae.plan(kth_mae.QUICK, tmp_path, ["masking.kind=grid"]))
+    form = mae_ablations.Form(**TINY, **LABELLED, only=("decoder",))
+    refused("generator.decoder_depth=3", lambda: mae_ablations.plan(form, tmp_path, ["generator.decoder_depth=3"]))
+    assert mae_ablations.plan(form, tmp_path, [BATCH, "masking.kind=grid"]).mistakes == []  # no row of these groups
+    with pytest.raises(UserError, match="--images decides how many are held back"):
+        keep_images([DEBUG, "mse", "data.val_images=4"], 50)
+
+
+def test_more_labels_than_images_are_refused_where_they_are_the_same_images(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--finetune-labels 12: only 8 training images are kept"):
+        improved_mae.plan(replace(SMALL, images=8, labels=8), tmp_path, [BATCH])
+    with pytest.raises(UserError, match="--labels 16: only 8"):
+        kth_mae.plan(kth_mae.Form(images=8, labels=16), tmp_path, [])
+    check_labels(replace(SMALL, layer="stl10", images=8))  # its labelled part is apart
+
+
+def test_a_ratio_of_the_curve_is_trained_once_whatever_masks_are_compared(debug_recipes: None, tmp_path: Path) -> None:
+    form = kth_mae.Form(**TINY, seeds=(0,), sizes=("small",), labels=8, masks=("grid",), ratios=(0.5, 0.75))
+    assert list(kth_mae.plan(form, tmp_path, []).rows) == ["small, grid", "small, random, ratio 0.5", "small, random"]
 
 
 def test_the_curve_over_ratios_shares_its_middle_with_the_comparison_of_masks(
