@@ -65,6 +65,8 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     for run in models:
         name = f"reconstructions_{run.name}"
         study.draw(name, "visualize", str(run.path), "--count", str(PICTURES), needs=[run.summary])
+    if len(models) > 1:
+        study.draw_beside("models", models, "--count", str(PICTURES))
     study.draw_curves(models)
     study.compare(study.runs)
     return study

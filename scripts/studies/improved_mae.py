@@ -89,11 +89,9 @@ def add_scores(study: Study, run: Trained, form: Form, *, is_base: bool = False)
 
 def add_pictures(study: Study) -> None:
     """Add the four-column grids: original | masked | the original's overlay | the improved one's, under equal masks."""
-    first, second = (study.rows[label][0] for label in METHODS)
-    words = ("visualize", str(first.path), "--beside", str(second.path), "--view", "composite")
-    needs = [first.summary, second.summary]
+    firsts = [study.rows[label][0] for label in METHODS]
     for name, ratio in (("grid", ()), (f"grid_ratio_{STRESS}", ("--ratio", str(STRESS)))):
-        study.draw(name, *words, *ratio, "--count", str(GRID_IMAGES), needs=needs)
+        study.draw_beside(name, firsts, *ratio, "--count", str(GRID_IMAGES))
 
 
 def report(study: Study, form: Form) -> Findings:

@@ -106,10 +106,7 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
             score_encoder(study, run, form, is_base=row == BASE)
     first = {row: runs[0] for row, runs in study.rows.items()}
     for group, rows in groups.items():
-        beside = [first[row] for row in rows]
-        words = [word for run in beside for word in ("--beside", str(run.path))]
-        words = ["visualize", str(first[BASE].path), *words, "--view", "composite", "--count", str(PICTURES)]
-        study.draw(group, *words, needs=[run.summary for run in (first[BASE], *beside)])
+        study.draw_beside(group, [first[BASE], *(first[row] for row in rows)], "--count", str(PICTURES))
     study.draw_curves(list(first.values()))
     study.compare(study.runs)
     return study

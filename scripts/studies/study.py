@@ -149,6 +149,12 @@ class Study:
         self.cells.append(Cell(f"figure {name}", line, result, needs=tuple(needs), script=script))
         return result
 
+    def draw_beside(self, name: str, runs: Sequence[Trained], *options: str) -> None:
+        """Add a picture: original | masked | each run's composite, of the same images under the same masks."""
+        beside = [word for run in runs[1:] for word in ("--beside", str(run.path))]
+        words = ("visualize", str(runs[0].path), *beside, "--view", "composite", *options)
+        self.draw(name, *words, needs=[run.summary for run in runs])
+
     def draw_curves(self, runs: Sequence[Trained]) -> None:
         """Add the loss curves of several runs in one figure."""
         words = (*(str(run.path) for run in runs), "--key", "raw.mse")
