@@ -111,7 +111,7 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Yield the images at `indices` (None: all), in that order; an unreadable one is logged and left out.
 
-    Raises UserError when more than 1% of these images, and more than one file, turn out unreadable.
+    Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
     schedule = Schedule()
@@ -120,7 +120,7 @@ def evaluation_batches(
     )
     reader = _EvaluationReader(dataset, transform)
     # A held-out split may be small; one bad file in it must not cost a run that has trained already.
-    unreadable = _Unreadable(len(indices), max(1.0, MAX_UNREADABLE_SHARE * len(indices)))
+    unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
     if workers:
         batches: Iterator[Batch] = begin(worker_loader(reader, schedule, workers, persistent=False))
     else:

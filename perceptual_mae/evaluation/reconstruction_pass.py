@@ -45,13 +45,12 @@ def show_reconstructions(
     processes, rank = accelerator.num_processes, accelerator.process_index
     starts = range(rank * batch_size, len(indices), processes * batch_size)
     share = [index for start in starts for index in indices[start : start + batch_size]]
-    done = 0
     for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
         seen = _reconstruct(reconstruct, batch, draw_masks(batch), accelerator, patch_size if baselines else None)
         for observer in observers:
             observer.see(seen)
-        done += len(batch)
-        watch(name, min(done * processes, len(indices)), len(indices))
+        done = processes * (share.index(int(batch.indices[-1])) + 1)
+        watch(name, min(done, len(indices)), len(indices))
 
 
 def _reconstruct(

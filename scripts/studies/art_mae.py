@@ -13,18 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from budget import at_the_end
 from findings import Findings, column, pair_by_seed, read_rows
-from perceptual_mae.report.groups import Group
 from perceptual_mae.sweep.grid import Axis
-from perceptual_mae.sweep.outcome import Point, draw_curves
 from starting import option, start
-from study import Study, at_the_end
+from study import Study
 
 RATIO = 0.75
 """All models are scored at this one, under the same masks where their patches are the same."""
 CURVE_METRICS = ("hidden PSNR, dB", "hidden HF error")
 METRICS = "mse,psnr,ssim,high_frequency,lpips_alex"
 PICTURES = 4
+VARIED = (
+    *("masking.ratio", "generator.positions", "generator.qkv_bias"),
+    *(f"generator.{part}{of}" for part in ("", "decoder_") for of in ("width", "depth", "heads")),
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ QUICK = Form(seeds=(0,), images=64, epochs=1, ratios=(0.25, 0.9), patches=(8, 32
 
 def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     """Return the cells: the models, the sweep, their scores, pictures and loss curves."""
-    study = Study("art_mae", "Art MAE on paintings", out, tuple(overrides), ("masking.ratio",))
+    study = Study("art_mae", "Art MAE on paintings", out, tuple(overrides), VARIED)
     base = [f"training.epochs={form.epochs}", *at_the_end(form.test_images)]
     base += [f"training.epoch_images={form.images}"] if form.images else []
     for model in form.models:
@@ -57,7 +60,10 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
             words = [recipe(model), "mse", *base, f"masking.ratio={RATIO}"]
             study.pretrain(f"Model {model}", words, name=f"model_{model}", seed=seed, kind=f"model {model}")
     models = [study.rows[f"Model {model}"][0] for model in form.models]
-    axes = [f"masking.ratio={_listed(form.ratios)}", f"generator.patch_size={_listed(form.patches)}"]
+    axes = [
+        f"masking.ratio={','.join(_listed(form.ratios))}",
+        f"generator.patch_size={','.join(_listed(form.patches))}",
+    ]
     study.sweep([recipe(form.ablated), "mse", *base], axes, seeds=form.sweep_seeds, kind="of patches")
     for run in study.runs:
         options = ("--metrics", METRICS, "--ratio", str(RATIO), "--limit", str(form.test_images))
@@ -68,7 +74,7 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     if len(models) > 1:
         study.draw_beside("models", models, "--count", str(PICTURES))
     study.draw_curves(models)
-    study.compare(study.runs)
+    study.compare()
     return study
 
 
@@ -100,7 +106,9 @@ def report(study: Study, form: Form) -> Findings:
         notes=["masks of other patch sizes hide other pixels: rows of one patch size compare"],
     )
     findings.draw_scores(columns)
-    add_curve(findings, form, ablation)
+    axes = [Axis("ratio", _listed(form.ratios)), Axis("patch_size", _listed(form.patches))]
+    places = {group.label: dict(word.split() for word in group.label.split(", ")) for group in ablation}
+    findings.draw_curve("ablation_at_common_ratio", axes, places, CURVE_METRICS)
     findings.figures += study.drawn
     findings.notes += [
         "the text's masked MSE on this scale (its pixels lay in [-1, 1], and Models 1 and 3 divided a sum over three "
@@ -111,24 +119,8 @@ def report(study: Study, form: Form) -> Findings:
     return findings
 
 
-def add_curve(findings: Findings, form: Form, ablation: Sequence[Group]) -> None:
-    """Add the ablation's scores at the common ratio over the ratio in training, a line for each patch size."""
-    scores = {each.column.heading: each.scores for each in findings.scored if each.column.heading in CURVE_METRICS}
-    points = []
-    for group in ablation:
-        place, (ratio, patch) = findings.groups.index(group), (word.split()[1] for word in group.label.split(", "))
-        found = {metric: scores[metric][place] for metric in CURVE_METRICS}
-        points.append(Point({"masking.ratio": ratio, "patch size": patch}, found, []))
-    if points:
-        path = findings.study.out / "figures" / "ablation_at_common_ratio.png"
-        ratios, patches = _listed(form.ratios).split(","), _listed(form.patches).split(",")
-        axes = [Axis("masking.ratio", tuple(ratios)), Axis("patch size", tuple(patches))]
-        draw_curves(points, axes, CURVE_METRICS, path)
-        findings.figures.append(path)
-
-
-def _listed(values: Sequence[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+def _listed(values: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{value:g}" for value in values)
 
 
 if __name__ == "__main__":

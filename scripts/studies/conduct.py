@@ -51,9 +51,10 @@ class Conductor:
         if record is None:
             return bool(cell.kind)
         made = cell.result.stat().st_mtime
+        sources = () if cell.kind else (*cell.needs, *cell.reads)
+        is_stale = any(path.exists() and path.stat().st_mtime > made for path in sources)
         same = bool(cell.kind) or record["command"] == cell.line
-        same = same and not any(path.exists() and path.stat().st_mtime > made for path in cell.reads)
-        return record["status"] == "finished" and same
+        return record["status"] == "finished" and same and not is_stale
 
     def list_cells(self) -> list[str]:
         """Return a line for each cell: how far it is, and its command."""

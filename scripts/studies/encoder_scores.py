@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
+from budget import data_of, refuse_more_labels
 from findings import per_cent
 from perceptual_mae.report.columns import Column
-from study import Study, Trained, data_of, refuse_more_labels
+from study import Study, Trained
 
 PROBE, TUNED, SCRATCH = "probe_cached", "finetune_small", "finetune_small_scratch"
 OF_ONE_SEED = ""

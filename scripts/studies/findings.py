@@ -3,7 +3,7 @@
 import shlex
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from perceptual_mae.report.formats import to_markdown
 from perceptual_mae.report.groups import Group
 from perceptual_mae.report.pictures import draw_scores
 from perceptual_mae.report.tables import MISSING, Row, Scored, Table, look_up, make_table
-from perceptual_mae.sweep.outcome import lookup
+from perceptual_mae.sweep.grid import Axis
+from perceptual_mae.sweep.outcome import Point, draw_curves, lookup
 from study import Study, Trained
 
 SUMMARY = "summary"
@@ -144,6 +145,23 @@ class Findings:
         if known:
             self.figures.append(self.study.out / "figures" / "scores.png")
             draw_scores(self.groups, known, self.figures[-1], self.study.title)
+
+    def draw_curve(
+        self, name: str, axes: Sequence[Axis], places: Mapping[str, dict[str, str]], headings: Sequence[str]
+    ) -> None:
+        """Add a figure with a panel for each heading over the first axis; `places` tells where rows stand on the axes.
+
+        The scores are those of `draw_scores`.
+        """
+        scores = {each.column.heading: each.scores for each in self.scored}
+        points = [
+            Point(places[group.label], {heading: scores[heading][number] for heading in headings}, [])
+            for number, group in enumerate(self.groups)
+            if group.label in places
+        ]
+        if points:
+            self.figures.append(self.study.out / "figures" / f"{name}.png")
+            draw_curves(points, axes, headings, self.figures[-1])
 
     def find(self, label: str) -> Group | None:
         return next((group for group in self.groups if group.label == label), None)

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from budget import at_the_end, data_of, keep_images
 from encoder_scores import accuracy_columns, baseline_columns, check_labels, score_encoder
 from findings import Findings, column, in_words, pair_by_seed, read_rows
 from starting import option, start
-from study import Study, Trained, at_the_end, data_of, keep_images
+from study import Study, Trained
 
 METHODS = {"original": "improved_mae_original", "improved": "improved_mae"}
 NETWORK = (
@@ -28,7 +29,7 @@ STRESS = 0.9
 """The text's other ratio, for pictures; scored here, too."""
 HARD = f"evaluate_ratio_{STRESS}"
 GRID_IMAGES = 8
-VARIED = ("masking.ratio", "losses.high_frequency", "losses.uniformity")
+VARIED = ("masking.ratio", "losses.high_frequency", "losses.uniformity", "generator.init_from")
 WARM = "improved, warm"
 
 
@@ -75,7 +76,7 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
             run = study.pretrain(WARM, words, name="warm_mae", seed=seed, kind=run.kind, needs=needs)
             add_scores(study, run, form)
     add_pictures(study)
-    study.compare(study.runs)
+    study.compare()
     return study
 
 

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from budget import at_the_end, keep_images, refuse_more_labels
 from encoder_scores import OF_ONE_SEED
 from findings import Findings, column, pair_by_seed, per_cent, read_rows
 from perceptual_mae.evaluation.one_hot import accuracy_behind
 from perceptual_mae.report.columns import Column
 from perceptual_mae.sweep.grid import Axis
-from perceptual_mae.sweep.outcome import Point, draw_curves
 from starting import option, start
-from study import Study, Trained, at_the_end, keep_images, refuse_more_labels
+from study import Study, Trained
 
 RATIO = 0.75
 """Of the comparison of masks and sizes."""
@@ -29,6 +29,10 @@ TEXT = {"small, random": 0.906, "small, grid": 0.862, "medium, random": 0.933}
 CLASSES = 10
 CURVE_METRICS = tuple(f"KTH head {head}, {part}" for head in HEADS for part in ("test", "train"))
 PICTURES = 4
+VARIED = (
+    *("masking.kind", "masking.ratio", "generator.width", "generator.depth"),
+    *("generator.decoder_width", "generator.decoder_depth"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ QUICK = Form(
 
 def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     """Return the cells: sizes by masks, the curve over ratios, pictures, loss curves."""
-    study = Study("kth_mae", "KTH MAE on CIFAR-10", out, tuple(overrides), ("masking.kind", "masking.ratio"))
+    study = Study("kth_mae", "KTH MAE on CIFAR-10", out, tuple(overrides), VARIED)
     refuse_more_labels(form.images, {"--labels": form.labels})
     fitting = keep_images([recipe(form.sizes[0]), "mse", *overrides], form.images)
     base = [*fitting, f"training.epochs={form.epochs}", *at_the_end(form.test_images)]
@@ -115,7 +119,7 @@ def add_pictures(study: Study, form: Form) -> None:
         name = f"quadruples_{size}_{mask}"
         study.draw(name, "visualize", str(run.path), "--count", str(PICTURES), needs=[run.summary])
     study.draw_curves(runs)
-    study.compare(study.runs)
+    study.compare()
 
 
 def report(study: Study, form: Form) -> Findings:
@@ -155,14 +159,9 @@ def report(study: Study, form: Form) -> Findings:
             + ", ".join(f"{row} {told}" for row, told in TEXT.items())
         ],
     )
-    path = study.out / "figures" / "accuracy_by_ratio.png"
     findings.draw_scores(columns)
-    points = points_of(form, findings)
-    if points:
-        axes = [Axis("masking.ratio", tuple(f"{ratio:g}" for ratio in sorted(form.ratios))), Axis("size", form.sizes)]
-        draw_curves(points, axes, CURVE_METRICS, path)
-        findings.figures.append(path)
-        findings.notes.append("the curve over ratios: mean over a point's n runs, which the first table tells")
+    axes = [Axis("masking.ratio", tuple(f"{ratio:g}" for ratio in sorted(form.ratios))), Axis("size", form.sizes)]
+    findings.draw_curve("accuracy_by_ratio", axes, places_of(form), CURVE_METRICS)
     findings.figures += study.drawn
     findings.notes += [
         "the text's top-1 on train, worked back from its table: "
@@ -191,19 +190,13 @@ def against(findings: Findings, first: str, others: Sequence[str], columns: Sequ
         findings.tables.append(pair_by_seed(base, found, columns))
 
 
-def points_of(form: Form, findings: Findings) -> list[Point]:
-    """Return the points of the curve: random masks of every ratio and size that is finished."""
-    labels = [group.label for group in findings.groups]
-    scores = {each.column.heading: each.scores for each in findings.scored}
-    points = []
-    for size in form.sizes:
-        for ratio in form.ratios:
-            row = row_of(size, "random", ratio)
-            if row in labels:
-                place = labels.index(row)
-                found = {metric: scores[metric][place] for metric in CURVE_METRICS}
-                points.append(Point({"masking.ratio": f"{ratio:g}", "size": size}, found, []))
-    return points
+def places_of(form: Form) -> dict[str, dict[str, str]]:
+    """Return where rows stand on the curve: random masks of every ratio and size."""
+    return {
+        row_of(size, "random", ratio): {"masking.ratio": f"{ratio:g}", "size": size}
+        for size in form.sizes
+        for ratio in form.ratios
+    }
 
 
 if __name__ == "__main__":

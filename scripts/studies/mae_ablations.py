@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from budget import SHOWN, at_the_end, keep_images
 from encoder_scores import accuracy_columns, baseline_columns, check_labels, score_encoder
 from findings import Findings, column, pair_by_seed, read_rows
 from perceptual_mae.errors import UserError
 from starting import option, start
-from study import SHOWN, Study, at_the_end, keep_images
+from study import Study
 
 BASE = "MAE"
 TEACHER = "features of a teacher"
@@ -108,7 +109,7 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     for group, rows in groups.items():
         study.draw_beside(group, [first[BASE], *(first[row] for row in rows)], "--count", str(PICTURES))
     study.draw_curves(list(first.values()))
-    study.compare(study.runs)
+    study.compare()
     return study
 
 

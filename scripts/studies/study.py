@@ -8,23 +8,19 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
-from perceptual_mae.config import DataSection, load_config
+from budget import images_of, log_often
+from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.sweep.grid import make_cells, parse_axis
 from perceptual_mae.sweep.launch import PMAE
 
-OWN = ("training.seed", "training.epochs")
-"""Keys that every study sets by options of its own."""
+OWN = ("training.seed", "training.epochs", "evaluation.every", "evaluation.limit")
+"""Keys that every study sets itself."""
 GROWING = {"pretrain": (), "evaluate": ("--limit",), "probe": ("--limit", "--test-limit"), "finetune": ("--epochs",)}
 """What of a command grows in its trial; of a training the epochs."""
 TRIAL = 4
-SHOWN = 1_000
-"""Held-out images on which a training scores itself at its end, at most: the study's own scores come from evaluate."""
-POINTS = 16
-"""Of a loss curve, at least."""
 CURVES = Path(__file__).parents[1] / "curves.py"
 
 
@@ -33,8 +29,8 @@ class Cell:
     """One command and the file it leaves.
 
     `images` pass through the network in `starts` processes; cells of one `kind` cost alike an image. A cell without
-    a kind only draws or compares: it is made again when its words, or a file that it `reads`, have changed. It cannot
-    run before the files that it `needs` are there.
+    a kind only draws or compares: it is made again when its words have changed, or files that it `needs` (it cannot
+    run without them) or `reads`.
     """
 
     name: str
@@ -142,12 +138,11 @@ class Study:
             self.rows.setdefault(row, []).append(run)
         return runs
 
-    def draw(self, name: str, *words: str, needs: Sequence[Path], script: Path | None = None) -> Path:
-        """Add a picture by a command that takes --out; return where it will lie."""
+    def draw(self, name: str, *words: str, needs: Sequence[Path], script: Path | None = None) -> None:
+        """Add a picture by a command that takes --out."""
         result = self.out / "figures" / f"{name}.png"
         line = (*words, "--out", str(result))
         self.cells.append(Cell(f"figure {name}", line, result, needs=tuple(needs), script=script))
-        return result
 
     def draw_beside(self, name: str, runs: Sequence[Trained], *options: str) -> None:
         """Add a picture: original | masked | each run's composite, of the same images under the same masks."""
@@ -165,11 +160,11 @@ class Study:
         """The pictures of `draw`, in order."""
         return [cell.result for cell in self.cells if cell.name.startswith("figure ")]
 
-    def compare(self, runs: Sequence[Trained]) -> None:
-        """Add the toolkit's own comparison of runs, with everything that does not compare marked."""
+    def compare(self) -> None:
+        """Add the toolkit's own comparison of all runs, with everything that does not compare marked."""
         out = self.out / "compare"
-        words = ("compare", *(str(run.path) for run in runs), "--anyway", "--title", self.title, "--out", str(out))
-        summaries, scores = (run.summary for run in runs), (cell.result for cell in self.cells if cell.kind)
+        words = ("compare", *(str(run.path) for run in self.runs), "--anyway", "--title", self.title, "--out", str(out))
+        summaries, scores = (run.summary for run in self.runs), (cell.result for cell in self.cells if cell.kind)
         self.cells.append(Cell("compare", words, out / "compare.json", needs=tuple(summaries), reads=tuple(scores)))
 
     def add_trials(self) -> None:
@@ -202,57 +197,3 @@ class Study:
     @property
     def runs(self) -> list[Trained]:
         return [run for runs in self.rows.values() for run in runs]
-
-
-@cache
-def images_of(words: tuple[str, ...]) -> int:
-    """Return how many images a training shows its network. Raises UserError for mistakes, and where images are not."""
-    config = load_config(words)
-    images = size_of(config.data, "train")
-    return config.training.epochs * (config.training.epoch_images or images)
-
-
-def at_the_end(test_images: int) -> list[str]:
-    """Return the overrides of a training that scores itself at its end alone."""
-    return ["evaluation.every=0", f"evaluation.limit={min(SHOWN, test_images)}"]
-
-
-def log_often(words: Sequence[str], images: int) -> list[str]:
-    """Return the override that gives a training on so few `images` a curve and no mere dot; it waits at each point."""
-    training = load_config(words).training
-    every = max(1, images // training.batch_size // POINTS)
-    return [f"training.log_every={every}"] if every < training.log_every else []
-
-
-@cache
-def data_of(layer: str, *overrides: str) -> DataSection:
-    """Return the images that a recipe and the overrides of them name."""
-    return load_config([layer, "mse", *(each for each in overrides if each.startswith("data."))]).data
-
-
-def keep_images(words: Sequence[str], wanted: int) -> list[str]:
-    """Return the override that leaves `wanted` training images of a data set that can hold some back; 0: all."""
-    if not wanted:
-        return []
-    if any(word.startswith("data.val_images=") for word in words):
-        raise UserError("--set data.val_images: --images decides how many are held back; give --images 0 to set it")
-    data = load_config(words).data
-    images = size_of(data, "train")
-    if wanted > images:
-        raise UserError(f"--images {wanted}: {data.kind} has {images} training images; ask for fewer, or 0 for all")
-    if not hasattr(data, "val_images"):
-        raise UserError(f"--images {wanted}: {data.kind} cannot hold images back by number; give --images 0 for all")
-    return [f"data.val_images={data.val_images + images - wanted}"] if images > wanted else []
-
-
-def refuse_more_labels(images: int, wanted: dict[str, int]) -> None:
-    """Raise UserError for the first option that asks for more labels than `images` were kept (0: all)."""
-    for flag, labels in wanted.items():
-        if 0 < images < labels:
-            raise UserError(f"{flag} {labels}: only {images} training images are kept (--images); ask for fewer")
-
-
-@cache
-def size_of(data: DataSection, split: str) -> int:
-    """Return the number of images of a split."""
-    return len(data.build(split))

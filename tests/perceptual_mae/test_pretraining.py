@@ -17,6 +17,8 @@ from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain, pretraining
 from perceptual_mae.assembly import make_accelerator
 from perceptual_mae.build import build_generator
+from perceptual_mae.cli import main
+from perceptual_mae.cli.visualize import held_out_images
 from perceptual_mae.evaluation.evaluate import evaluate_run
 from perceptual_mae.evaluation.held_out import open_held_out
 from perceptual_mae.interrupts import Interrupted, StopSignal
@@ -107,7 +109,7 @@ def test_two_evaluations_are_bit_identical(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
-def test_a_runs_own_score_is_of_all_classes_and_evaluate_agrees(tmp_path: Path) -> None:
+def test_a_runs_own_score_and_pictures_are_of_all_classes_as_evaluates_and_visualizes(tmp_path: Path) -> None:
     for kind, shade in (("a", 40), ("b", 120), ("c", 200)):  # read class by class
         for number in range(40):
             folder = tmp_path / "images" / kind
@@ -124,6 +126,12 @@ def test_a_runs_own_score_is_of_all_classes_and_evaluate_agrees(tmp_path: Path) 
     assert summary["num_images"] == 12
     assert summary["psnr_masked"] == pytest.approx(found["masked"]["psnr"], abs=1e-3)
     assert summary["psnr"] == pytest.approx(found["composite"]["psnr"], abs=1e-3)
+    shown = held_out_images(run, 4)
+    assert len(shown.labels.unique()) > 1
+    count = str(config.evaluation.grid_images)
+    assert main(["visualize", str(run.path), "--count", count, "--out", str(tmp_path / "again.png")]) == 0
+    with Image.open(tmp_path / "again.png") as drawn, Image.open(run.path / "images" / "epoch_0002.png") as own:
+        assert drawn.tobytes() == own.tobytes()
 
 
 def test_another_configuration_may_not_resume_a_run(tmp_path: Path) -> None:

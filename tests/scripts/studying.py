@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import improved_mae
+from budget import images_of
 from conftest import DEBUG
 from perceptual_mae.cli import main
 from perceptual_mae.interrupts import StopSignal
 from perceptual_mae.sweep.launch import PMAE, Ending
-from study import Study, images_of
+from study import Study
 
 SMALL = improved_mae.Form(
     seeds=(0, 1), images=0, epochs=2, layer=DEBUG, patch_size=8, labels=16, finetune_labels=12, test_images=8

@@ -16,6 +16,7 @@ NARROW = [
     *("generator.decoder_width=32", "generator.decoder_depth=1", "generator.decoder_heads=2", "data.workers=0"),
 ]
 ARGUMENTS = ["--quick", "--seeds", "0", "--images", "128", "--labels", "128", "--test-images", "16"]
+ARGUMENTS += ["--finetune-labels", "128"]
 
 
 @pytest.mark.slow

@@ -12,13 +12,14 @@ import art_mae
 import improved_mae
 import kth_mae
 import mae_ablations
+from budget import images_of, keep_images, log_often
 from conftest import DEBUG
 from encoder_scores import check_labels, whole_labelled_part
 from perceptual_mae.cli.app import app
 from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
-from study import TRIAL, Study, images_of, keep_images, log_often
+from study import TRIAL, Study
 from studying import BATCH, SMALL, small_study
 
 TINY = {"images": 0, "epochs": 1, "test_images": 4}

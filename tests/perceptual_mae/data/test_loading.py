@@ -195,8 +195,8 @@ def test_evaluation_goes_in_order_and_leaves_out_what_cannot_be_read(workers: in
     assert not torch.cat([batch.passes for batch in batches]).any()
     with pytest.raises(UserError, match="3 of 250 images cannot be read"):
         list(evaluation_batches(Numbered(250, frozenset({3, 4, 5})), keep, batch_size=8, workers=workers))
-    with pytest.raises(UserError, match="2 of 70 images cannot be read"):  # a hundredth of those asked for
-        list(evaluation_batches(dataset, keep, batch_size=8, workers=workers, indices=range(70)))
+    (few,) = evaluation_batches(dataset, keep, batch_size=70, workers=workers, indices=range(70))
+    assert len(few) == 68  # a hundredth is of the data set: bad luck with a few images ends no training
 
 
 def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places() -> None:
