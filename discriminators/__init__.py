@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from discriminators.ada import ADA
+from discriminators.augmentation.ada import ADA
 from discriminators.contract import Discriminator, DiscriminatorOutput
 from discriminators.ls_gan import LSGAN
 from discriminators.msg_gan import MSGGAN

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from discriminators.ada import ADA
+from discriminators.augmentation.ada import ADA
 from discriminators.penalties import R1, PathLength
 from perceptual_mae.images import Pyramid
 from perceptual_mae.randomness import stream

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from discriminators import Discriminator
-from discriminators.ada import ADA
+from discriminators.augmentation.ada import ADA
 from discriminators.penalties import lazy_adam
 from perceptual_mae.config import LossNetworkSection, RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan

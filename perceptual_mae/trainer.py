@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from discriminators import Discriminator, DiscriminatorOutput
-from discriminators.ada_controller import sign_sums
+from discriminators.augmentation.controller import sign_sums
 from discriminators.penalties import R1, path_noise
 from perceptual_mae.adversary import Adversary, Look
 from perceptual_mae.comparison import Comparison

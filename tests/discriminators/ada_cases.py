@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from discriminators.ada_draws import Draws, draw
+from discriminators.augmentation.draws import Draws, draw
 
 
 def generators(count: int, seed: int = 0) -> list[torch.Generator]:

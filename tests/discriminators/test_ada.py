@@ -10,10 +10,10 @@ from ada_cases import generators, only, photo_like
 from torch import nn
 
 from discriminators import AUGMENTATIONS
-from discriminators.ada import ADA, augment
-from discriminators.ada_controller import sign_sums
-from discriminators.ada_draws import PIPELINES, Draws, draw
-from discriminators.ada_wavelets import weigh_octaves
+from discriminators.augmentation.ada import ADA, augment
+from discriminators.augmentation.controller import sign_sums
+from discriminators.augmentation.draws import PIPELINES, Draws, draw
+from discriminators.augmentation.wavelets import weigh_octaves
 from discriminators.penalties import R1, r1
 
 EXECUTIONS = pytest.mark.parametrize("exact", [True, False], ids=["exact", "fast"])

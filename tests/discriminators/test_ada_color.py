@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from ada_cases import generators, only, photo_like
 
-from discriminators.ada import augment
-from discriminators.ada_color import color_matrices, cut_out, noise_fields, recolor
-from discriminators.ada_draws import draw
+from discriminators.augmentation.ada import augment
+from discriminators.augmentation.color import color_matrices, cut_out, noise_fields, recolor
+from discriminators.augmentation.draws import draw
 
 RED = torch.tensor([1.0, 0, 0], dtype=torch.float64).view(1, 3, 1, 1)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from discriminators.ada_controller import Controller, sign_sums
+from discriminators.augmentation.controller import Controller, sign_sums
 
 
 def sums(r_t: float, count: int = 100) -> torch.Tensor:

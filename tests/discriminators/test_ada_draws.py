@@ -6,8 +6,8 @@ import pytest
 import torch
 from ada_cases import generators
 
-from discriminators.ada_draws import _COLUMNS as COLUMNS
-from discriminators.ada_draws import BAND_POWER, PIPELINES, Draws, draw
+from discriminators.augmentation.draws import _COLUMNS as COLUMNS
+from discriminators.augmentation.draws import BAND_POWER, PIPELINES, Draws, draw
 
 COUNT = 10_000
 
@@ -109,7 +109,7 @@ def test_band_gains_keep_the_power_of_an_ordinary_image():
     assert alone.any()
     torch.testing.assert_close(power[alone], torch.ones_like(power[alone]))
 
-    from discriminators.ada_draws import _joint_gains
+    from discriminators.augmentation.draws import _joint_gains
 
     one = torch.ones(1, dtype=torch.float64)
     by_hand = torch.tensor([[2.0, 1, 1, 1]], dtype=torch.float64) / math.sqrt((10 * 4 + 3) / 13)

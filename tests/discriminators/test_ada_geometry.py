@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from ada_cases import generators, only, photo_like
 
-from discriminators.ada import augment
-from discriminators.ada_draws import draw
-from discriminators.ada_geometry import inverse_maps, move_exact, move_fast
+from discriminators.augmentation.ada import augment
+from discriminators.augmentation.draws import draw
+from discriminators.augmentation.geometry import inverse_maps, move_exact, move_fast
 
 EXECUTIONS = pytest.mark.parametrize("exact", [True, False], ids=["exact", "fast"])
 

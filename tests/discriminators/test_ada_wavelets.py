@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from ada_cases import photo_like
 
-from discriminators.ada_wavelets import SYM2, SYM6, double, halve, lowpass, octaves, reflect, weigh_octaves
+from discriminators.augmentation.wavelets import SYM2, SYM6, double, halve, lowpass, octaves, reflect, weigh_octaves
 
 
 @pytest.mark.parametrize("taps", [SYM6, SYM2])

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from discriminators.ada_draws import Draws
+from discriminators.augmentation.draws import Draws
 
 
 def color_matrices(draws: Draws) -> Tensor:

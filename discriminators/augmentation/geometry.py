@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from discriminators.ada_draws import Draws
-from discriminators.ada_wavelets import REACH, double, halve, reflect
+from discriminators.augmentation.draws import Draws
+from discriminators.augmentation.wavelets import REACH, double, halve, reflect
 
 SMALLEST_EXACT = 32
 """Below this side an image is too small for the wavelet's reach and is sampled bilinearly."""

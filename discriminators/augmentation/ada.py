@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from discriminators.ada_color import color_matrices, cut_out, noise_fields, pool_to, recolor
-from discriminators.ada_controller import Controller
-from discriminators.ada_draws import PIPELINES, Draws, draw
-from discriminators.ada_geometry import inverse_maps, move_exact, move_fast
-from discriminators.ada_wavelets import weigh_octaves
+from discriminators.augmentation.color import color_matrices, cut_out, noise_fields, pool_to, recolor
+from discriminators.augmentation.controller import Controller
+from discriminators.augmentation.draws import PIPELINES, Draws, draw
+from discriminators.augmentation.geometry import inverse_maps, move_exact, move_fast
+from discriminators.augmentation.wavelets import weigh_octaves
 
 Pipeline = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]
 Execution = Literal["auto", "exact", "fast"]

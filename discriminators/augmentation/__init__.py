@@ -1,0 +1,1 @@
+"""Adaptive discriminator augmentation (Training GANs with Limited Data)."""
