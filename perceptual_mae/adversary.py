@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from discriminators.augmentation.ada import ADA
 from discriminators.penalties import R1, PathLength
 from perceptual_mae.images import Pyramid
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 Look = Callable[[Sequence[Tensor]], Pyramid]
 

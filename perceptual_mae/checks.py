@@ -16,7 +16,7 @@ from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.mistakes import Mistake
 from perceptual_mae.objective import TERMS
-from perceptual_mae.schedule import Balanced, FromEpoch, Ramp, Weight
+from perceptual_mae.schedules import Balanced, FromEpoch, Ramp, Weight
 from perceptual_mae.sections import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.sizes import SIZES
 

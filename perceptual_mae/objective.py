@@ -21,7 +21,7 @@ from perceptual_mae.losses.perceptual import feature_matching, style
 from perceptual_mae.losses.pixel import l1, mse
 from perceptual_mae.losses.uniformity import uniformity
 from perceptual_mae.reconstruction import Reconstruction
-from perceptual_mae.schedule import Balanced, Moment, Weight, When, is_active, value_at
+from perceptual_mae.schedules import Balanced, Moment, Weight, When, is_active, value_at
 
 
 @dataclass(frozen=True)

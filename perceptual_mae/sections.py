@@ -22,7 +22,7 @@ from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discrimina
 from perceptual_mae.masking import MASKINGS, watches_attention
 from perceptual_mae.mistakes import Mistake, RejectedError
 from perceptual_mae.objective import TERMS
-from perceptual_mae.schedule import Ramp, Weight, When
+from perceptual_mae.schedules import Ramp, Weight, When
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

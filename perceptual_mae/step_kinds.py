@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perceptual_mae.schedule import Every, FromEpoch, Moment
+from perceptual_mae.schedules import Every, FromEpoch, Moment
 from perceptual_mae.trainer import Trainer
 
 MOST_STEPS = 2**13

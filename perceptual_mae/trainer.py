@@ -25,9 +25,9 @@ from perceptual_mae.images import Pyramid, pyramid
 from perceptual_mae.loss_networks import LossNetworks
 from perceptual_mae.objective import Objective
 from perceptual_mae.optimizers import set_learning_rate
-from perceptual_mae.randomness import stream
 from perceptual_mae.scalars import Scalars, mean_of, variety, verdict
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
+from perceptual_mae.seeding import stream
 
 DrawMasks = Callable[[Batch, Moment], Tensor]
 DrawPaths = Callable[[Batch], Tensor | None]

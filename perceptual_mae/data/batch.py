@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 SPLITS = ("train", "val", "test")
 

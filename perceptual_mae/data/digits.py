@@ -6,7 +6,7 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import check_split
 from perceptual_mae.errors import UserError
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 SHARES = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}
 

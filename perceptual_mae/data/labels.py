@@ -6,7 +6,7 @@ import torch
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 
 def label_of(dataset: ImageDataset, index: int) -> int:

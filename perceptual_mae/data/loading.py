@@ -13,7 +13,7 @@ from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.plan import EpochPlan
 from perceptual_mae.data.workers import Samples, Schedule, begin, worker_loader
 from perceptual_mae.errors import UserError
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
 

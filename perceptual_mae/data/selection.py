@@ -7,7 +7,7 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.labels import label_of
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 
 class Selection:

@@ -12,7 +12,7 @@ from torch import Tensor
 from perceptual_mae.data.dataset import SPLITS, check_split
 from perceptual_mae.data.shape_drawing import KINDS, NUM_DRAWS, coverage, draw, read_scenes
 from perceptual_mae.errors import UserError
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 PIXELS_AT_ONCE = 1 << 19
 """Bounds the memory that drawing takes."""

@@ -7,7 +7,7 @@ import torch
 
 from perceptual_mae.data.dataset import SPLITS
 from perceptual_mae.errors import UserError
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 Fractions = tuple[float, float, float]
 """Shares of train, val and test, 1 in all."""

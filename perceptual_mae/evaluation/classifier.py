@@ -13,7 +13,7 @@ from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import read_config, write_atomically, write_json
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 from perceptual_mae.vit import LayerNorm
 
 Pool = Literal["class_token", "mean"]

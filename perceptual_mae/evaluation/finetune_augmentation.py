@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from perceptual_mae.data.transforms import TrainTransform
 from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
 from perceptual_mae.images import Size
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 TRANSLATION = 0.45
 """The largest shift of RandAugment, a share of the shorter side, as timm sets it."""

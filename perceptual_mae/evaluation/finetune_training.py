@@ -18,7 +18,7 @@ from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, M
 from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.optimizers import finetuning_optimizer, set_learning_rate
-from perceptual_mae.schedule import learning_rate
+from perceptual_mae.schedules import learning_rate
 
 BATCH_SIZE = 128
 TOP = 5

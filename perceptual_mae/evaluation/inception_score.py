@@ -9,7 +9,7 @@ import statistics
 import torch
 from torch import Tensor
 
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 SPLITS = 10
 FEWEST_IMAGES = 2 * SPLITS

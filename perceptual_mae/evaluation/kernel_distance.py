@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 SUBSETS = 100
 SUBSET_SIZE = 1000

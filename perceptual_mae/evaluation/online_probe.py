@@ -20,7 +20,7 @@ from perceptual_mae.evaluation.features import Extractor, Features, Watch, ignor
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.lars import LARS
 from perceptual_mae.evaluation.probe_head import ProbeHead, accuracies
-from perceptual_mae.schedule import learning_rate
+from perceptual_mae.schedules import learning_rate
 
 IMAGES_AT_ONCE = 512
 IMAGENET_STEPS = 78

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from perceptual_mae.evaluation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
 from perceptual_mae.evaluation.probe_head import ProbeHead, accuracies
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]
 

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 
 from perceptual_mae.evaluation.lars import LARS
 from perceptual_mae.evaluation.probe_head import ProbeHead
-from perceptual_mae.randomness import stream
-from perceptual_mae.schedule import learning_rate
+from perceptual_mae.schedules import learning_rate
+from perceptual_mae.seeding import stream
 
 MOMENTUM = 0.9  # MAE's probe
 LOGITS_AT_ONCE = 1 << 25

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 EPSILON = 1e-6
 INIT_STD = 0.01

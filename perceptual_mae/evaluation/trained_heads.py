@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from perceptual_mae.evaluation.one_hot import one_hot_agreement
 from perceptual_mae.evaluation.probe_head import ROWS_AT_ONCE, ProbeHead
-from perceptual_mae.randomness import stream, stream_seed
-from perceptual_mae.schedule import learning_rate
+from perceptual_mae.schedules import learning_rate
+from perceptual_mae.seeding import stream, stream_seed
 
 EPOCHS, BATCH_SIZE = 50, 64
 FIRST_RATE, PEAK_RATE, LAST_RATE, WARMUP_RATIO = 1e-4, 1e-3, 1e-5, 0.2

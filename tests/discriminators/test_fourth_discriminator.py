@@ -16,7 +16,7 @@ from perceptual_mae import checkpoint, snapshot
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config import json_schema, parse_config, to_yaml
 from perceptual_mae.errors import UserError
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 
 REGISTERED, NAMED = "tiny", "tiny_discriminator:Tiny"

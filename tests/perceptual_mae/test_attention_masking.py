@@ -16,8 +16,8 @@ from perceptual_mae.evaluation.held_out import open_held_out
 from perceptual_mae.evaluation.subjects import make_accelerator
 from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.masking import attention, num_hidden, random
-from perceptual_mae.randomness import stream
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
+from perceptual_mae.seeding import stream
 from perceptual_mae.trainer import Trainer
 from test_pretraining import stop_after, trained
 

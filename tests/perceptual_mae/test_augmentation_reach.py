@@ -9,7 +9,7 @@ from perceptual_mae import build
 from perceptual_mae.evaluation.held_out import open_held_out
 from perceptual_mae.evaluation.labelled_data import open_labelled
 from perceptual_mae.pretraining import pretrain
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 HEAVY = ["data.crop=center", "data.color_jitter=0.4", "data.grayscale=0.5", "data.flip=1"]
 PLAIN = ["data.crop=center", "data.flip=0"]

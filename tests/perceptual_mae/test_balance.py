@@ -6,7 +6,7 @@ import torch
 from conftest import debug_trainer, random_batches
 from perceptual_mae.balance import Balance
 from perceptual_mae.gradients import at_decoder_input, pull
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 
 
 def measured(balance: Balance, **gradients: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from perceptual_mae import bench
 from perceptual_mae.bench import Candidate, measure, quartiles, random_batches, ratios
 from perceptual_mae.bench_report import report, resident_peak
 from perceptual_mae.errors import UserError
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.step_kinds import StepKind
 from perceptual_mae.step_parts import Clock
 from perceptual_mae.trainer import Trainer

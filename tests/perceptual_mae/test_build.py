@@ -9,7 +9,7 @@ from perceptual_mae.config import load_config
 from perceptual_mae.generator import count_parameters
 from perceptual_mae.layers import list_methods, list_recipes
 from perceptual_mae.loss_networks import LIVE
-from perceptual_mae.schedule import Moment, learning_rate
+from perceptual_mae.schedules import Moment, learning_rate
 
 COUNTS = {"imagenet": (111_655_680, 111_907_840), "imagenet_vit_l": (329_239_296, 329_541_888)}
 

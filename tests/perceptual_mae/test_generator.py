@@ -9,7 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from perceptual_mae.generator import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify, resolutions
 from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, watches_attention
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 TINY = {"width": 32, "depth": 4, "heads": 4, "decoder_width": 16, "decoder_depth": 4, "decoder_heads": 2}
 BLOCKS = {

@@ -14,7 +14,7 @@ from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.comparison import Comparison
 from perceptual_mae.errors import UserError
 from perceptual_mae.pretraining import pretrain
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 
 ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)

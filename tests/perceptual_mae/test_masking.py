@@ -13,7 +13,7 @@ from perceptual_mae.masking import (
     visible_patches,
     watches_attention,
 )
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 
 @pytest.mark.parametrize(

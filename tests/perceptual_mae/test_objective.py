@@ -6,7 +6,7 @@ import torch
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import objective as objective_module
 from perceptual_mae.objective import TERMS, Term
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 
 
 def charbonnier(fake, real, *, epsilon: float = 1e-3):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from two_processes import CASES, train
 
 HERE = Path(__file__).parent

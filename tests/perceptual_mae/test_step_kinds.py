@@ -3,7 +3,7 @@
 import pytest
 
 from conftest import debug_trainer
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.step_kinds import mean_weights, step_kinds, work_at
 from perceptual_mae.trainer import Trainer
 

@@ -15,7 +15,7 @@ from perceptual_mae.data.batch import Batch
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.reconstruction import Reconstruction
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 
 DROPS = "generator.drop_path=0.6"

@@ -14,7 +14,7 @@ from perceptual_mae.adversary import Adversary
 from perceptual_mae.errors import UserError
 from perceptual_mae.layers import list_methods
 from perceptual_mae.objective import Objective
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 
 ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import PERCEPTUAL, debug_trainer, random_batches
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 
 SEQUENTIAL = "training.order=sequential"
 METHODS = {

@@ -17,7 +17,7 @@ from perceptual_mae.evaluation.inception_score import FEWEST_IMAGES, SPLITS, inc
 from perceptual_mae.evaluation.kernel_distance import KernelDistance, kernel_distance
 from perceptual_mae.evaluation.metrics.contract import Setting, UnavailableError
 from perceptual_mae.evaluation.observers import Gather, Seen
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 DEFAULT = "inception"
 SUBJECTS = ("raw", "composite", "originals")

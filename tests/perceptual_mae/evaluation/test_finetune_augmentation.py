@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing
 from perceptual_mae.evaluation.finetune_recipes import read_recipe
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 MEAN, STD = torch.tensor([0.6, 0.4, 0.2]), torch.tensor([0.2, 0.2, 0.2])
 STILL = ["flip=0", "crop_scale=[1, 1]"]

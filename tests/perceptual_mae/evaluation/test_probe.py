@@ -11,7 +11,7 @@ from perceptual_mae.evaluation import probe
 from perceptual_mae.evaluation.probe import CANDIDATES, fit_probe, linear_probe
 from perceptual_mae.evaluation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
 from perceptual_mae.evaluation.probe_head import ProbeHead, accuracies
-from perceptual_mae.randomness import stream
+from perceptual_mae.seeding import stream
 
 OPTIMIZERS = list(CANDIDATES)
 

@@ -14,7 +14,7 @@ from perceptual_mae.assembly import build_trainer, make_accelerator
 from perceptual_mae.build import Timetable
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.losses.perceptual import feature_matching
-from perceptual_mae.schedule import Moment
+from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 
 pytestmark = pytest.mark.data
