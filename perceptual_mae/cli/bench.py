@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from perceptual_mae.bench import measure
-from perceptual_mae.bench_report import report
+from perceptual_mae.benchmark.measure import measure
+from perceptual_mae.benchmark.report import report
 from perceptual_mae.cli.bench_tables import print_tables
 from perceptual_mae.config import load_config
 from perceptual_mae.errors import UserError

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from conftest import debug_trainer, random_batches
 from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear
+from perceptual_mae.benchmark.flops_memory import count_flops
 from perceptual_mae.reconstruction import Reconstruction
 from perceptual_mae.schedules import Moment
-from perceptual_mae.step_counts import count_flops
 from perceptual_mae.trainer import Trainer
 from perceptual_mae.vit import PatchEmbed
 

@@ -8,8 +8,15 @@ from torch import nn
 from torch.profiler import profile
 
 from conftest import debug_trainer, random_batches
+from perceptual_mae.benchmark.flops_memory import (
+    Footprint,
+    count_flops,
+    count_step,
+    counted_forwards,
+    kept_storages,
+    peak_memory,
+)
 from perceptual_mae.schedules import Moment
-from perceptual_mae.step_counts import Footprint, count_flops, count_step, counted_forwards, kept_storages, peak_memory
 from perceptual_mae.trainer import Trainer
 
 

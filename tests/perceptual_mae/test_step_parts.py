@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import debug_trainer, random_batches
+from perceptual_mae.benchmark.profiler import REST, Clock, Stopwatch, clock_of, watched
 from perceptual_mae.schedules import Moment
-from perceptual_mae.step_parts import REST, Clock, Stopwatch, clock_of, watched
 from perceptual_mae.trainer import Trainer
 
 

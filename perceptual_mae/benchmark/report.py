@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from perceptual_mae.bench import Candidate, quartiles, ratios
-from perceptual_mae.step_parts import Clock
+from perceptual_mae.benchmark.measure import Candidate, quartiles, ratios
+from perceptual_mae.benchmark.profiler import Clock
 
 MILLI = 1e3
 
