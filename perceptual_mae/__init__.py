@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from perceptual_mae.adversary import Adversary
     from perceptual_mae.comparison import Comparison
-    from perceptual_mae.config import RunConfig, load_config
+    from perceptual_mae.config.parsing import RunConfig, load_config
     from perceptual_mae.errors import UserError
     from perceptual_mae.generator import MaskedAutoencoder
     from perceptual_mae.masking import draw_masks, num_hidden

@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config import RunConfig, parse_config
+from perceptual_mae.config.layers import read_yaml, to_yaml
+from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
-from perceptual_mae.layers import read_yaml, to_yaml
 
 CONFIG = "config.yaml"
 MAY_DIFFER = ("training.epochs", "data.root", "data.workers", "tracking", "evaluation")

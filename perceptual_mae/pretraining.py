@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from perceptual_mae import build, checkpoint, folder, snapshot
+from perceptual_mae import checkpoint, folder, snapshot
 from perceptual_mae.assembly import as_main_process, build_trainer, make_accelerator
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae import checkpoint
-from perceptual_mae.build import build_generator
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.build import build_generator
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import read_config
 from perceptual_mae.generator import MaskedAutoencoder

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae import build, checkpoint
-from perceptual_mae.config import RunConfig
+from perceptual_mae import checkpoint
+from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.foreign_weights import sha256_of

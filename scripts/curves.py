@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
 from perceptual_mae.figures import new_figure, save_figure
 from perceptual_mae.folder import flatten, tell_apart
-from perceptual_mae.layers import did_you_mean
 from perceptual_mae.run import Run
 
 DEFAULT_KEYS = (

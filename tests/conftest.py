@@ -11,8 +11,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from perceptual_mae.assembly import build_trainer, make_accelerator
-from perceptual_mae.build import Timetable
-from perceptual_mae.config import RunConfig, load_config
+from perceptual_mae.config.build import Timetable
+from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.trainer import Trainer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from perceptual_mae.layers import list_methods, list_recipes
+from perceptual_mae.config.layers import list_methods, list_recipes
 
 ROOT = Path(__file__).parents[1]
 

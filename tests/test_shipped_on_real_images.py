@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perceptual_mae.cli import main
-from perceptual_mae.layers import list_methods, list_recipes
+from perceptual_mae.config.layers import list_methods, list_recipes
 
 ROOT = Path(__file__).parents[1]
 METHODS = [method.name for method in list_methods()]

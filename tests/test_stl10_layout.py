@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perceptual_mae.config import load_config
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.stl10 import CLASSES, Stl10
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.pretraining import pretrain

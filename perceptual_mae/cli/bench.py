@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from perceptual_mae.benchmark.measure import measure
 from perceptual_mae.benchmark.report import report
 from perceptual_mae.cli.bench_tables import print_tables
-from perceptual_mae.config import load_config
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import write_atomically
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from perceptual_mae.layers import Shipped, list_methods, list_recipes
+from perceptual_mae.config.layers import Shipped, list_methods, list_recipes
 from perceptual_mae.paper import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
 
 UNBROKEN = 1000
@@ -18,10 +18,10 @@ UNBROKEN = 1000
 def run(arguments: list[str], schema: bool) -> None:
     """Print the schema, the resolved layers, or the list of all of them where none is named."""
     if schema or arguments:
-        from perceptual_mae import config  # knows every table, and so imports torch
+        from perceptual_mae.config.parsing import parsing
 
-        text = json.dumps(config.json_schema(), indent=2) + "\n" if schema else ""
-        sys.stdout.write(text or config.to_yaml(config.load_config(arguments)))
+        text = json.dumps(parsing.json_schema(), indent=2) + "\n" if schema else ""
+        sys.stdout.write(text or parsing.to_yaml(parsing.load_config(arguments)))
     else:
         console = Console(highlight=False)
         show_all(console if console.is_terminal else Console(highlight=False, width=UNBROKEN))

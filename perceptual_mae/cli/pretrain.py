@@ -6,8 +6,7 @@ import torch
 import typer
 from rich.console import Console
 
-from perceptual_mae import build
-from perceptual_mae.config import RunConfig, load_config, to_yaml
+from perceptual_mae.config.parsing import RunConfig, build, load_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator import count_parameters
 from perceptual_mae.interrupts import EXIT_CODE, Interrupted

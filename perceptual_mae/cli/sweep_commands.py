@@ -7,8 +7,8 @@ import typer
 
 from perceptual_mae.cli.app import app
 from perceptual_mae.cli.options import Layers
+from perceptual_mae.config.layers import merge_layers
 from perceptual_mae.errors import UserError
-from perceptual_mae.layers import merge_layers
 from perceptual_mae.sweep.grid import make_cells, parse_axis
 
 

@@ -8,7 +8,7 @@ import typer
 from perceptual_mae.cli.app import app
 from perceptual_mae.cli.groups import AgainstCommand, split_group
 from perceptual_mae.cli.options import Layers
-from perceptual_mae.layers import merge_layers
+from perceptual_mae.config.layers import merge_layers
 
 
 @app.command("pretrain")

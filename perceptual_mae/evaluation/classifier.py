@@ -7,8 +7,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from perceptual_mae import build
-from perceptual_mae.config import RunConfig, to_yaml
+from perceptual_mae.config.parsing import RunConfig, build, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError

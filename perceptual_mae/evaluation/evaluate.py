@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from perceptual_mae import build
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.evaluation.extremes import Extremes
 from perceptual_mae.evaluation.features import Watch, fingerprint_of, ignore
 from perceptual_mae.evaluation.held_out import HeldOut

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from perceptual_mae.choices import Section, read_as
+from perceptual_mae.config.errors import RejectedError
+from perceptual_mae.config.from_signature import Section, read_as
 from perceptual_mae.errors import UserError
-from perceptual_mae.mistakes import RejectedError
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from perceptual_mae.build import TrainingPaths
+from perceptual_mae.config.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
 from perceptual_mae.errors import UserError

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae import build, layers
-from perceptual_mae.choices import find_kind
-from perceptual_mae.config import RunConfig, parse_config
+from perceptual_mae.config.errors import RejectedError
+from perceptual_mae.config.from_signature import find_kind
+from perceptual_mae.config.parsing import RunConfig, build, layers, parse_config
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.image_folder import FOLDER_NAMES
 from perceptual_mae.data.selection import fixed_choice
@@ -16,7 +16,6 @@ from perceptual_mae.data.tree import find_folder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import with_data
 from perceptual_mae.masking import MASKINGS
-from perceptual_mae.mistakes import RejectedError
 
 
 @dataclass(frozen=True)

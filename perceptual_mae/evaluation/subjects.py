@@ -4,8 +4,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from perceptual_mae import build
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.evaluation.features import (
     Extractor,

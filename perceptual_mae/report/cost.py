@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 
-from perceptual_mae import build
-from perceptual_mae.config import RunConfig, load_config
+from perceptual_mae.config.parsing import RunConfig, build, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
 from perceptual_mae.generator import count_parameters

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.build import final_ratio
+from perceptual_mae.config.build import final_ratio
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae import checkpoint
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import read_config, tell_apart
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.folder import flatten
 from perceptual_mae.report.differences import conflict, facts_of
 from perceptual_mae.report.entries import Entry

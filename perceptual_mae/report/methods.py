@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from perceptual_mae.config import RunConfig
+from perceptual_mae.config.layers import Merged, list_methods, read_yaml
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.folder import flatten
-from perceptual_mae.layers import Merged, list_methods, read_yaml
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.paper import PAPER, Published
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from perceptual_mae.config import RunConfig, load_config
+from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import CONFIG, flatten, read_config, write_json
 from perceptual_mae.sweep.grid import Axis, Cell

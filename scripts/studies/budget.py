@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cache
 
-from perceptual_mae.config import DataSection, load_config
+from perceptual_mae.config.parsing import DataSection, load_config
 from perceptual_mae.errors import UserError
 
 SHOWN = 1_000

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from budget import images_of, log_often
-from perceptual_mae.config import load_config
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.sweep.grid import make_cells, parse_axis
 from perceptual_mae.sweep.launch import PMAE

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from discriminators import DISCRIMINATORS, Discriminator, DiscriminatorOutput
-from perceptual_mae.config import load_config
-from perceptual_mae.layers import list_recipes
+from perceptual_mae.config.layers import list_recipes
+from perceptual_mae.config.parsing import load_config
 
 RECIPES = [(32, 32), (96, 96), (224, 224)]
 """The image sizes of the shipped recipes."""

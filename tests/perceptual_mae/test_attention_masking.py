@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from conftest import debug_config, debug_trainer, random_batches
-from perceptual_mae import Run, build, pretrain
-from perceptual_mae.config import load_config
+from perceptual_mae import Run, pretrain
+from perceptual_mae.config.parsing import build, load_config
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.evaluate import evaluate_run

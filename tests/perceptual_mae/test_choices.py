@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BaseModel
 
-from perceptual_mae.choices import Choice, Options, Section, choice, derive, options_of
-from perceptual_mae.mistakes import RejectedError
+from perceptual_mae.config.errors import RejectedError
+from perceptual_mae.config.from_signature import Choice, Options, Section, choice, derive, options_of
 
 
 class Brush:

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from conftest import without_weights
-from perceptual_mae.config import RunConfig, json_schema, load_config, parse_config, to_yaml
+from perceptual_mae.config.layers import list_methods, list_recipes, read_yaml
+from perceptual_mae.config.parsing import RunConfig, json_schema, load_config, parse_config, to_yaml
 from perceptual_mae.errors import UserError
-from perceptual_mae.layers import list_methods, list_recipes, read_yaml
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
 
 RECIPES = [layer.name for layer in list_recipes()]

@@ -7,8 +7,8 @@ import torch
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, pretrain
-from perceptual_mae.build import build_generator
-from perceptual_mae.layers import list_methods
+from perceptual_mae.config.build import build_generator
+from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import Moment
 
 METHODS = sorted(method.name for method in list_methods())

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from perceptual_mae import Run, pretrain
-from perceptual_mae.build import build_generator, build_plan, build_timetable, generator_adam
-from perceptual_mae.config import load_config
+from perceptual_mae.config.build import build_generator, build_plan, build_timetable, generator_adam
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.cifar10 import Cifar10
 from perceptual_mae.generator import count_parameters
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from perceptual_mae import layers
+from perceptual_mae.config.layers import BASE, merge_layers
+from perceptual_mae.config.parsing import layers
 from perceptual_mae.errors import UserError
-from perceptual_mae.layers import BASE, merge_layers
 
 
 def write(folder: Path, name: str, text: str) -> str:

@@ -6,7 +6,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae.adversary import Adversary
-from perceptual_mae.layers import list_methods
+from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 

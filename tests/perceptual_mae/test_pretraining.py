@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain, pretraining
 from perceptual_mae.assembly import make_accelerator
-from perceptual_mae.build import build_generator
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
+from perceptual_mae.config.build import build_generator
 from perceptual_mae.evaluation.evaluate import evaluate_run
 from perceptual_mae.evaluation.held_out import open_held_out
 from perceptual_mae.interrupts import Interrupted, StopSignal

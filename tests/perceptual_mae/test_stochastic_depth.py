@@ -10,7 +10,7 @@ import torch
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, pretrain
-from perceptual_mae.build import TrainingPaths
+from perceptual_mae.config.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.interrupts import Interrupted

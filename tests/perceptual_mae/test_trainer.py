@@ -11,8 +11,8 @@ from torch import nn
 from conftest import debug_config, debug_trainer, random_batches
 from discriminators.penalties import r1
 from perceptual_mae.adversary import Adversary
+from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
-from perceptual_mae.layers import list_methods
 from perceptual_mae.objective import Objective
 from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.assembly import build_trainer, make_accelerator
-from perceptual_mae.build import Timetable
 from perceptual_mae.cli import main
+from perceptual_mae.config.build import Timetable
 from perceptual_mae.folder import read_config
 from perceptual_mae.foreign_weights import sha256_of
 from perceptual_mae.interrupts import Interrupted

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks import FEATURE_NETWORKS, FeatureNetwork
 from perceptual_mae.images import Size
-from perceptual_mae.layers import did_you_mean
 
 SCRIPTS = (".pt", ".pt2", ".pth", ".ts", ".jit", ".torchscript")
 

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks.look import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.torchscript import Color
 from perceptual_mae.foreign_weights import locate, sha256_of
 from perceptual_mae.images import Size
-from perceptual_mae.layers import did_you_mean
 from perceptual_mae.loss_networks.frozen import IMAGENET
 from perceptual_mae.loss_networks.weights import copy_state, read_weights
 

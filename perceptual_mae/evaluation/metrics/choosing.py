@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.contract import (
@@ -18,7 +19,6 @@ from perceptual_mae.evaluation.metrics.contract import (
 )
 from perceptual_mae.evaluation.observers import Observer
 from perceptual_mae.folder import version_of
-from perceptual_mae.layers import did_you_mean
 
 GROUPS = ("all", "cheap")
 

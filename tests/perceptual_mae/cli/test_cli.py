@@ -93,7 +93,7 @@ def test_the_list_fits_a_terminal_and_breaks_neither_numbers_nor_names(width):
 
 def test_methods_stand_in_the_order_of_the_papers_tables():
     from perceptual_mae.cli.configs import in_the_papers_order
-    from perceptual_mae.layers import list_methods
+    from perceptual_mae.config.layers import list_methods
 
     names = [method.name for method in in_the_papers_order(list_methods())]
     assert names[:5] == ["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]

@@ -11,7 +11,7 @@ from timm.layers import drop_path
 from torch import Tensor
 
 from conftest import debug_config
-from perceptual_mae.build import build_generator
+from perceptual_mae.config.build import build_generator
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.classifier import Classifier, Pool, fresh_encoder, open_classifier, save_classifier

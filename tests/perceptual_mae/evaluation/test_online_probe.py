@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from conftest import debug_config
-from perceptual_mae.build import build_generator
+from perceptual_mae.config.build import build_generator
 from perceptual_mae.evaluation import online_probe
 from perceptual_mae.evaluation.features import Features, encoder_features, fingerprint
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conftest import debug_config
 from perceptual_mae.assembly import build_trainer, make_accelerator
-from perceptual_mae.build import Timetable
+from perceptual_mae.config.build import Timetable
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.losses.perceptual import feature_matching
 from perceptual_mae.schedules import Moment

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import debug_config
-from perceptual_mae.config import to_yaml
+from perceptual_mae.config.parsing import to_yaml
 
 
 def make_run(

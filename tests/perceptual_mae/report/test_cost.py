@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import DEBUG
-from perceptual_mae.config import load_config
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.report.cost import parameters

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from conftest import debug_config
-from perceptual_mae.layers import list_methods
+from perceptual_mae.config.layers import list_methods
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.report.entries import read_entries
 from perceptual_mae.report.groups import group_runs, score

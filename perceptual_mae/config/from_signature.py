@@ -26,8 +26,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from perceptual_mae.layers import nearest
-from perceptual_mae.mistakes import Mistake, RejectedError, fields_of, mistakes_of
+from perceptual_mae.config.errors import Mistake, RejectedError, fields_of, mistakes_of
+from perceptual_mae.config.layers import nearest
 
 
 class Section(BaseModel):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from discriminators import Discriminator
 from discriminators.augmentation.ada import ADA
 from discriminators.penalties import lazy_adam
-from perceptual_mae.config import LossNetworkSection, RunConfig
+from perceptual_mae.config.parsing import LossNetworkSection, RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
 from perceptual_mae.errors import UserError

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, fi
 from pydantic.json_schema import JsonSchemaValue
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
-from perceptual_mae.choices import Choice, Options, Reading, Section, choice, derive, options_of, read_as
+from perceptual_mae.config.errors import Mistake, RejectedError
+from perceptual_mae.config.from_signature import Choice, Options, Reading, Section, choice, derive, options_of, read_as
+from perceptual_mae.config.layers import BASE, nearest
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.images import Size
-from perceptual_mae.layers import BASE, nearest
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
 from perceptual_mae.masking import MASKINGS, watches_attention
-from perceptual_mae.mistakes import Mistake, RejectedError
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedules import Ramp, Weight, When
 

@@ -6,11 +6,9 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from discriminators import AUGMENTATIONS
-from perceptual_mae import layers
-from perceptual_mae.checks import find_misfits
-from perceptual_mae.errors import UserError
-from perceptual_mae.mistakes import Mistake, mistakes_of
-from perceptual_mae.sections import (
+from perceptual_mae.config.errors import Mistake, mistakes_of
+from perceptual_mae.config.parsing import layers
+from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,
     EvaluationSection,
@@ -25,6 +23,8 @@ from perceptual_mae.sections import (
     TrackingSection,
     TrainingSection,
 )
+from perceptual_mae.config.validation import find_misfits
+from perceptual_mae.errors import UserError
 
 __all__ = [
     "DataSection",

@@ -1,0 +1,1 @@
+"""Configuration: YAML layers, a schema read from constructors' signatures, validation, builders."""
