@@ -7,7 +7,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from perceptual_mae.data.dataset import check_split, file_name, hold_out
-from perceptual_mae.data.tree import ImageTree, check_root, find_folder
+from perceptual_mae.data.image_tree import ImageTree, check_root, find_folder
 from perceptual_mae.errors import UserError
 
 BATCHES_FOLDER = "cifar-10-batches-py"

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.data.plan import EpochPlan
+from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.data.workers import Samples, Schedule, begin, worker_loader
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream

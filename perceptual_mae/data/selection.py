@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
-from perceptual_mae.data.labels import label_of
+from perceptual_mae.data.subsets import label_of
 from perceptual_mae.seeding import stream
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from perceptual_mae.data.dataset import check_split, file_name, hold_out
-from perceptual_mae.data.tree import ImageTree, check_root, find_folder
+from perceptual_mae.data.image_tree import ImageTree, check_root, find_folder
 from perceptual_mae.errors import UserError
 
 BINARY_FOLDER = "stl10_binary"

@@ -8,8 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from perceptual_mae.data.labels import balanced_share
 from perceptual_mae.data.selection import Selection
+from perceptual_mae.data.subsets import balanced_share
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.classifier import Classifier, fresh_encoder, save_classifier

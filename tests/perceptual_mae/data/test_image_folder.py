@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from perceptual_mae.data.image_folder import ImageFolder
-from perceptual_mae.data.tree import list_images
+from perceptual_mae.data.image_tree import list_images
 from perceptual_mae.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from perceptual_mae.data.plan import EpochPlan
+from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.errors import UserError
 
 
