@@ -13,13 +13,13 @@ from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.reconstruction import score_reconstructions
+from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
-from perceptual_mae.grids import reconstruction_columns, save, sheet
 from perceptual_mae.health import Health
 from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.summary import farewell, headline
 from perceptual_mae.tracking import Meter, MetricsFile, Reporter, average, check_trackers, first_non_finite, nest
+from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 from perceptual_mae.warm_start import find_start
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from typing import Any
 
 from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
-from perceptual_mae.figures import new_figure, save_figure
 from perceptual_mae.folder import flatten, tell_apart
 from perceptual_mae.run import Run
+from perceptual_mae.visualization.figures import new_figure, save_figure
 
 DEFAULT_KEYS = (
     "evaluation.psnr_masked",

@@ -9,15 +9,15 @@ from perceptual_mae.cli.evaluate_tables import baseline_table, notes, score_tabl
 from perceptual_mae.cli.options import Scored
 from perceptual_mae.cli.progress import Watcher
 from perceptual_mae.cli.scoring import check_out
-from perceptual_mae.evaluation.evaluate import Evaluation, evaluate_run
-from perceptual_mae.evaluation.held_out import HeldOut, open_held_out, with_images, with_masking
-from perceptual_mae.evaluation.image_scores import write_csv
-from perceptual_mae.evaluation.metrics.choosing import names_of
-from perceptual_mae.evaluation.opening import check_ema, report_path
+from perceptual_mae.evaluation.metrics.selection import names_of
+from perceptual_mae.evaluation.open_run import check_ema, report_path
+from perceptual_mae.evaluation.reconstruction.data import HeldOut, open_held_out, with_images, with_masking
+from perceptual_mae.evaluation.reconstruction.evaluate import Evaluation, evaluate_run
+from perceptual_mae.evaluation.reconstruction.per_image import write_csv
 from perceptual_mae.evaluation.subjects import make_accelerator
 from perceptual_mae.folder import write_json
-from perceptual_mae.grids import save
 from perceptual_mae.run import Run
+from perceptual_mae.visualization.image_grid import save
 
 
 def run(

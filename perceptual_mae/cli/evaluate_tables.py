@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perceptual_mae.evaluation.image_scores import MASKED
+from perceptual_mae.evaluation.reconstruction.per_image import MASKED
 from perceptual_mae.evaluation.score_tables import markdown_table
 
 LABELS = {

@@ -7,9 +7,9 @@ from perceptual_mae.cli.options import Scored
 from perceptual_mae.cli.progress import Watcher
 from perceptual_mae.cli.scoring import check_out, finish, numbers
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.finetune import check_timm, finetune_run
-from perceptual_mae.evaluation.finetune_recipes import RecipeName, read_recipe
-from perceptual_mae.evaluation.opening import open_run
+from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
+from perceptual_mae.evaluation.finetuning.recipes import RecipeName, read_recipe
+from perceptual_mae.evaluation.open_run import open_run
 from perceptual_mae.evaluation.score_tables import finetune_table
 
 
@@ -54,7 +54,7 @@ def run(
 def next_step(scored: Scored, from_scratch: bool, save: Path | None) -> str:
     """Say what to do with the result."""
     if save is not None:
-        return f"the network lies in {save}; next: open_classifier of perceptual_mae.evaluation.classifier"
+        return f"the network lies in {save}; next: open_classifier of perceptual_mae.evaluation.finetuning.classifier"
     if from_scratch:
         return f"next: pmae finetune {scored.path} with the same options but --from-scratch, to compare"
     return f"next: pmae finetune {scored.path} with the same options and --from-scratch, the baseline"

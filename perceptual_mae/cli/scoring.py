@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.opening import Opened
+from perceptual_mae.evaluation.open_run import Opened
 from perceptual_mae.folder import write_json
 
 

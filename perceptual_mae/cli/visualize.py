@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from perceptual_mae.attention_maps import attention_columns
 from perceptual_mae.config.parsing import build
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
@@ -17,8 +16,9 @@ from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import tell_apart
 from perceptual_mae.generator import MaskedAutoencoder
-from perceptual_mae.grids import reconstruction_columns, save, sheet
 from perceptual_mae.run import Run
+from perceptual_mae.visualization.attention import attention_columns
+from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 
 View = Literal["raw", "composite", "both"]
 COLUMNS = ("original", "masked", "mean", "kept")

@@ -6,7 +6,8 @@ from accelerate.state import AcceleratorState
 
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.dataset import ImageDataset
-from perceptual_mae.evaluation.features import (
+from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.representation.features import (
     Extractor,
     Features,
     Watch,
@@ -15,7 +16,6 @@ from perceptual_mae.evaluation.features import (
     ignore,
     pixel_features,
 )
-from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.generator import MaskedAutoencoder
 from perceptual_mae.run import Run
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.figures import new_figure, save_figure
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.groups import Group, Score
 from perceptual_mae.report.tables import Scored, mark
+from perceptual_mae.visualization.figures import new_figure, save_figure
 
 PANELS_A_ROW = 3
 COLORS, SHAPES = 10, "os^D"

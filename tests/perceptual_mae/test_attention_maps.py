@@ -4,7 +4,7 @@ import pytest
 import torch
 from matplotlib import colormaps
 
-from perceptual_mae.attention_maps import attention_columns, kept_patches
+from perceptual_mae.visualization.attention import attention_columns, kept_patches
 
 MASS = torch.tensor([[0.1, 0.4, 0.2, 0.3], [4.0, 0.0, 4.0, 2.0]])  # the second sums to 10
 

@@ -6,8 +6,8 @@ import torch
 
 from conftest import debug_config
 from perceptual_mae.config.parsing import build
-from perceptual_mae.evaluation.held_out import open_held_out
 from perceptual_mae.evaluation.labelled_data import open_labelled
+from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.pretraining import pretrain
 from perceptual_mae.seeding import stream
 

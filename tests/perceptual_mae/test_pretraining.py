@@ -19,8 +19,8 @@ from perceptual_mae.assembly import make_accelerator
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
 from perceptual_mae.config.build import build_generator
-from perceptual_mae.evaluation.evaluate import evaluate_run
-from perceptual_mae.evaluation.held_out import open_held_out
+from perceptual_mae.evaluation.reconstruction.data import open_held_out
+from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.trainer import Trainer
 

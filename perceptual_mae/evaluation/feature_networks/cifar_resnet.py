@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.library import FILE_HINT, Tapped, frozen
-from perceptual_mae.evaluation.feature_networks.look import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.torchscript import Color
 from perceptual_mae.foreign_weights import sha256_of
 from perceptual_mae.images import Size

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.feature_networks.look import FeatureNetwork, Normalised
+from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.torchscript import Color
 from perceptual_mae.foreign_weights import locate, sha256_of
 from perceptual_mae.images import Size

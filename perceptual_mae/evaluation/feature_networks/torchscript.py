@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.feature_networks.look import FeatureNetwork, Normalised
+from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
 from perceptual_mae.foreign_weights import check_sha256, sha256_of
 from perceptual_mae.images import Size
 

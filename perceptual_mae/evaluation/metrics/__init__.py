@@ -6,8 +6,8 @@ reason for not being available here.
 
 from functools import partial
 
-from perceptual_mae.evaluation.metrics import distribution, lpips, pixels, structure
-from perceptual_mae.evaluation.metrics.contract import ImageMetric, Metric, SetMetric
+from perceptual_mae.evaluation.metrics import distribution, lpips, pixels, ssim
+from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Metric, SetMetric
 from perceptual_mae.losses.frequency import laplacian_error
 
 METRICS: dict[str, Metric] = {
@@ -16,9 +16,9 @@ METRICS: dict[str, Metric] = {
     "psnr": ImageMetric(
         lambda _: pixels.squared_error, masked=True, finish=pixels.decibels, summarise=pixels.summarise_psnr
     ),
-    "ssim": ImageMetric(structure.prepare_ssim, masked=True),
-    "ms_ssim": ImageMetric(structure.prepare_ms_ssim, versions=("pytorch-msssim",)),
-    "box_ssim": ImageMetric(structure.prepare_box_ssim),
+    "ssim": ImageMetric(ssim.prepare_ssim, masked=True),
+    "ms_ssim": ImageMetric(ssim.prepare_ms_ssim, versions=("pytorch-msssim",)),
+    "box_ssim": ImageMetric(ssim.prepare_box_ssim),
     "lpips_alex": ImageMetric(partial(lpips.prepare, net="alex"), versions=("lpips",), network=True),
     "lpips_vgg": ImageMetric(partial(lpips.prepare, net="vgg"), versions=("lpips",), network=True),
     "lpips_squeeze": ImageMetric(partial(lpips.prepare, net="squeeze"), versions=("lpips",), network=True),

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.feature_networks import FeatureNetwork
-from perceptual_mae.evaluation.feature_networks.choosing import open_all
-from perceptual_mae.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
-from perceptual_mae.evaluation.inception_score import FEWEST_IMAGES, SPLITS, inception_score
-from perceptual_mae.evaluation.kernel_distance import KernelDistance, kernel_distance
-from perceptual_mae.evaluation.metrics.contract import Setting, UnavailableError
-from perceptual_mae.evaluation.observers import Gather, Seen
+from perceptual_mae.evaluation.feature_networks.parsing import open_all
+from perceptual_mae.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
+from perceptual_mae.evaluation.metrics.inception_score import FEWEST_IMAGES, SPLITS, inception_score
+from perceptual_mae.evaluation.metrics.kernel_distance import KernelDistance, kernel_distance
+from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
 from perceptual_mae.seeding import stream
 
 DEFAULT = "inception"

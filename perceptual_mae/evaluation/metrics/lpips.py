@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation.metrics.contract import Measure, Setting, UnavailableError
+from perceptual_mae.evaluation.metrics.protocol import Measure, Setting, UnavailableError
 from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
 from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from perceptual_mae.evaluation.metrics.contract import UnavailableError
+from perceptual_mae.evaluation.metrics.protocol import UnavailableError
 from perceptual_mae.foreign_weights import find, missing
 
 

@@ -16,10 +16,10 @@ from PIL import Image
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run
 from perceptual_mae.cli import main
-from perceptual_mae.evaluation.evaluate import learns_visible_pixels
-from perceptual_mae.evaluation.features import fingerprint_of
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics import lpips as lpips_metric
+from perceptual_mae.evaluation.reconstruction.evaluate import learns_visible_pixels
+from perceptual_mae.evaluation.representation.features import fingerprint_of
 from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
 
 PRETRAIN = ["pretrain", DEBUG, "mse", "data.num_images=300", "training.ema_kimg=0.01", "evaluation.limit=1000"]
@@ -188,7 +188,7 @@ def test_a_required_score_is_looked_for_before_the_pass(run: Path, monkeypatch: 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the pass began")
 
-    monkeypatch.setattr("perceptual_mae.evaluation.evaluate.show_reconstructions", never)
+    monkeypatch.setattr("perceptual_mae.evaluation.reconstruction.evaluate.show_reconstructions", never)
     assert main(["evaluate", str(run), "--require", "lpips_vgg"]) == 2
     assert main(["evaluate", str(run), "--require", "ssim"]) == 1
 

@@ -9,7 +9,7 @@ import yaml
 
 from conftest import DEBUG
 from perceptual_mae.cli import main
-from perceptual_mae.evaluation.classifier import open_classifier
+from perceptual_mae.evaluation.finetuning.classifier import open_classifier
 
 PRETRAIN = ["pretrain", DEBUG, "mse", "training.epochs=1", "evaluation.limit=4"]
 QUICK = ["--recipe", "small", "--epochs", "1", "--batch-size", "16"]

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.metrics import METRICS
-from perceptual_mae.evaluation.metrics.choosing import choose, names_of
-from perceptual_mae.evaluation.metrics.contract import ImageMetric, Measure, SetMetric, Setting, UnavailableError
-from perceptual_mae.evaluation.observers import Gather, Seen
+from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Measure, SetMetric, Setting, UnavailableError
+from perceptual_mae.evaluation.metrics.selection import choose, names_of
 
 
 def difference(fake: Tensor, real: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ from conftest import debug_config
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.classifier import Classifier, Pool, fresh_encoder, open_classifier, save_classifier
+from perceptual_mae.evaluation.finetuning.classifier import (
+    Classifier,
+    Pool,
+    fresh_encoder,
+    open_classifier,
+    save_classifier,
+)
 
 FACTS = {"transform": {"image_size": [32, 32], "resize": 40}}
 

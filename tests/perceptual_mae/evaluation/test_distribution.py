@@ -17,14 +17,14 @@ from torch import Tensor
 from conftest import DEBUG
 from perceptual_mae import foreign_weights
 from perceptual_mae.cli import main
-from perceptual_mae.evaluation.feature_networks.choosing import open_features
-from perceptual_mae.evaluation.frechet import fit_gaussian, frechet_distance
-from perceptual_mae.evaluation.inception_score import inception_score
-from perceptual_mae.evaluation.kernel_distance import kernel_distance
-from perceptual_mae.evaluation.metrics.contract import Setting, UnavailableError
+from perceptual_mae.evaluation.accumulators import Gather, Seen
+from perceptual_mae.evaluation.feature_networks.parsing import open_features
 from perceptual_mae.evaluation.metrics.distribution import halves, prepare
+from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_distance
+from perceptual_mae.evaluation.metrics.inception_score import inception_score
+from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance
+from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
 from perceptual_mae.evaluation.metrics.weight_files import find_weights
-from perceptual_mae.evaluation.observers import Gather, Seen
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 CPU = torch.device("cpu")

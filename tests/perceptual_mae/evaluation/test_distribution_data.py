@@ -12,10 +12,10 @@ from torchvision.transforms.functional import gaussian_blur
 
 from perceptual_mae.data.cifar10 import Cifar10
 from perceptual_mae.evaluation.feature_networks import FeatureNetwork, Found
-from perceptual_mae.evaluation.feature_networks.choosing import open_features
-from perceptual_mae.evaluation.frechet import fit_gaussian, frechet_distance
-from perceptual_mae.evaluation.inception_score import inception_score
-from perceptual_mae.evaluation.kernel_distance import kernel_distance
+from perceptual_mae.evaluation.feature_networks.parsing import open_features
+from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_distance
+from perceptual_mae.evaluation.metrics.inception_score import inception_score
+from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance
 
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 NUM_IMAGES = 1000

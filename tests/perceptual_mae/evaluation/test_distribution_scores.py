@@ -12,9 +12,9 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from perceptual_mae.evaluation.frechet import Gaussian, fit_gaussian, frechet_distance
-from perceptual_mae.evaluation.inception_score import inception_score
-from perceptual_mae.evaluation.kernel_distance import kernel_distance, squared_discrepancy
+from perceptual_mae.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
+from perceptual_mae.evaluation.metrics.inception_score import inception_score
+from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance, squared_discrepancy
 
 
 def features(num_images: int, dim: int, seed: int, *, shift: float = 0.0, spread: float = 1.0) -> Tensor:
@@ -70,7 +70,7 @@ def test_the_distance_and_its_moments_are_those_of_torchmetrics_and_of_clean_fid
 def test_moments_do_not_depend_on_how_many_rows_are_summed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     found = features(100, 8, seed=3)
     whole = fit_gaussian(found)
-    monkeypatch.setattr("perceptual_mae.evaluation.frechet.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("perceptual_mae.evaluation.metrics.frechet.ROWS_AT_ONCE", 7)
     torch.testing.assert_close(fit_gaussian(found).covariance, whole.covariance, rtol=1e-13, atol=1e-15)
 
 

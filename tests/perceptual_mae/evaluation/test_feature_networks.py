@@ -17,10 +17,10 @@ from torchvision.transforms.functional import normalize
 from conftest import DEBUG
 from perceptual_mae import Run, cli, foreign_weights
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.feature_networks.choosing import open_all, open_features, parse
 from perceptual_mae.evaluation.feature_networks.cifar_resnet import CifarResNet
-from perceptual_mae.evaluation.feature_networks.look import FeatureNetwork
-from perceptual_mae.evaluation.frechet import fit_gaussian, frechet_distance
+from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork
+from perceptual_mae.evaluation.feature_networks.parsing import open_all, open_features, parse
+from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from perceptual_mae.images import to_uint8
 from perceptual_mae.loss_networks.frozen import IMAGENET
 

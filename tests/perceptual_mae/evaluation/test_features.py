@@ -14,7 +14,7 @@ from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.features import (
+from perceptual_mae.evaluation.representation.features import (
     encoder_features,
     extract_features,
     fingerprint,
@@ -139,7 +139,7 @@ import sys
 import torch
 from accelerate import Accelerator
 from test_features import TRANSFORM, Numbered, brightness
-from perceptual_mae.evaluation.features import extract_features
+from perceptual_mae.evaluation.representation.features import extract_features
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2

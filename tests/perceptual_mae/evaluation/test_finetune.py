@@ -13,12 +13,12 @@ from accelerate import Accelerator
 
 from conftest import debug_config
 from perceptual_mae import Run, UserError, pretrain
-from perceptual_mae.evaluation.classifier import Classifier, fresh_encoder, open_classifier
-from perceptual_mae.evaluation.features import fingerprint
-from perceptual_mae.evaluation.finetune import check_timm, finetune_run
-from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe, read_recipe
-from perceptual_mae.evaluation.finetune_training import check_batch, count_right, score_classifier, train_classifier
+from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
+from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
+from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe, read_recipe
+from perceptual_mae.evaluation.finetuning.training import check_batch, count_right, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
+from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.evaluation.score_tables import finetune_table
 from perceptual_mae.evaluation.subjects import make_accelerator
 
@@ -190,9 +190,9 @@ import sys
 
 import torch
 
-from perceptual_mae.evaluation.finetune import finetune_run
-from perceptual_mae.evaluation.finetune_recipes import read_recipe
-from perceptual_mae.evaluation.opening import open_run
+from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
+from perceptual_mae.evaluation.finetuning.recipes import read_recipe
+from perceptual_mae.evaluation.open_run import open_run
 
 opened = open_run(sys.argv[1], limit=150, test_limit=59)
 assert opened.accelerator.num_processes == 2

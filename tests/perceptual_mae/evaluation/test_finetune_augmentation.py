@@ -10,8 +10,8 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
-from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing
-from perceptual_mae.evaluation.finetune_recipes import read_recipe
+from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform, Mixing
+from perceptual_mae.evaluation.finetuning.recipes import read_recipe
 from perceptual_mae.seeding import stream
 
 MEAN, STD = torch.tensor([0.6, 0.4, 0.2]), torch.tensor([0.2, 0.2, 0.2])

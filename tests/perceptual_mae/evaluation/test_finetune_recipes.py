@@ -3,7 +3,7 @@
 import pytest
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.finetune_recipes import read_recipe
+from perceptual_mae.evaluation.finetuning.recipes import read_recipe
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from PIL import Image
 from conftest import debug_config
 from perceptual_mae.data.dataset import file_name
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.held_out import open_held_out, with_images, with_masking
+from perceptual_mae.evaluation.reconstruction.data import open_held_out, with_images, with_masking
 
 
 def photographs(folder: Path, count: int) -> Path:

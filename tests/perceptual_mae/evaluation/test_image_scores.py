@@ -10,15 +10,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from perceptual_mae.evaluation.extremes import Extremes
-from perceptual_mae.evaluation.image_scores import ImageScores, hidden_mean, write_csv
+from perceptual_mae.evaluation.accumulators import Gather, Observer, Seen, lay
 from perceptual_mae.evaluation.metrics import METRICS
-from perceptual_mae.evaluation.metrics.contract import ImageMetric, Setting
+from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Setting
 from perceptual_mae.evaluation.metrics.weight_files import find_weights
-from perceptual_mae.evaluation.observers import Gather, Observer, Seen, lay
-from perceptual_mae.grids import sheet
+from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
+from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, hidden_mean, write_csv
 from perceptual_mae.images import mask_image
 from perceptual_mae.losses.ms_ssim import ssim_map
+from perceptual_mae.visualization.image_grid import sheet
 
 GRID = (4, 4)
 NAMES = ("l1", "mse", "psnr", "ssim", "box_ssim", "high_frequency")

@@ -8,8 +8,8 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from perceptual_mae.evaluation import knn
-from perceptual_mae.evaluation.knn import knn_accuracies
+from perceptual_mae.evaluation.representation.evaluate import knn
+from perceptual_mae.evaluation.representation.knn import knn_accuracies
 
 
 def noisy(count: int, seed: int, width: int = 6) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from perceptual_mae.evaluation.lars import LARS
+from perceptual_mae.evaluation.representation.lars import LARS
 
 
 def test_two_steps_of_a_matrix_are_those_worked_by_hand() -> None:

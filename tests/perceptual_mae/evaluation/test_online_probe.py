@@ -7,11 +7,11 @@ from torch import Tensor
 
 from conftest import debug_config
 from perceptual_mae.config.build import build_generator
-from perceptual_mae.evaluation import online_probe
-from perceptual_mae.evaluation.features import Features, encoder_features, fingerprint
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
-from perceptual_mae.evaluation.online_probe import RECIPES, mae_batch_size, score_heads, train_probe
-from perceptual_mae.evaluation.probe_head import ProbeHead
+from perceptual_mae.evaluation.representation.augmented_probe import RECIPES, mae_batch_size, score_heads, train_probe
+from perceptual_mae.evaluation.representation.evaluate import augmented_probe
+from perceptual_mae.evaluation.representation.features import Features, encoder_features, fingerprint
+from perceptual_mae.evaluation.representation.probe_head import ProbeHead
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_the_warm_up_ends_at_the_peak_and_the_cosine_near_zero(
     digits: LabelledData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(online_probe, "_step", lambda head, optimizer, features, labels, rate: rates.append(rate))
+    monkeypatch.setattr(augmented_probe, "_step", lambda head, optimizer, features, labels, rate: rates.append(rate))
     train_probe(brightness, digits, RECIPES["mae"], Accelerator(cpu=True), epochs=9, batch_size=256)
     assert len(rates) == 9 * 4  # 1,258 images: four whole batches an epoch
     assert rates[:5] == pytest.approx([0.0, 25.6, 51.2, 76.8, 102.4])  # one epoch of nine, up to 6.4 * 256 / 16
@@ -79,13 +79,13 @@ def test_parts_and_cuts_of_a_batch_change_nothing(
     def note(head: ProbeHead, optimizer: object, features: Tensor, labels: Tensor, rate: float) -> None:
         seen.append((features, labels))
 
-    monkeypatch.setattr(online_probe, "_step", note)
+    monkeypatch.setattr(augmented_probe, "_step", note)
     options = {"epochs": 1, "batch_size": batch_size}
-    monkeypatch.setattr(online_probe, "IMAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(augmented_probe, "IMAGES_AT_ONCE", at_once)
     train_probe(brightness, digits, RECIPES["mae"], Accelerator(cpu=True), **options)
     ours = seen.copy()
     seen.clear()
-    monkeypatch.setattr(online_probe, "IMAGES_AT_ONCE", batch_size)
+    monkeypatch.setattr(augmented_probe, "IMAGES_AT_ONCE", batch_size)
     train_probe(brightness, digits, RECIPES["mae"], Accelerator(cpu=True), **options)
     assert {len(labels) for _, labels in ours} == {batch_size}
     assert 0.97 * len(seen) <= len(ours) <= len(seen)

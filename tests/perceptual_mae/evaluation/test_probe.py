@@ -7,10 +7,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from perceptual_mae.evaluation import probe
-from perceptual_mae.evaluation.probe import CANDIDATES, fit_probe, linear_probe
-from perceptual_mae.evaluation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
-from perceptual_mae.evaluation.probe_head import ProbeHead, accuracies
+from perceptual_mae.evaluation.representation.evaluate import linear_probe
+from perceptual_mae.evaluation.representation.linear_probe import CANDIDATES, fit_probe, linear_probe
+from perceptual_mae.evaluation.representation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
+from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
 from perceptual_mae.seeding import stream
 
 OPTIMIZERS = list(CANDIDATES)
@@ -67,7 +67,9 @@ def test_lbfgs_finds_what_scikit_learn_finds(l2: float, monkeypatch: pytest.Monk
     features, labels = clusters(300, spread=4.0)
     head = ProbeHead(8, 4)
     normalised = set_statistics(head, features)
-    monkeypatch.setattr("perceptual_mae.evaluation.probe_fitting.LOGITS_AT_ONCE", 4 * 70)  # several parts, one cut off
+    monkeypatch.setattr(
+        "perceptual_mae.evaluation.representation.probe_fitting.LOGITS_AT_ONCE", 4 * 70
+    )  # several parts, one cut off
     fit_lbfgs(head.copies()[0], normalised, labels, l2=l2, iterations=500)
     reference = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-8, max_iter=2000)
     reference.fit(normalised.double().numpy(), labels.numpy())
@@ -118,7 +120,7 @@ def test_test_images_enter_after_everything_is_chosen(optimizer: str, monkeypatc
         looked_at.append(len(features))
         return accuracies(head, features, labels)
 
-    monkeypatch.setattr(probe, "accuracies", watched)
+    monkeypatch.setattr(linear_probe, "accuracies", watched)
     options = {"optimizer": optimizer, "epochs": 2, "batch_size": 32}
     result = linear_probe(features, labels, test_features, test_labels, **options)
     assert looked_at[-1] == 77

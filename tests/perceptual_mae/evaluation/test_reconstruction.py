@@ -8,8 +8,7 @@ from accelerate import Accelerator
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from conftest import random_batches
-from perceptual_mae.evaluation import baselines
-from perceptual_mae.evaluation.reconstruction import image_scores, psnr, score_reconstructions
+from perceptual_mae.evaluation.reconstruction.own_score import baselines, image_scores, psnr, score_reconstructions
 from perceptual_mae.images import mask_image, unpatchify
 from perceptual_mae.reconstruction import Reconstruction
 

@@ -17,8 +17,8 @@ from perceptual_mae.config.build import FixedMasks
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.observers import Gather, Seen
-from perceptual_mae.evaluation.reconstruction_pass import show_reconstructions
+from perceptual_mae.evaluation.accumulators import Gather, Seen
+from perceptual_mae.evaluation.reconstruction.inference import show_reconstructions
 from perceptual_mae.reconstruction import Reconstruction
 
 GRID = (4, 4)
@@ -140,7 +140,7 @@ def test_progress_is_told_to_the_end() -> None:
 TWO_PROCESSES = """
 import torch
 from accelerate import Accelerator
-from perceptual_mae.evaluation.observers import Gather
+from perceptual_mae.evaluation.accumulators import Gather
 from test_reconstruction_pass import Numbered, perform
 
 accelerator = Accelerator(cpu=True)

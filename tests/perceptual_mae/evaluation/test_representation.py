@@ -12,13 +12,12 @@ import torch
 
 from conftest import debug_config
 from perceptual_mae import Run, pretrain
-from perceptual_mae.evaluation import representation
-from perceptual_mae.evaluation.features import fingerprint
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
-from perceptual_mae.evaluation.layer_map import draw_layer_map
-from perceptual_mae.evaluation.representation import knn_run, probe_run, summarise
+from perceptual_mae.evaluation.representation.evaluate import evaluate, knn_run, probe_run, summarise
+from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.evaluation.score_tables import knn_table, probe_table
 from perceptual_mae.evaluation.subjects import make_accelerator
+from perceptual_mae.visualization.layer_map import draw_layer_map
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.ema_kimg=0.1"]
 
@@ -131,7 +130,7 @@ def test_the_trained_heads_of_a_run_saw_every_patch_and_left_the_encoder_alone(
     generator = run.generator().requires_grad_(False)
     before, shapes = fingerprint(generator.encoder), set[torch.Size]()
     generator.encoder.blocks[0].register_forward_hook(lambda module, given, out: shapes.add(given[0].shape[1:]))
-    monkeypatch.setattr(representation, "open_generator", lambda *_: generator)
+    monkeypatch.setattr(evaluate, "open_generator", lambda *_: generator)
     probe_run(run, data, make_accelerator(run.config), protocol="kth", head="dense", seeds=(0,), epochs=1)
     assert shapes == {(1 + 16, 32)}  # the class token and every patch
     assert fingerprint(generator.encoder) == before
@@ -173,8 +172,8 @@ import sys
 
 import torch
 
-from perceptual_mae.evaluation.opening import open_run
-from perceptual_mae.evaluation.representation import knn_run, probe_run
+from perceptual_mae.evaluation.open_run import open_run
+from perceptual_mae.evaluation.representation.evaluate import knn_run, probe_run
 
 opened = open_run(sys.argv[1], limit=150, test_limit=60)
 given = (opened.run, opened.data, opened.accelerator)

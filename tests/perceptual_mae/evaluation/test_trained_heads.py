@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.evaluation import trained_heads
-from perceptual_mae.evaluation.trained_heads import HEADS, predict, rate, train_and_score, train_head
+from perceptual_mae.evaluation.representation.evaluate import kth_heads
+from perceptual_mae.evaluation.representation.kth_heads import HEADS, predict, rate, train_and_score, train_head
 
 
 def noise(count: int, seed: int, classes: int = 2) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def test_every_weight_moves_and_images_are_read_in_parts(monkeypatch: pytest.Mon
     assert not end.training
     assert all(not torch.equal(end.state_dict()[name], value) for name, value in start.state_dict().items())
     whole = predict(end, features)
-    monkeypatch.setattr(trained_heads, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(kth_heads, "ROWS_AT_ONCE", 10)
     assert torch.equal(predict(end, features), whole)
 
 

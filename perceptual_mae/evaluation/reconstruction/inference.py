@@ -9,9 +9,9 @@ from torch import Tensor
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.baselines import BASELINES
-from perceptual_mae.evaluation.features import Watch, ignore
-from perceptual_mae.evaluation.observers import Observer, Seen
+from perceptual_mae.evaluation.accumulators import Observer, Seen
+from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
+from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.images import composite, mask_image
 from perceptual_mae.reconstruction import Reconstruction
 

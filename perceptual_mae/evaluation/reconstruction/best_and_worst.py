@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceptual_mae.evaluation.image_scores import hidden_mean
+from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.metrics.pixels import decibels, squared_error
-from perceptual_mae.evaluation.observers import Gather, Seen
-from perceptual_mae.grids import GREY, sheet
+from perceptual_mae.evaluation.reconstruction.per_image import hidden_mean
 from perceptual_mae.images import to_uint8
+from perceptual_mae.visualization.image_grid import GREY, sheet
 
 COUNT = 10
 VIEWS = ("original", "masked", "raw", "composite")

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from perceptual_mae.figures import write_png
 from perceptual_mae.generator import Reconstruction
 from perceptual_mae.images import mask_image, to_uint8
+from perceptual_mae.visualization.figures import write_png
 
 GREY = 0.5
 MARGIN, HEADER, NOTES = 4, 16, 132

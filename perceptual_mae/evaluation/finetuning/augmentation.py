@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from perceptual_mae.data.transforms import TrainTransform
-from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
+from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.images import Size
 from perceptual_mae.seeding import stream
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.figures import new_figure, save_figure
+from perceptual_mae.visualization.figures import new_figure, save_figure
 
 LABELS = {"class": "class token", "mean": "mean pool"}
 

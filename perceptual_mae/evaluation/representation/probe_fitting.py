@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perceptual_mae.evaluation.lars import LARS
-from perceptual_mae.evaluation.probe_head import ProbeHead
+from perceptual_mae.evaluation.representation.lars import LARS
+from perceptual_mae.evaluation.representation.probe_head import ProbeHead
 from perceptual_mae.schedules import learning_rate
 from perceptual_mae.seeding import stream
 

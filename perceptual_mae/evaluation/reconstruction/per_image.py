@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset, file_name
+from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.metrics import METRICS
-from perceptual_mae.evaluation.metrics.contract import ImageMetric, Measure, Metric
-from perceptual_mae.evaluation.observers import Gather, Seen
+from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Measure, Metric
 from perceptual_mae.folder import write_atomically
 from perceptual_mae.images import check_unit_range
 

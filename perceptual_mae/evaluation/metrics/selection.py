@@ -8,8 +8,9 @@ from typing import Any
 
 from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.accumulators import Observer
 from perceptual_mae.evaluation.metrics import METRICS
-from perceptual_mae.evaluation.metrics.contract import (
+from perceptual_mae.evaluation.metrics.protocol import (
     ImageMetric,
     Measure,
     Metric,
@@ -17,7 +18,6 @@ from perceptual_mae.evaluation.metrics.contract import (
     Setting,
     UnavailableError,
 )
-from perceptual_mae.evaluation.observers import Observer
 from perceptual_mae.folder import version_of
 
 GROUPS = ("all", "cheap")

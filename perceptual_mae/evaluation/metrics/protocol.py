@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation.observers import Observer
+from perceptual_mae.evaluation.accumulators import Observer
 from perceptual_mae.images import Size
 
 Measure = Callable[[Tensor, Tensor], Tensor]

@@ -8,15 +8,15 @@ import torch
 from accelerate import Accelerator
 
 from perceptual_mae.config.parsing import RunConfig, build
-from perceptual_mae.evaluation.extremes import Extremes
-from perceptual_mae.evaluation.features import Watch, fingerprint_of, ignore
-from perceptual_mae.evaluation.held_out import HeldOut
-from perceptual_mae.evaluation.image_scores import ImageScores, ImageTable
-from perceptual_mae.evaluation.metrics.choosing import choose, names_of
-from perceptual_mae.evaluation.metrics.contract import Setting
+from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
+from perceptual_mae.evaluation.metrics.protocol import Setting
+from perceptual_mae.evaluation.metrics.selection import choose, names_of
 from perceptual_mae.evaluation.metrics.weight_files import find_weights
-from perceptual_mae.evaluation.observers import Gather, Observer, lay
-from perceptual_mae.evaluation.reconstruction_pass import show_reconstructions
+from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
+from perceptual_mae.evaluation.reconstruction.data import HeldOut
+from perceptual_mae.evaluation.reconstruction.inference import show_reconstructions
+from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, ImageTable
+from perceptual_mae.evaluation.representation.features import Watch, fingerprint_of, ignore
 from perceptual_mae.evaluation.subjects import open_generator, uses_ema
 from perceptual_mae.folder import version_of
 from perceptual_mae.generator import MaskedAutoencoder

@@ -9,15 +9,28 @@ from typing import Any, Literal
 from accelerate import Accelerator
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation import trained_heads
-from perceptual_mae.evaluation.features import Extractor, Features, Watch, ignore, layer_features
-from perceptual_mae.evaluation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
 from perceptual_mae.evaluation.labelled_data import LabelledData
-from perceptual_mae.evaluation.online_probe import CROP_SCALE, RECIPES, Recipe, score_heads, train_probe
-from perceptual_mae.evaluation.probe import BATCH_SIZE, EPOCHS, HELD_OUT, ProbeOptimizer, ProbeResult, linear_probe
 from perceptual_mae.evaluation.provenance import describe
+from perceptual_mae.evaluation.representation.augmented_probe import (
+    CROP_SCALE,
+    RECIPES,
+    Recipe,
+    score_heads,
+    train_probe,
+)
+from perceptual_mae.evaluation.representation.evaluate import kth_heads
+from perceptual_mae.evaluation.representation.features import Extractor, Features, Watch, ignore, layer_features
+from perceptual_mae.evaluation.representation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
+from perceptual_mae.evaluation.representation.kth_heads import HeadScores, train_and_score
+from perceptual_mae.evaluation.representation.linear_probe import (
+    BATCH_SIZE,
+    EPOCHS,
+    HELD_OUT,
+    ProbeOptimizer,
+    ProbeResult,
+    linear_probe,
+)
 from perceptual_mae.evaluation.subjects import both_splits, extract, open_generator, subjects, uses_ema
-from perceptual_mae.evaluation.trained_heads import HeadScores, train_and_score
 from perceptual_mae.run import Run
 
 Protocol = Literal["cached", "mae", "paper", "kth"]
@@ -69,8 +82,8 @@ def probe_run(
             options |= {"epochs": epochs or EPOCHS, "batch_size": batch_size or BATCH_SIZE}
         report |= {**options, "augmentation": None}
     elif protocol == "kth":
-        options = {"head": head, "epochs": epochs or trained_heads.EPOCHS}
-        options |= {"batch_size": batch_size or trained_heads.BATCH_SIZE}
+        options = {"head": head, "epochs": epochs or kth_heads.EPOCHS}
+        options |= {"batch_size": batch_size or kth_heads.BATCH_SIZE}
         report |= {**options, "augmentation": None, "one_hot_agreement": AGREEMENT}
     else:
         recipe = RECIPES[protocol]

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation.metrics.contract import Measure, Setting, UnavailableError
+from perceptual_mae.evaluation.metrics.protocol import Measure, Setting, UnavailableError
 from perceptual_mae.losses.ms_ssim import GAUSSIAN_WINDOW, ssim_map
 
 LARGEST_TOO_SMALL = (GAUSSIAN_WINDOW - 1) * 2**4

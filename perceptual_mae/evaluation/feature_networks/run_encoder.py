@@ -5,8 +5,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from perceptual_mae.encoder import Encoder
-from perceptual_mae.evaluation.feature_networks.look import FeatureNetwork
-from perceptual_mae.evaluation.features import fingerprint
+from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork
+from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.run import Run
 
 

@@ -12,11 +12,11 @@ from perceptual_mae.config.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.classifier import Classifier
-from perceptual_mae.evaluation.features import Watch, ignore
-from perceptual_mae.evaluation.finetune_augmentation import FinetuneTransform, Mixing
-from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
+from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform, Mixing
+from perceptual_mae.evaluation.finetuning.classifier import Classifier
+from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.optimizers import finetuning_optimizer, set_learning_rate
 from perceptual_mae.schedules import learning_rate
 

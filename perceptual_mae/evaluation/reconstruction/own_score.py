@@ -15,7 +15,7 @@ from pytorch_msssim import ssim
 from torch import Tensor
 
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.evaluation.baselines import BASELINES
+from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
 from perceptual_mae.generator import Reconstruction
 from perceptual_mae.images import check_unit_range, mask_image
 

@@ -12,13 +12,13 @@ from perceptual_mae.data.selection import Selection
 from perceptual_mae.data.subsets import balanced_share
 from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.classifier import Classifier, fresh_encoder, save_classifier
-from perceptual_mae.evaluation.features import Watch, ignore
-from perceptual_mae.evaluation.finetune_recipes import FinetuneRecipe
-from perceptual_mae.evaluation.finetune_training import check_batch, score_classifier, train_classifier
+from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, save_classifier
+from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
+from perceptual_mae.evaluation.finetuning.training import check_batch, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.provenance import describe
-from perceptual_mae.evaluation.representation import summarise
+from perceptual_mae.evaluation.representation.evaluate import summarise
+from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.evaluation.subjects import uses_ema
 from perceptual_mae.run import Run
 

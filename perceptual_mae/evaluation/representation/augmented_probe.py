@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from perceptual_mae.data.loading import Batch, EpochPlan, TrainLoader
 from perceptual_mae.data.transforms import TrainTransform
-from perceptual_mae.evaluation.features import Extractor, Features, Watch, ignore
 from perceptual_mae.evaluation.labelled_data import LabelledData
-from perceptual_mae.evaluation.lars import LARS
-from perceptual_mae.evaluation.probe_head import ProbeHead, accuracies
+from perceptual_mae.evaluation.representation.features import Extractor, Features, Watch, ignore
+from perceptual_mae.evaluation.representation.lars import LARS
+from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
 from perceptual_mae.schedules import learning_rate
 
 IMAGES_AT_ONCE = 512

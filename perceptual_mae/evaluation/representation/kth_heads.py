@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptual_mae.evaluation.one_hot import one_hot_agreement
-from perceptual_mae.evaluation.probe_head import ROWS_AT_ONCE, ProbeHead
+from perceptual_mae.evaluation.representation.probe_head import ROWS_AT_ONCE, ProbeHead
 from perceptual_mae.schedules import learning_rate
 from perceptual_mae.seeding import stream, stream_seed
 

@@ -1,0 +1,1 @@
+"""Fine-tuning a classifier on a run's encoder."""

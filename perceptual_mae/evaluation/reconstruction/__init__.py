@@ -1,0 +1,1 @@
+"""Reconstruction scores of held-out images."""

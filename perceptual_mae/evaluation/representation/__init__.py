@@ -1,0 +1,1 @@
+"""Representation scores: linear probes, kNN, the KTH heads."""

@@ -1,0 +1,1 @@
+"""Pictures: image grids, attention maps, the layer map."""
