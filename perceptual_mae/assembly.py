@@ -15,7 +15,7 @@ from perceptual_mae.adversary import Adversary
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.trainer import Trainer
 from perceptual_mae.warm_start import WarmStart

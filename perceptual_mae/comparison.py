@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from discriminators import DiscriminatorOutput
-from perceptual_mae.generator import Reconstruction
+from perceptual_mae.generator.masked_autoencoder import Reconstruction
 from perceptual_mae.images import Pyramid, Size
 from perceptual_mae.loss_networks import LIVE, Eyes, Features
 

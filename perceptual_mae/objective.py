@@ -12,6 +12,7 @@ from torch import Tensor
 
 from perceptual_mae.balance import Balance
 from perceptual_mae.comparison import FEATURES, Comparison
+from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.gradients import Gradients, at_decoder_input, pull, weighted_sum
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.losses.adversarial import adversarial_generator
@@ -20,7 +21,6 @@ from perceptual_mae.losses.ms_ssim import ms_ssim
 from perceptual_mae.losses.perceptual import feature_matching, style
 from perceptual_mae.losses.pixel import l1, mse
 from perceptual_mae.losses.uniformity import uniformity
-from perceptual_mae.reconstruction import Reconstruction
 from perceptual_mae.schedules import Balanced, Moment, Weight, When, is_active, value_at
 
 

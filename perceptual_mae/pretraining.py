@@ -14,7 +14,7 @@ from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
-from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.health import Health
 from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.summary import farewell, headline

@@ -9,7 +9,7 @@ from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import read_config
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 
 
 class Run:

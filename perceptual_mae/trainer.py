@@ -19,7 +19,7 @@ from discriminators.penalties import R1, path_noise
 from perceptual_mae.adversary import Adversary, Look
 from perceptual_mae.comparison import Comparison
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.generator import MaskedAutoencoder, Reconstruction
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.gradients import push
 from perceptual_mae.images import Pyramid, pyramid
 from perceptual_mae.loss_networks import LossNetworks

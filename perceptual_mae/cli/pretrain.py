@@ -8,7 +8,7 @@ from rich.console import Console
 
 from perceptual_mae.config.parsing import RunConfig, build, load_config, to_yaml
 from perceptual_mae.errors import UserError
-from perceptual_mae.generator import count_parameters
+from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.interrupts import EXIT_CODE, Interrupted
 from perceptual_mae.pretraining import pretrain
 from perceptual_mae.warm_start import check_start

@@ -16,7 +16,8 @@ from perceptual_mae.config.parsing import LossNetworkSection, RunConfig
 from perceptual_mae.data.loading import Batch, EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.drop_path import draw_paths
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
@@ -24,7 +25,6 @@ from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective import TERMS, Objective, WeightedTerm
 from perceptual_mae.schedules import Moment, learning_rate, value_at
 from perceptual_mae.seeding import stream, stream_seed
-from perceptual_mae.stochastic_depth import draw_paths
 
 Built = TypeVar("Built")
 

@@ -13,12 +13,12 @@ from torch import nn
 from perceptual_mae.config.errors import Mistake
 from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.data import DATASETS
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective import TERMS
 from perceptual_mae.schedules import Balanced, FromEpoch, Ramp, Weight
-from perceptual_mae.sizes import SIZES
 
 Check = Callable[[RunConfig], Iterator[Mistake]]
 

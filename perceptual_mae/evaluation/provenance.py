@@ -4,9 +4,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import fingerprint
+from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.run import Run
 
 

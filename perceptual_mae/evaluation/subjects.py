@@ -16,7 +16,7 @@ from perceptual_mae.evaluation.representation.features import (
     ignore,
     pixel_features,
 )
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.run import Run
 
 

@@ -14,7 +14,7 @@ import torch
 from perceptual_mae.config.parsing import RunConfig, build, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
-from perceptual_mae.generator import count_parameters
+from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.entries import Entry
 from perceptual_mae.report.groups import Group, Score

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from perceptual_mae.generator import Reconstruction
+from perceptual_mae.generator.masked_autoencoder import Reconstruction
 from perceptual_mae.images import mask_image, to_uint8
 from perceptual_mae.visualization.figures import write_png
 

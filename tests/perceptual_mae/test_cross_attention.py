@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptual_mae.cross_attention import CrossAttention, CrossBlock
-from perceptual_mae.generator import MaskedAutoencoder, count_parameters
+from perceptual_mae.generator.cross_attention import CrossAttention, CrossBlock
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify
 
 FORMS = {"plain": {}, "msg_mae": {"skips": True, "rgb_heads": True}}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from perceptual_mae.encoder import Encoder
+from perceptual_mae.generator.encoder import Encoder
 
 
 @pytest.mark.parametrize("relative_positions", [False, True])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from perceptual_mae.generator import MaskedAutoencoder, count_parameters
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify, resolutions
 from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, watches_attention
 from perceptual_mae.seeding import stream

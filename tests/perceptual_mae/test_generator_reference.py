@@ -5,10 +5,10 @@ import torch
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_position_embedding
 
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.generator.vit import sincos_positions
 from perceptual_mae.images import patchify
 from perceptual_mae.masking import draw_masks, num_hidden, random
-from perceptual_mae.vit import sincos_positions
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from perceptual_mae.generator import MaskedAutoencoder
-from perceptual_mae.heads import RgbHead, head_block
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.generator.rgb_heads import RgbHead, head_block
 from perceptual_mae.images import unpatchify
 
 

@@ -9,7 +9,7 @@ from perceptual_mae import Run, pretrain
 from perceptual_mae.config.build import build_generator, build_plan, build_timetable, generator_adam
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.cifar10 import Cifar10
-from perceptual_mae.generator import count_parameters
+from perceptual_mae.generator.masked_autoencoder import count_parameters
 
 RECIPES = {"cifar10_kth_small": (128, 3, 64, 1), "cifar10_kth_medium": (256, 4, 128, 2)}
 

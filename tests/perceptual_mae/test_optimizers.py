@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, Pool
-from perceptual_mae.generator import MaskedAutoencoder
+from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.optimizers import finetuning_optimizer, generator_optimizer, set_learning_rate
 
 RATE = 1e-3

@@ -10,10 +10,10 @@ from timm.layers.pos_embed_rel import gen_relative_position_index
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from perceptual_mae.encoder import Encoder
+from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.relative_position_bias import Pairs, entries_of_pairs, num_entries, resize_table
+from perceptual_mae.generator.vit import Attention
 from perceptual_mae.images import Size
-from perceptual_mae.relative_positions import Pairs, entries_of_pairs, num_entries, resize_table
-from perceptual_mae.vit import Attention
 
 GRID = (2, 3)
 

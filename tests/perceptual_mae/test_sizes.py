@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from perceptual_mae.generator import SIZES, MaskedAutoencoder, count_parameters
+from perceptual_mae.generator.masked_autoencoder import SIZES, MaskedAutoencoder, count_parameters
 
 MSG_MAE = {"skips": True, "rgb_heads": True}
 FULL_DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perceptual_mae.skips import tapped_blocks
+from perceptual_mae.generator.skips import tapped_blocks
 
 
 def test_mirror_pairs_blocks_from_the_deepest_on():

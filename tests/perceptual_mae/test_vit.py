@@ -6,8 +6,16 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block as TimmBlock
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from perceptual_mae.generator.vit import (
+    Attention,
+    Block,
+    LayerNorm,
+    PatchEmbed,
+    initialise,
+    resize_positions,
+    sincos_positions,
+)
 from perceptual_mae.images import patchify
-from perceptual_mae.vit import Attention, Block, LayerNorm, PatchEmbed, initialise, resize_positions, sincos_positions
 
 
 def test_positions_have_the_values_worked_by_hand():

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork
 from perceptual_mae.evaluation.representation.features import fingerprint
+from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.run import Run
 
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from perceptual_mae.config.parsing import RunConfig, build, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import read_config, write_atomically, write_json
+from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.vit import LayerNorm
 from perceptual_mae.seeding import stream
-from perceptual_mae.vit import LayerNorm
 
 Pool = Literal["class_token", "mean"]
 HEAD_STD = 2e-5

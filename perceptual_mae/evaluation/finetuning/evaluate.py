@@ -10,7 +10,6 @@ from accelerate import Accelerator
 
 from perceptual_mae.data.selection import Selection
 from perceptual_mae.data.subsets import balanced_share
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, save_classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
@@ -20,6 +19,7 @@ from perceptual_mae.evaluation.provenance import describe
 from perceptual_mae.evaluation.representation.evaluate import summarise
 from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.evaluation.subjects import uses_ema
+from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.run import Run
 
 

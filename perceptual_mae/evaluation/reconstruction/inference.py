@@ -12,8 +12,8 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Observer, Seen
 from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
 from perceptual_mae.evaluation.representation.features import Watch, ignore
+from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import composite, mask_image
-from perceptual_mae.reconstruction import Reconstruction
 
 Reconstruct = Callable[[Tensor, Tensor], Reconstruction]
 

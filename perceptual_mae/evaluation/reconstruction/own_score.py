@@ -16,7 +16,7 @@ from torch import Tensor
 
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
-from perceptual_mae.generator import Reconstruction
+from perceptual_mae.generator.masked_autoencoder import Reconstruction
 from perceptual_mae.images import check_unit_range, mask_image
 
 IDENTICAL = 1e-10

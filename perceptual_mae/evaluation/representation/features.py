@@ -15,8 +15,8 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import evaluation_batches
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
+from perceptual_mae.generator.encoder import Encoder
 
 Extractor = Callable[[Tensor], dict[str, Tensor]]
 Watch = Callable[[str, int, int], None]

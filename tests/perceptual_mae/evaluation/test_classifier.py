@@ -12,7 +12,6 @@ from torch import Tensor
 
 from conftest import debug_config
 from perceptual_mae.config.build import build_generator
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.classifier import (
     Classifier,
@@ -21,6 +20,7 @@ from perceptual_mae.evaluation.finetuning.classifier import (
     open_classifier,
     save_classifier,
 )
+from perceptual_mae.generator.encoder import Encoder
 
 FACTS = {"transform": {"image_size": [32, 32], "resize": 40}}
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
-from perceptual_mae.encoder import Encoder
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.representation.features import (
     encoder_features,
@@ -21,6 +20,7 @@ from perceptual_mae.evaluation.representation.features import (
     layer_features,
     pixel_features,
 )
+from perceptual_mae.generator.encoder import Encoder
 
 TRANSFORM = EvaluationTransform((16, 16))
 

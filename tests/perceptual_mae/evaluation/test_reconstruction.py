@@ -9,8 +9,8 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 from conftest import random_batches
 from perceptual_mae.evaluation.reconstruction.own_score import baselines, image_scores, psnr, score_reconstructions
+from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import mask_image, unpatchify
-from perceptual_mae.reconstruction import Reconstruction
 
 GRID = (4, 4)
 

@@ -19,7 +19,7 @@ from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.reconstruction.inference import show_reconstructions
-from perceptual_mae.reconstruction import Reconstruction
+from perceptual_mae.generator.reconstruction import Reconstruction
 
 GRID = (4, 4)
 

@@ -8,9 +8,17 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor, nn
 
+from perceptual_mae.generator.relative_position_bias import Pairs, entries_of_pairs
+from perceptual_mae.generator.vit import (
+    Block,
+    LayerNorm,
+    PatchEmbed,
+    Positions,
+    give_positions,
+    initialise,
+    resize_positions,
+)
 from perceptual_mae.images import Size, patchify
-from perceptual_mae.relative_positions import Pairs, entries_of_pairs
-from perceptual_mae.vit import Block, LayerNorm, PatchEmbed, Positions, give_positions, initialise, resize_positions
 
 
 class Encoder(nn.Module):

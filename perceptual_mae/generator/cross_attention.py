@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from perceptual_mae.vit import LayerNorm, Mlp, scale_of
+from perceptual_mae.generator.vit import LayerNorm, Mlp, scale_of
 
 
 class CrossAttention(nn.Module):

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.cross_attention import CrossBlock
-from perceptual_mae.heads import HeadForm, RgbHead, head_block
+from perceptual_mae.generator.cross_attention import CrossBlock
+from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead, head_block
+from perceptual_mae.generator.skips import Skip
+from perceptual_mae.generator.vit import Block, LayerNorm, Positions, give_positions, initialise
 from perceptual_mae.images import Pyramid, Size, unpatchify
-from perceptual_mae.skips import Skip
-from perceptual_mae.vit import Block, LayerNorm, Positions, give_positions, initialise
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor, nn
 
+from perceptual_mae.generator.vit import LayerNorm
 from perceptual_mae.images import Size, unpatchify
-from perceptual_mae.vit import LayerNorm
 
 HeadForm = Literal["native", "full"]
 

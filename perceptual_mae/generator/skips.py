@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.vit import LayerNorm
+from perceptual_mae.generator.vit import LayerNorm
 
 SkipMap = Literal["auto", "mirror", "even"]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from perceptual_mae.generator.relative_position_bias import Pairs, num_entries
 from perceptual_mae.images import Size
-from perceptual_mae.relative_positions import Pairs, num_entries
 
 Positions = Literal["sincos", "learned"]
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)

@@ -11,15 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.decoder import Decoder, DecoderAttention
-from perceptual_mae.encoder import Encoder
-from perceptual_mae.heads import HeadForm, RgbHead
+from perceptual_mae.generator.decoder import Decoder, DecoderAttention
+from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.reconstruction import Reconstruction
+from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead
+from perceptual_mae.generator.sizes import SIZES
+from perceptual_mae.generator.skips import SkipMap, tapped_blocks
+from perceptual_mae.generator.vit import Positions
 from perceptual_mae.images import Pyramid, Size, patchify, pyramid, resolutions, unpatchify
 from perceptual_mae.masking import visible_patches
-from perceptual_mae.reconstruction import Reconstruction
-from perceptual_mae.sizes import SIZES
-from perceptual_mae.skips import SkipMap, tapped_blocks
-from perceptual_mae.vit import Positions
 
 __all__ = ["SIZES", "MaskedAutoencoder", "Reconstruction", "count_parameters"]
 

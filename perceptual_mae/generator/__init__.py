@@ -1,0 +1,1 @@
+"""The generator: masked autoencoder, its encoder and decoder, skips and RGB heads."""
