@@ -9,8 +9,8 @@ from perceptual_mae.cli.progress import Watcher
 from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.score_tables import markdown_table
-from perceptual_mae.fetching import bring, download, is_right
-from perceptual_mae.foreign_weights import FOREIGN_WEIGHTS, check_sha256, default_folder, find
+from perceptual_mae.pretrained_weights.download import bring, download, is_right
+from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, check_sha256, default_folder, find
 
 
 def show(folder: Path | None) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from torch import nn
 
 from perceptual_mae.loss_networks.collection import LIVE, Eyes, LossNetworks, watches_discriminator
-from perceptual_mae.loss_networks.copied import Snapshot, live_discriminator
+from perceptual_mae.loss_networks.discriminator_features import Snapshot, live_discriminator
 from perceptual_mae.loss_networks.dvae import dvae
 from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
-from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
-from perceptual_mae.loss_networks.named import named
+from perceptual_mae.loss_networks.library import named
+from perceptual_mae.loss_networks.lpips import lpips_trunk
 from perceptual_mae.loss_networks.vgg import vgg16
 
 LOSS_NETWORKS: dict[str, Callable[..., nn.Module]] = {

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptual_mae.loss_networks.frozen import FrozenNetwork, Taps
-from perceptual_mae.loss_networks.weights import with_weights
+from perceptual_mae.pretrained_weights.loading import with_weights
 
 Layer = Literal["group_1", "group_2", "group_3", "group_4", "output"]
 

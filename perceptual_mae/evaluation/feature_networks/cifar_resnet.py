@@ -13,10 +13,10 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.library import FILE_HINT, Tapped, frozen
 from perceptual_mae.evaluation.feature_networks.torchscript import Color
-from perceptual_mae.foreign_weights import sha256_of
 from perceptual_mae.images import Size
 from perceptual_mae.loss_networks.frozen import IMAGENET
-from perceptual_mae.loss_networks.weights import copy_state, read_weights
+from perceptual_mae.pretrained_weights.loading import copy_state, read_weights
+from perceptual_mae.pretrained_weights.registry import sha256_of
 
 
 def cifar_resnet(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork
 from perceptual_mae.evaluation.feature_networks.torchscript import load_script
-from perceptual_mae.foreign_weights import FOREIGN_WEIGHTS, find, missing, sha256_of
+from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, find, missing, sha256_of
 
 NAME = "inception"
 SIZE = (299, 299)

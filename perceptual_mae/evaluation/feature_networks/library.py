@@ -10,10 +10,10 @@ from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.torchscript import Color
-from perceptual_mae.foreign_weights import locate, sha256_of
 from perceptual_mae.images import Size
 from perceptual_mae.loss_networks.frozen import IMAGENET
-from perceptual_mae.loss_networks.weights import copy_state, read_weights
+from perceptual_mae.pretrained_weights.loading import copy_state, read_weights
+from perceptual_mae.pretrained_weights.registry import locate, sha256_of
 
 FILE_HINT = "give its state dict (.safetensors, or what torch.save wrote)"
 

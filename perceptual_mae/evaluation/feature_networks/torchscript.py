@@ -8,8 +8,8 @@ from torch import nn
 
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
-from perceptual_mae.foreign_weights import check_sha256, sha256_of
 from perceptual_mae.images import Size
+from perceptual_mae.pretrained_weights.registry import check_sha256, sha256_of
 
 EXPORTED = ".pt2"
 Color = tuple[float, float, float]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from perceptual_mae.evaluation.metrics.protocol import Measure, Setting, UnavailableError
 from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
-from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
+from perceptual_mae.loss_networks.lpips import lpips_trunk
 
 Net = Literal["alex", "vgg", "squeeze"]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from perceptual_mae.evaluation.metrics.protocol import UnavailableError
-from perceptual_mae.foreign_weights import find, missing
+from perceptual_mae.pretrained_weights.registry import find, missing
 
 
 def find_weights(name: str) -> Path:

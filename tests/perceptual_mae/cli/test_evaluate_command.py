@@ -20,7 +20,7 @@ from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics import lpips as lpips_metric
 from perceptual_mae.evaluation.reconstruction.evaluate import learns_visible_pixels
 from perceptual_mae.evaluation.representation.features import fingerprint_of
-from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
+from perceptual_mae.loss_networks.lpips import lpips_trunk
 
 PRETRAIN = ["pretrain", DEBUG, "mse", "data.num_images=300", "training.ema_kimg=0.01", "evaluation.limit=1000"]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from perceptual_mae import cli, fetching
+from perceptual_mae import cli
 from perceptual_mae.errors import UserError
-from perceptual_mae.foreign_weights import FOREIGN_WEIGHTS, ForeignWeights, default_folder, find
-from perceptual_mae.loss_networks.weights import read_weights
+from perceptual_mae.pretrained_weights import download
+from perceptual_mae.pretrained_weights.loading import read_weights
+from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, ForeignWeights, default_folder, find
 
 CONTENT = bytes(range(256)) * 9000  # more than one chunk
 
@@ -80,7 +81,7 @@ def test_a_file_is_downloaded_under_its_name_and_left_alone_afterwards(
 def test_without_another_address_the_publisher_s_is_taken(
     folder: Path, site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetching, "address_of", lambda entry: f"{site}/{entry.file}")
+    monkeypatch.setattr(download, "address_of", lambda entry: f"{site}/{entry.file}")
     assert cli.main(["weights", "fetch", "tiny"]) == 0
     assert (folder / "tiny-net.pt").read_bytes() == CONTENT
 
@@ -196,7 +197,7 @@ def test_unknown_names_and_options_that_do_not_fit_are_refused(
 @pytest.mark.parametrize("name", [name for name, entry in FOREIGN_WEIGHTS.items() if entry.publisher])
 def test_publishers_packages_know_the_addresses_and_their_digits_are_ours(name: str) -> None:
     entry = FOREIGN_WEIGHTS[name]
-    address = fetching.address_of(entry)
+    address = download.address_of(entry)
     assert address.startswith("https://")
     assert address.endswith(f"/{entry.file}")
     assert entry.sha256 is not None
@@ -233,5 +234,5 @@ def test_a_folder_is_not_copied_onto_itself(folder: Path) -> None:
     folder.mkdir()
     (folder / "tiny-net.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="is the folder of weights itself"):
-        fetching.bring("tiny", folder, folder)
+        download.bring("tiny", folder, folder)
     assert (folder / "tiny-net.pt").read_bytes() == b"damaged"

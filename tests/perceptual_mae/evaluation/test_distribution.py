@@ -15,7 +15,6 @@ from stand_in_inception import CLASSES, DIM, save_stand_in
 from torch import Tensor
 
 from conftest import DEBUG
-from perceptual_mae import foreign_weights
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.feature_networks.parsing import open_features
@@ -25,6 +24,7 @@ from perceptual_mae.evaluation.metrics.inception_score import inception_score
 from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance
 from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
 from perceptual_mae.evaluation.metrics.weight_files import find_weights
+from perceptual_mae.pretrained_weights import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 CPU = torch.device("cpu")
@@ -85,7 +85,7 @@ def test_scores_are_those_of_the_functions_on_the_network_s_features(network: st
     assert found["scores"]["raw"]["fid[own.pt]"] > found["scores"]["composite"]["fid[own.pt]"] > 0
     facts = found["feature_networks"]["own.pt"]
     assert (facts["num_images"], facts["dim"], facts["classes"], facts["input"]) == (40, DIM, CLASSES, [299, 299])
-    assert facts["sha256"] == foreign_weights.sha256_of(Path(network.removeprefix("inception:")))
+    assert facts["sha256"] == registry.sha256_of(Path(network.removeprefix("inception:")))
     assert facts["kid"]["subset_size"] == {"raw": 40, "composite": 40, "originals": 20}
     json.dumps(found, allow_nan=False)
 

@@ -15,7 +15,7 @@ from torchvision import models
 from torchvision.transforms.functional import normalize
 
 from conftest import DEBUG
-from perceptual_mae import Run, cli, foreign_weights
+from perceptual_mae import Run, cli
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.feature_networks.cifar_resnet import CifarResNet
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork
@@ -23,6 +23,7 @@ from perceptual_mae.evaluation.feature_networks.parsing import open_all, open_fe
 from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from perceptual_mae.images import to_uint8
 from perceptual_mae.loss_networks.frozen import IMAGENET
+from perceptual_mae.pretrained_weights import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 CPU = torch.device("cpu")
@@ -48,8 +49,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     path = folder / "inception-2015-12-05.pt"
     save_stand_in(str(path))
-    entry = foreign_weights.ForeignWeights(path.name, foreign_weights.sha256_of(path), 1, "scores", "clean-fid")
-    monkeypatch.setitem(foreign_weights.FOREIGN_WEIGHTS, "inception", entry)
+    entry = registry.ForeignWeights(path.name, registry.sha256_of(path), 1, "scores", "clean-fid")
+    monkeypatch.setitem(registry.FOREIGN_WEIGHTS, "inception", entry)
     return folder
 
 
@@ -86,7 +87,7 @@ def test_inception_s_classes_are_its_own_answers_without_the_bias(weights: Path)
     assert float((found - biased).abs().max()) > 1e-3
     facts = network.facts
     assert (network.name, facts["dim"], facts["classes"], facts["input"]) == ("inception", DIM, CLASSES, [299, 299])
-    assert facts["sha256"] == foreign_weights.sha256_of(weights / "inception-2015-12-05.pt")
+    assert facts["sha256"] == registry.sha256_of(weights / "inception-2015-12-05.pt")
 
 
 def test_another_file_in_place_of_inception_is_refused_or_bears_its_own_name(weights: Path, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_another_file_in_place_of_inception_is_refused_or_bears_its_own_name(wei
     (weights / "inception-2015-12-05.pt").unlink()
     with pytest.raises(UserError, match=r"not at hand; fetch them: pmae weights fetch inception"):
         opened("inception")
-    foreign_weights.FOREIGN_WEIGHTS["inception"] = foreign_weights.ForeignWeights("x.pt", "0" * 64, 1, "scores")
+    registry.FOREIGN_WEIGHTS["inception"] = registry.ForeignWeights("x.pt", "0" * 64, 1, "scores")
     assert opened(f"inception:{other}").name == "other.pt"
 
 

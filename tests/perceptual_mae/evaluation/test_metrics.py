@@ -23,7 +23,7 @@ from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics import lpips as lpips_metric
 from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Setting, UnavailableError
 from perceptual_mae.evaluation.reconstruction.per_image import finish, whole_mean
-from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
+from perceptual_mae.loss_networks.lpips import lpips_trunk
 from perceptual_mae.losses.frequency import LAPLACIAN, laplacian_error
 from perceptual_mae.losses.ms_ssim import ms_ssim, ssim_map
 

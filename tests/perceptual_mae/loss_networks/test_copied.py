@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from discriminators import DISCRIMINATORS
-from perceptual_mae.loss_networks.copied import Snapshot
+from perceptual_mae.loss_networks.discriminator_features import Snapshot
 
 SIZES = [(32, 32), (16, 16), (8, 8), (4, 4)]
 SMALL = {"ls_gan": {"base_channels": 8}, "msg_gan": {"base_channels": 8}, "stylegan2": {"channel_base": 128}}

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perceptual_mae.loss_networks.vgg import vgg16
-from perceptual_mae.loss_networks.weights import copy_state, read_weights
+from perceptual_mae.pretrained_weights.loading import copy_state, read_weights
 
 
 def tensors() -> dict[str, Tensor]:

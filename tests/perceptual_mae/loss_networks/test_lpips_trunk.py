@@ -7,7 +7,7 @@ import lpips
 import pytest
 import torch
 
-from perceptual_mae.loss_networks.lpips_trunk import lpips_trunk
+from perceptual_mae.loss_networks.lpips import lpips_trunk
 
 pytestmark = pytest.mark.filterwarnings("ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight")
 

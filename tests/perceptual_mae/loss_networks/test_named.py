@@ -13,7 +13,7 @@ from torchvision.io import read_image
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.transforms.functional import normalize
 
-from perceptual_mae.loss_networks.named import named
+from perceptual_mae.loss_networks.library import named
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from perceptual_mae import foreign_weights
 from perceptual_mae.loss_networks.frozen import FrozenNetwork
+from perceptual_mae.pretrained_weights import registry
 
 RANDOM = "random"
 """What `weights` is for a network that was trained on nothing."""
@@ -24,15 +24,13 @@ def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: st
     sha256: what the file must have, 64 hexadecimal digits or the first 8 and more. Raises ValueError of one line where
     the file is not there (with `hint`, what to do), is another one, or holds something else; pickled code is never run.
     """
-    path, published = foreign_weights.locate(weights)
+    path, published = registry.locate(weights)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        fetch = (
-            f", or bring the file: pmae weights fetch {weights}" if weights in foreign_weights.FOREIGN_WEIGHTS else ""
-        )
+        fetch = f", or bring the file: pmae weights fetch {weights}" if weights in registry.FOREIGN_WEIGHTS else ""
         raise ValueError(f"the weights of {what}: {path} {found}; {hint or _hint(what)}{fetch}")
     for expected in filter(None, (sha256, published)):
-        foreign_weights.check_sha256(path, expected)
+        registry.check_sha256(path, expected)
     try:
         held = _read(path)
     except Exception as error:  # what is no weights may fail in any way

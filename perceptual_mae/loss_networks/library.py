@@ -10,7 +10,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 
 from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.loss_networks.frozen import IMAGENET, Features, FrozenNetwork
-from perceptual_mae.loss_networks.weights import copy_state, is_random, read_weights
+from perceptual_mae.pretrained_weights.loading import copy_state, is_random, read_weights
 
 
 def named(

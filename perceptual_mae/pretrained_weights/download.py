@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.foreign_weights import FOREIGN_WEIGHTS, ForeignWeights, check_sha256
+from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, ForeignWeights, check_sha256
 
 Watch = Callable[[str, int, int], None]
 """Is told which file it is, how many bytes of it have come and how many there are (0: not known)."""

@@ -1,0 +1,1 @@
+"""Files of other networks' weights: registry, download, loading."""
