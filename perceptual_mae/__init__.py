@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from perceptual_mae.adversary import Adversary
-    from perceptual_mae.comparison import Comparison
     from perceptual_mae.config.parsing import RunConfig, load_config
     from perceptual_mae.errors import UserError
     from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
     from perceptual_mae.generator.reconstruction import Reconstruction
     from perceptual_mae.masking import draw_masks, num_hidden
-    from perceptual_mae.objective import TERMS, Objective, WeightedTerm
+    from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
+    from perceptual_mae.objective.term_inputs import Comparison
     from perceptual_mae.pretraining import pretrain
     from perceptual_mae.run import Run
     from perceptual_mae.trainer import Trainer

@@ -22,7 +22,7 @@ from perceptual_mae.images import Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.objective import TERMS, Objective, WeightedTerm
+from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
 from perceptual_mae.schedules import Moment, learning_rate, value_at
 from perceptual_mae.seeding import stream, stream_seed
 

@@ -11,9 +11,9 @@ from torchvision import models
 from conftest import PERCEPTUAL, debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, checkpoint, snapshot
 from perceptual_mae.cli.pretrain import describe
-from perceptual_mae.comparison import Comparison
 from perceptual_mae.config.parsing import build
 from perceptual_mae.errors import UserError
+from perceptual_mae.objective.term_inputs import Comparison
 from perceptual_mae.pretraining import pretrain
 from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer

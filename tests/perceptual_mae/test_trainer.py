@@ -13,7 +13,7 @@ from discriminators.penalties import r1
 from perceptual_mae.adversary import Adversary
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
-from perceptual_mae.objective import Objective
+from perceptual_mae.objective.objective import Objective
 from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 

@@ -21,7 +21,7 @@ from perceptual_mae.evaluation.subjects import open_generator, uses_ema
 from perceptual_mae.folder import version_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.masking import num_hidden
-from perceptual_mae.objective import TERMS
+from perceptual_mae.objective.objective import TERMS
 from perceptual_mae.run import Run
 
 NOT_OF_PIXELS = {"tokens", "latent", "mask", "grid"}

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae.balance import Balance
-from perceptual_mae.comparison import FEATURES, Comparison
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.gradients import Gradients, at_decoder_input, pull, weighted_sum
 from perceptual_mae.loss_networks import LIVE
@@ -21,6 +19,8 @@ from perceptual_mae.losses.ms_ssim import ms_ssim
 from perceptual_mae.losses.perceptual import feature_matching, style
 from perceptual_mae.losses.pixel import l1, mse
 from perceptual_mae.losses.uniformity import uniformity
+from perceptual_mae.objective.gradient_balance import Balance
+from perceptual_mae.objective.term_inputs import FEATURES, Comparison
 from perceptual_mae.schedules import Balanced, Moment, Weight, When, is_active, value_at
 
 
