@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from perceptual_mae.config.layers import Shipped, list_methods, list_recipes
-from perceptual_mae.paper import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
+from perceptual_mae.report.published import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
 
 UNBROKEN = 1000
 """Width of a console that breaks no line: what goes into a file or a pipe has one line a layer."""

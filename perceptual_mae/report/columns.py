@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from perceptual_mae.report.differences import SUMMARY
-from perceptual_mae.report.entries import Entry
+from perceptual_mae.report.comparability import SUMMARY
+from perceptual_mae.report.run_records import Entry
 
 Read = Callable[[Entry], float | None]
 

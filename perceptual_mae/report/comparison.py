@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.paper import FOOTNOTE
 from perceptual_mae.report.columns import REGIONS, Column, evaluation_columns, representation_columns, summary_columns
+from perceptual_mae.report.comparability import TRAINING, Difference, find_differences, refuse
 from perceptual_mae.report.cost import cost_of, read_bench
-from perceptual_mae.report.differences import TRAINING, Difference, find_differences, refuse
-from perceptual_mae.report.entries import Entry, read_entries
-from perceptual_mae.report.groups import Group, group_runs
+from perceptual_mae.report.published import FOOTNOTE
+from perceptual_mae.report.run_records import Entry, read_entries
+from perceptual_mae.report.seed_groups import Group, group_runs
 from perceptual_mae.report.tables import Scored, Table, look_up, make_table
 
 

@@ -16,8 +16,8 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.report.columns import Column
-from perceptual_mae.report.entries import Entry
-from perceptual_mae.report.groups import Group, Score
+from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.seed_groups import Group, Score
 from perceptual_mae.report.tables import Scored, look_up
 
 UNIT = "stylegan2_ada_p"

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from perceptual_mae.paper import Published
 from perceptual_mae.report.columns import Column
-from perceptual_mae.report.entries import Entry
-from perceptual_mae.report.groups import Group, Score, score
+from perceptual_mae.report.published import Published
+from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.seed_groups import Group, Score, score
 
 MISSING = "-"
 DIFFERS = "≠"

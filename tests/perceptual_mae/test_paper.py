@@ -4,7 +4,7 @@ from dataclasses import fields
 from math import log10
 
 from perceptual_mae.config.layers import list_methods
-from perceptual_mae.paper import PAPER, RECONSTRUCTION, TRANSFER, Column, Published
+from perceptual_mae.report.published import PAPER, RECONSTRUCTION, TRANSFER, Column, Published
 
 # L1 PSNR SSIM IS FID (Table 1) | time params (Table 4) | LP B, FT B, FT L, box, mask, mIoU (Tables 2 and 3)
 PRINTED = """

@@ -7,9 +7,9 @@ import pytest
 from conftest import debug_config
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.report.comparison import compare
-from perceptual_mae.report.entries import read_entries
-from perceptual_mae.report.groups import group_runs, score
 from perceptual_mae.report.methods import method_of
+from perceptual_mae.report.run_records import read_entries
+from perceptual_mae.report.seed_groups import group_runs, score
 from run_folders import make_run, probe
 
 

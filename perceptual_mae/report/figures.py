@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.report.columns import Column
-from perceptual_mae.report.groups import Group, Score
+from perceptual_mae.report.seed_groups import Group, Score
 from perceptual_mae.report.tables import Scored, mark
 from perceptual_mae.visualization.figures import new_figure, save_figure
 

@@ -10,7 +10,7 @@ from perceptual_mae.config.build import final_ratio
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
 from perceptual_mae.folder import flatten
-from perceptual_mae.report.entries import Entry
+from perceptual_mae.report.run_records import Entry
 
 TRAINING, SUMMARY = "training", "summary"
 """Places of facts that concern every score, and those of summary.json; other places are stems of score files."""
