@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
     from perceptual_mae.objective.term_inputs import Comparison
     from perceptual_mae.pretraining import pretrain
-    from perceptual_mae.run import Run
+    from perceptual_mae.run.run import Run
     from perceptual_mae.trainer import Trainer
 
 _HOMES = {

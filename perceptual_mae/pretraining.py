@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from perceptual_mae import checkpoint, folder, snapshot
+from perceptual_mae import snapshot
 from perceptual_mae.assembly import as_main_process, build_trainer, make_accelerator
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
@@ -17,6 +17,7 @@ from perceptual_mae.evaluation.reconstruction.own_score import score_reconstruct
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.health import Health
 from perceptual_mae.interrupts import Interrupted, StopSignal
+from perceptual_mae.run.run import checkpoint, folder
 from perceptual_mae.summary import farewell, headline
 from perceptual_mae.tracking import Meter, MetricsFile, Reporter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet

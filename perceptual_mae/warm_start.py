@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae import checkpoint
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.pretrained_weights.loading import read_weights
 from perceptual_mae.pretrained_weights.registry import sha256_of
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run, checkpoint
 
 log = logging.getLogger(__name__)
 

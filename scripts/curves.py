@@ -12,8 +12,8 @@ from typing import Any
 
 from perceptual_mae.config.layers import did_you_mean
 from perceptual_mae.errors import UserError
-from perceptual_mae.folder import flatten, tell_apart
-from perceptual_mae.run import Run
+from perceptual_mae.run.folder import flatten, tell_apart
+from perceptual_mae.run.run import Run
 from perceptual_mae.visualization.figures import new_figure, save_figure
 
 DEFAULT_KEYS = (

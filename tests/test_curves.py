@@ -12,7 +12,7 @@ from PIL import Image
 
 from conftest import debug_config
 from perceptual_mae.pretraining import pretrain
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/curves.py"))
 

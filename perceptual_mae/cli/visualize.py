@@ -14,9 +14,9 @@ from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
-from perceptual_mae.folder import tell_apart
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.run import Run
+from perceptual_mae.run.folder import tell_apart
+from perceptual_mae.run.run import Run
 from perceptual_mae.visualization.attention import attention_columns
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 

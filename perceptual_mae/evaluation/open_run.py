@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled, with_data
 from perceptual_mae.evaluation.subjects import make_accelerator
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 
 @dataclass(frozen=True)

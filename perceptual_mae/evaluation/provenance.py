@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.generator.encoder import Encoder
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 
 def describe(run: Run, encoder: Encoder, data: LabelledData, accelerator: Accelerator, *, ema: bool) -> dict[str, Any]:

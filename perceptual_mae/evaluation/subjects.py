@@ -17,7 +17,7 @@ from perceptual_mae.evaluation.representation.features import (
     pixel_features,
 )
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:

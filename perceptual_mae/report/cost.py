@@ -13,12 +13,12 @@ import torch
 
 from perceptual_mae.config.parsing import RunConfig, build, load_config
 from perceptual_mae.errors import UserError
-from perceptual_mae.folder import flatten
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.run_records import Entry
 from perceptual_mae.report.seed_groups import Group, Score
 from perceptual_mae.report.tables import Scored, look_up
+from perceptual_mae.run.folder import flatten
 
 UNIT = "stylegan2_ada_p"
 """The paper's unit of time."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae import checkpoint
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
-from perceptual_mae.folder import read_config, tell_apart
+from perceptual_mae.run.folder import read_config, tell_apart
+from perceptual_mae.run.run import checkpoint
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.folder import flatten
 from perceptual_mae.report.comparability import conflict, facts_of
 from perceptual_mae.report.methods import Method, method_of
 from perceptual_mae.report.run_records import Entry
+from perceptual_mae.run.folder import flatten
 
 NO_MATTER = (
     *("training.seed", "training.checkpoint_every", "training.keep_last", "training.keep_every"),

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
-from perceptual_mae.folder import CONFIG, flatten, read_config, write_json
+from perceptual_mae.run.folder import CONFIG, flatten, read_config, write_json
 from perceptual_mae.sweep.grid import Axis, Cell
 from perceptual_mae.warm_start import check_start
 

@@ -12,10 +12,11 @@ from tiny_discriminator import Tiny
 
 from conftest import debug_config, debug_trainer, random_batches
 from discriminators import DISCRIMINATORS
-from perceptual_mae import checkpoint, snapshot
+from perceptual_mae import snapshot
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config.parsing import json_schema, parse_config, to_yaml
 from perceptual_mae.errors import UserError
+from perceptual_mae.run.run import checkpoint
 from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Adam
 
-from perceptual_mae import checkpoint
 from perceptual_mae.errors import UserError
+from perceptual_mae.run.run import checkpoint
 
 
 def write(folder: Path, step: int, value: float = 1.0) -> Path:

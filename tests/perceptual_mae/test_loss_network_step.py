@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torchvision import models
 
 from conftest import PERCEPTUAL, debug_config, debug_trainer, random_batches
-from perceptual_mae import Run, checkpoint, snapshot
+from perceptual_mae import Run, snapshot
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config.parsing import build
 from perceptual_mae.errors import UserError
 from perceptual_mae.objective.term_inputs import Comparison
 from perceptual_mae.pretraining import pretrain
+from perceptual_mae.run.run import checkpoint
 from perceptual_mae.schedules import Moment
 from perceptual_mae.trainer import Trainer
 

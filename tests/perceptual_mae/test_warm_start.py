@@ -14,10 +14,10 @@ from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.assembly import build_trainer, make_accelerator
 from perceptual_mae.cli import main
 from perceptual_mae.config.build import Timetable
-from perceptual_mae.folder import read_config
 from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
+from perceptual_mae.run.folder import read_config
 from perceptual_mae.trainer import Trainer
 from perceptual_mae.warm_start import find_start, open_start
 from test_pretraining import stop_after, trained

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork
 from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.generator.encoder import Encoder
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 
 def run_encoder(words: str, *, ema: bool | None = None) -> FeatureNetwork:

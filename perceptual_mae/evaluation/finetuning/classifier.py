@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from perceptual_mae.config.parsing import RunConfig, build, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.folder import read_config, write_atomically, write_json
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.vit import LayerNorm
+from perceptual_mae.run.folder import read_config, write_atomically, write_json
 from perceptual_mae.seeding import stream
 
 Pool = Literal["class_token", "mean"]

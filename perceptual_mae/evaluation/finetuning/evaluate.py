@@ -20,7 +20,7 @@ from perceptual_mae.evaluation.representation.evaluate import summarise
 from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.evaluation.subjects import uses_ema
 from perceptual_mae.generator.encoder import Encoder
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 
 def finetune_run(

@@ -18,7 +18,7 @@ from perceptual_mae.evaluation.metrics.protocol import (
     Setting,
     UnavailableError,
 )
-from perceptual_mae.folder import version_of
+from perceptual_mae.run.folder import version_of
 
 GROUPS = ("all", "cheap")
 

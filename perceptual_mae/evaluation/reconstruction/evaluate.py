@@ -18,11 +18,11 @@ from perceptual_mae.evaluation.reconstruction.inference import show_reconstructi
 from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, ImageTable
 from perceptual_mae.evaluation.representation.features import Watch, fingerprint_of, ignore
 from perceptual_mae.evaluation.subjects import open_generator, uses_ema
-from perceptual_mae.folder import version_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.masking import num_hidden
 from perceptual_mae.objective.objective import TERMS
-from perceptual_mae.run import Run
+from perceptual_mae.run.folder import version_of
+from perceptual_mae.run.run import Run
 
 NOT_OF_PIXELS = {"tokens", "latent", "mask", "grid"}
 """What a term may read that says nothing of the reconstruction."""

@@ -31,7 +31,7 @@ from perceptual_mae.evaluation.representation.linear_probe import (
     linear_probe,
 )
 from perceptual_mae.evaluation.subjects import both_splits, extract, open_generator, subjects, uses_ema
-from perceptual_mae.run import Run
+from perceptual_mae.run.run import Run
 
 Protocol = Literal["cached", "mae", "paper", "kth"]
 Head = Literal["linear", "dense", "mlp"]

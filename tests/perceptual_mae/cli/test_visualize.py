@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conftest import DEBUG
 from perceptual_mae.cli import main, visualize
-from perceptual_mae.folder import tell_apart
+from perceptual_mae.run.folder import tell_apart
 from perceptual_mae.visualization.image_grid import GREY
 
 

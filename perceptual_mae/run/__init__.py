@@ -1,0 +1,1 @@
+"""A run's folder: configuration, checkpoints, metrics.jsonl."""
