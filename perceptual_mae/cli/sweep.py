@@ -13,7 +13,7 @@ from perceptual_mae.run.folder import write_atomically, write_json
 from perceptual_mae.sweep.folder import Planned, plan, write_record
 from perceptual_mae.sweep.grid import Axis, make_cells
 from perceptual_mae.sweep.launch import launch
-from perceptual_mae.sweep.outcome import (
+from perceptual_mae.sweep.results import (
     check_metrics,
     draw_curves,
     read_points,

@@ -17,7 +17,7 @@ from perceptual_mae.report.seed_groups import Group
 from perceptual_mae.report.tables import MISSING, Row, Scored, Table, look_up, make_table
 from perceptual_mae.run.folder import write_atomically, write_json
 from perceptual_mae.sweep.grid import Axis
-from perceptual_mae.sweep.outcome import Point, draw_curves, lookup
+from perceptual_mae.sweep.results import Point, draw_curves, lookup
 from study import Study, Trained
 
 SUMMARY = "summary"

@@ -10,7 +10,7 @@ from conftest import debug_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.sweep.folder import Planned
 from perceptual_mae.sweep.grid import Axis, make_cells
-from perceptual_mae.sweep.outcome import check_metrics, draw_curves, read_points, to_json, to_markdown
+from perceptual_mae.sweep.results import check_metrics, draw_curves, read_points, to_json, to_markdown
 
 AXES = [Axis("optimizer.lr", ("1e-4", "1e-2")), Axis("masking.ratio", ("0.5", "0.75"))]
 VALUES = {"1e-4": {"0.5": (10, 14), "0.75": (20, None)}, "1e-2": {"0.5": (1, 3), "0.75": (None, None)}}
