@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from perceptual_mae.adversary import Adversary
     from perceptual_mae.config.parsing import RunConfig, load_config
     from perceptual_mae.errors import UserError
     from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -15,9 +14,10 @@ if TYPE_CHECKING:
     from perceptual_mae.masking import draw_masks, num_hidden
     from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
     from perceptual_mae.objective.term_inputs import Comparison
-    from perceptual_mae.pretraining import pretrain
     from perceptual_mae.run.run import Run
-    from perceptual_mae.trainer import Trainer
+    from perceptual_mae.training.adversary import Adversary
+    from perceptual_mae.training.loop import pretrain
+    from perceptual_mae.training.trainer import Trainer
 
 _HOMES = {
     "Adversary": "adversary",

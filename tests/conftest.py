@@ -10,11 +10,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from perceptual_mae.assembly import build_trainer, make_accelerator
 from perceptual_mae.config.build import Timetable
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.trainer import Trainer
 
 DEBUG = str(Path(__file__).with_name("debug.yaml"))
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"

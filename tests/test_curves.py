@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from conftest import debug_config
-from perceptual_mae.pretraining import pretrain
 from perceptual_mae.run.run import Run
+from perceptual_mae.training.loop import pretrain
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/curves.py"))
 

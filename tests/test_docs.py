@@ -24,7 +24,7 @@ def test_the_python_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: py
 
 
 def test_the_step_that_the_readme_quotes_is_the_step() -> None:
-    source = re.sub(r"\s+", " ", (ROOT / "perceptual_mae/trainer.py").read_text())
+    source = re.sub(r"\s+", " ", (ROOT / "perceptual_mae/training/trainer.py").read_text())
     (quoted,) = (block for block in blocks("README.md", "python") if "def step" in block)
     assert re.sub(r"\s+", " ", quoted).strip() in source
 

@@ -15,7 +15,7 @@ from PIL import Image
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.stl10 import CLASSES, Stl10
 from perceptual_mae.data.transforms import EvaluationTransform
-from perceptual_mae.pretraining import pretrain
+from perceptual_mae.training.loop import pretrain
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/make_stl10_layout.py"))
 COLOURS = {"ship": (0, 0, 200), "frog": (0, 200, 0), "automobile": (200, 0, 0)}

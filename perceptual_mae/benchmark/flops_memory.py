@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from perceptual_mae.assembly import build_trainer, make_accelerator
 from perceptual_mae.benchmark.flops_memory import StepCounts, count_step
 from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, watched
 from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.errors import UserError
-from perceptual_mae.pretraining import is_out_of_memory
 from perceptual_mae.schedules import Moment
 from perceptual_mae.seeding import stream
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.loop import is_out_of_memory
+from perceptual_mae.training.trainer import Trainer
 
 HELD_P = 0.3
 """Augmentation that adapts starts at probability 0, where it costs nothing; it is measured at this one instead."""

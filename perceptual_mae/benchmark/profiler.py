@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 Result = TypeVar("Result")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perceptual_mae.schedules import Every, FromEpoch, Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 MOST_STEPS = 2**13
 """How many steps are looked at where intervals without a common measure would repeat only after many more."""

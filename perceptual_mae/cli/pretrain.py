@@ -9,9 +9,9 @@ from rich.console import Console
 from perceptual_mae.config.parsing import RunConfig, build, load_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import count_parameters
-from perceptual_mae.interrupts import EXIT_CODE, Interrupted
-from perceptual_mae.pretraining import pretrain
-from perceptual_mae.warm_start import check_start
+from perceptual_mae.training.initial_encoder import check_start
+from perceptual_mae.training.loop import pretrain
+from perceptual_mae.training.signals import EXIT_CODE, Interrupted
 
 OPTIMIZER_MOMENTS = 2
 """AdamW and Adam keep two numbers beside each parameter."""

@@ -8,7 +8,6 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from perceptual_mae.interrupts import EXIT_CODE, StopSignal
 from perceptual_mae.run.folder import write_atomically, write_json
 from perceptual_mae.sweep.folder import Planned, plan, write_record
 from perceptual_mae.sweep.grid import Axis, make_cells
@@ -21,6 +20,7 @@ from perceptual_mae.sweep.results import (
     to_json,
     to_markdown,
 )
+from perceptual_mae.training.signals import EXIT_CODE, StopSignal
 
 FAILED = 1
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.generator.reconstruction import Reconstruction
-from perceptual_mae.gradients import Gradients, at_decoder_input, pull, weighted_sum
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.losses.adversarial import adversarial_generator
 from perceptual_mae.losses.frequency import high_frequency
@@ -22,6 +21,7 @@ from perceptual_mae.losses.uniformity import uniformity
 from perceptual_mae.objective.gradient_balance import Balance
 from perceptual_mae.objective.term_inputs import FEATURES, Comparison
 from perceptual_mae.schedules import Balanced, Moment, Weight, When, is_active, value_at
+from perceptual_mae.training.gradients import Gradients, at_decoder_input, pull, weighted_sum
 
 
 @dataclass(frozen=True)

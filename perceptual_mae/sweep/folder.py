@@ -10,7 +10,7 @@ from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.run.folder import CONFIG, flatten, read_config, write_json
 from perceptual_mae.sweep.grid import Axis, Cell
-from perceptual_mae.warm_start import check_start
+from perceptual_mae.training.initial_encoder import check_start
 
 RECORD = "sweep.json"
 MAY_DIFFER = ("data.root", "data.workers", "tracking")

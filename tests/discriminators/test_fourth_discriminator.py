@@ -12,13 +12,13 @@ from tiny_discriminator import Tiny
 
 from conftest import debug_config, debug_trainer, random_batches
 from discriminators import DISCRIMINATORS
-from perceptual_mae import snapshot
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config.parsing import json_schema, parse_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.run.run import checkpoint
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training import trainer_state
+from perceptual_mae.training.trainer import Trainer
 
 REGISTERED, NAMED = "tiny", "tiny_discriminator:Tiny"
 EVERYTHING = (
@@ -113,9 +113,9 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(kind: str, t
     unbroken, resumed = trainer_with(kind), trainer_with(kind)
     for step in range(3):
         unbroken.step(random_batches(4, seed=step), Moment(1, step, 0.1))
-    tensors, facts = snapshot.capture(unbroken, unbroken.accelerator)
+    tensors, facts = trainer_state.capture(unbroken, unbroken.accelerator)
     checkpoint.save(tmp_path, 3, tensors, {"step": 3, **facts})
-    snapshot.restore(resumed, resumed.accelerator, tmp_path / "step_00000003")
+    trainer_state.restore(resumed, resumed.accelerator, tmp_path / "step_00000003")
     outcomes = [trainer.step(random_batches(4, seed=3), Moment(2, 3, 0.2)) for trainer in (unbroken, resumed)]
     assert outcomes[0].keys() == outcomes[1].keys()
     assert all(torch.equal(value, outcomes[1][name]) for name, value in outcomes[0].items())

@@ -9,7 +9,7 @@ from perceptual_mae.config.layers import find_layer, read_yaml
 from perceptual_mae.config.parsing import build, load_config
 from perceptual_mae.data.image_tree import list_images
 from perceptual_mae.generator.masked_autoencoder import count_parameters
-from perceptual_mae.pretraining import pretrain
+from perceptual_mae.training.loop import pretrain
 
 # width, blocks, heads of the encoder, then of the decoder (METHOD: the studies' texts and code)
 SIZES = {

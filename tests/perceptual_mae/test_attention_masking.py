@@ -14,11 +14,11 @@ from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.evaluation.subjects import make_accelerator
 from perceptual_mae.generator.encoder import Encoder
-from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.masking import attention, num_hidden, random
 from perceptual_mae.schedules import Moment
 from perceptual_mae.seeding import stream
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.signals import Interrupted
+from perceptual_mae.training.trainer import Trainer
 from test_pretraining import stop_after, trained
 
 FIRST = Moment(1, 0, 0.0)

@@ -8,8 +8,8 @@ from conftest import debug_config
 from perceptual_mae.config.parsing import build
 from perceptual_mae.evaluation.labelled_data import open_labelled
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
-from perceptual_mae.pretraining import pretrain
 from perceptual_mae.seeding import stream
+from perceptual_mae.training.loop import pretrain
 
 HEAVY = ["data.crop=center", "data.color_jitter=0.4", "data.grayscale=0.5", "data.flip=1"]
 PLAIN = ["data.crop=center", "data.flip=0"]

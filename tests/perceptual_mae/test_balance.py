@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from conftest import debug_trainer, random_batches
-from perceptual_mae.gradients import at_decoder_input, pull
 from perceptual_mae.objective.gradient_balance import Balance
 from perceptual_mae.schedules import Moment
+from perceptual_mae.training.gradients import at_decoder_input, pull
 
 
 def measured(balance: Balance, **gradients: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ from perceptual_mae.benchmark.report import report, resident_peak
 from perceptual_mae.benchmark.step_kinds import StepKind
 from perceptual_mae.errors import UserError
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 
 def candidate(seconds: list[dict[str, dict[str, float]]], batch_size: int = 8) -> Candidate:

@@ -17,7 +17,7 @@ from perceptual_mae.benchmark.flops_memory import count_flops
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.generator.vit import PatchEmbed
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 METHODS = ("ls_gan_p", "msg_gan_p", "stylegan2_ada_p")
 PLAIN, BALANCE, R1 = 1, 8, 16

@@ -14,7 +14,7 @@ from conftest import debug_trainer, random_batches
 from perceptual_mae.images import pyramid
 from perceptual_mae.objective.objective import TERMS, WeightedTerm
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 EVEN = Moment(2, 9, 0.6)
 GENERATORS = {"mae": (False, False), "mae_heads": (False, True), "msg_mae": (True, True)}

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from perceptual_mae.health import ALARMS, Alarm, Health
+from perceptual_mae.training.gan_monitor import ALARMS, Alarm, Health
 
 TROUBLE = {
     "discriminator_wins": {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.99},

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from torchvision import models
 
 from conftest import PERCEPTUAL, debug_config, debug_trainer, random_batches
-from perceptual_mae import Run, snapshot
+from perceptual_mae import Run
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config.parsing import build
 from perceptual_mae.errors import UserError
 from perceptual_mae.objective.term_inputs import Comparison
-from perceptual_mae.pretraining import pretrain
 from perceptual_mae.run.run import checkpoint
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training import trainer_state
+from perceptual_mae.training.loop import pretrain
+from perceptual_mae.training.trainer import Trainer
 
 ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
 KINDS = {
@@ -183,10 +184,10 @@ def test_a_resumed_snapshot_is_the_one_that_was_saved(tmp_path: Path) -> None:
         unbroken.step(random_batches(4, seed=seed), moment)
     for seed, moment in steps[:3]:
         first.step(random_batches(4, seed=seed), moment)
-    tensors, facts = snapshot.capture(first, first.accelerator)
+    tensors, facts = trainer_state.capture(first, first.accelerator)
     saved = checkpoint.save(tmp_path, 3, tensors, facts)
     resumed = debug_trainer(*overrides, "training.seed=1")  # other weights, until the checkpoint is read
-    snapshot.restore(resumed, resumed.accelerator, saved)
+    trainer_state.restore(resumed, resumed.accelerator, saved)
     resumed.draw_masks = first.draw_masks
     for seed, moment in steps[3:]:
         resumed.step(random_batches(4, seed=seed), moment)
@@ -196,7 +197,7 @@ def test_a_resumed_snapshot_is_the_one_that_was_saved(tmp_path: Path) -> None:
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     (saved / "loss_networks.safetensors").unlink()
     with pytest.raises(UserError, match="holds no"):
-        snapshot.restore(resumed, resumed.accelerator, saved)
+        trainer_state.restore(resumed, resumed.accelerator, saved)
 
 
 def test_features_of_a_file_train_and_its_path_is_all_a_run_keeps(tmp_path: Path) -> None:

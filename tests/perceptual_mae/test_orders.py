@@ -5,10 +5,10 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
 from conftest import debug_config, debug_trainer, random_batches
-from perceptual_mae.adversary import Adversary
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.trainer import Trainer
 
 ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
 ADVERSARIAL = sorted(method.name for method in list_methods() if debug_config(method.name).discriminator is not None)

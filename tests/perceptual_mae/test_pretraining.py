@@ -14,15 +14,16 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import DEBUG, debug_config
-from perceptual_mae import Run, UserError, pretrain, pretraining
-from perceptual_mae.assembly import make_accelerator
+from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
-from perceptual_mae.interrupts import Interrupted, StopSignal
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training import loop
+from perceptual_mae.training.build import make_accelerator
+from perceptual_mae.training.signals import Interrupted, StopSignal
+from perceptual_mae.training.trainer import Trainer
 
 
 def trained(path: Path) -> dict[str, torch.Tensor]:
@@ -192,7 +193,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path: Path) 
 
 
 def test_alarms_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretraining.Health, "observe", lambda *_: ["the generator has stopped looking"])
+    monkeypatch.setattr(loop.Health, "observe", lambda *_: ["the generator has stopped looking"])
     pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     assert "the generator has stopped looking" in (tmp_path / "run" / "log.txt").read_text()
 
@@ -247,7 +248,7 @@ def test_what_was_learnt_is_saved_before_anything_else_can_fail(
     def broken(*_: object, **__: object) -> None:
         raise UserError("a held-out image cannot be read")
 
-    monkeypatch.setattr(pretraining, "score_reconstructions", broken)
+    monkeypatch.setattr(loop, "score_reconstructions", broken)
     with pytest.raises(UserError, match="held-out"):
         pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     assert Run(tmp_path / "run").step == 4

@@ -17,7 +17,7 @@ from perceptual_mae.benchmark.flops_memory import (
     peak_memory,
 )
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 
 def passes(trainer: Trainer, epoch: int, step: int, micro_batches: int = 1) -> tuple[float, float]:

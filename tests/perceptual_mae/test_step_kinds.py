@@ -5,7 +5,7 @@ import pytest
 from conftest import debug_trainer
 from perceptual_mae.benchmark.step_kinds import mean_weights, step_kinds, work_at
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 ONE_TERM = [*(f"losses.{name}=null" for name in ("l1", "feature_matching", "style")), "losses.adversarial.weight=1"]
 CASES = {

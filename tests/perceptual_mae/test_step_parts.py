@@ -10,7 +10,7 @@ import torch
 from conftest import debug_trainer, random_batches
 from perceptual_mae.benchmark.profiler import REST, Clock, Stopwatch, clock_of, watched
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 
 def fake_clock(times: Iterator[float]) -> Clock:

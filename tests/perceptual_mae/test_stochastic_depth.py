@@ -14,9 +14,9 @@ from perceptual_mae.config.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
-from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.signals import Interrupted
+from perceptual_mae.training.trainer import Trainer
 
 DROPS = "generator.drop_path=0.6"
 

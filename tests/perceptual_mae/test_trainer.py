@@ -10,12 +10,12 @@ from torch import nn
 
 from conftest import debug_config, debug_trainer, random_batches
 from discriminators.penalties import r1
-from perceptual_mae.adversary import Adversary
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.schedules import Moment
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.trainer import Trainer
 
 ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
 METHODS = sorted(method.name for method in list_methods())

@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
-from perceptual_mae.assembly import build_trainer, make_accelerator
 from perceptual_mae.cli import main
 from perceptual_mae.config.build import Timetable
-from perceptual_mae.interrupts import Interrupted
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.run.folder import read_config
-from perceptual_mae.trainer import Trainer
-from perceptual_mae.warm_start import find_start, open_start
+from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.initial_encoder import find_start, open_start
+from perceptual_mae.training.signals import Interrupted
+from perceptual_mae.training.trainer import Trainer
 from test_pretraining import stop_after, trained
 
 SHORT = ("training.epochs=1", "training.epoch_images=16")

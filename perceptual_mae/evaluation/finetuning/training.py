@@ -17,8 +17,8 @@ from perceptual_mae.evaluation.finetuning.classifier import Classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Watch, ignore
-from perceptual_mae.optimizers import finetuning_optimizer, set_learning_rate
 from perceptual_mae.schedules import learning_rate
+from perceptual_mae.training.optimizers import finetuning_optimizer, set_learning_rate
 
 BATCH_SIZE = 128
 TOP = 5

@@ -11,14 +11,14 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from perceptual_mae.adversary import Adversary
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.optimizers import discriminator_optimizer, generator_optimizer
-from perceptual_mae.trainer import Trainer
-from perceptual_mae.warm_start import WarmStart
+from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.initial_encoder import WarmStart
+from perceptual_mae.training.optimizers import discriminator_optimizer, generator_optimizer
+from perceptual_mae.training.trainer import Trainer
 
 Value = TypeVar("Value")
 

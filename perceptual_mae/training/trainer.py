@@ -16,18 +16,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from discriminators import Discriminator, DiscriminatorOutput
 from discriminators.augmentation.controller import sign_sums
 from discriminators.penalties import R1, path_noise
-from perceptual_mae.adversary import Adversary, Look
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
-from perceptual_mae.gradients import push
 from perceptual_mae.images import Pyramid, pyramid
 from perceptual_mae.loss_networks import LossNetworks
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.objective.term_inputs import Comparison
-from perceptual_mae.optimizers import set_learning_rate
-from perceptual_mae.scalars import Scalars, mean_of, variety, verdict
 from perceptual_mae.schedules import Moment
 from perceptual_mae.seeding import stream
+from perceptual_mae.training.adversary import Adversary, Look
+from perceptual_mae.training.gradients import push
+from perceptual_mae.training.optimizers import set_learning_rate
+from perceptual_mae.training.scalars import Scalars, mean_of, variety, verdict
 
 DrawMasks = Callable[[Batch, Moment], Tensor]
 DrawPaths = Callable[[Batch], Tensor | None]

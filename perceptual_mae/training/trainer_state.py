@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from perceptual_mae.run.run import checkpoint
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.training.trainer import Trainer
 
 
 def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

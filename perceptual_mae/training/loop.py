@@ -7,21 +7,29 @@ from typing import Any
 
 import torch
 
-from perceptual_mae import snapshot
-from perceptual_mae.assembly import as_main_process, build_trainer, make_accelerator
 from perceptual_mae.config.parsing import RunConfig, build
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
-from perceptual_mae.health import Health
-from perceptual_mae.interrupts import Interrupted, StopSignal
 from perceptual_mae.run.run import checkpoint, folder
-from perceptual_mae.summary import farewell, headline
-from perceptual_mae.tracking import Meter, MetricsFile, Reporter, average, check_trackers, first_non_finite, nest
+from perceptual_mae.training import trainer_state
+from perceptual_mae.training.build import as_main_process, build_trainer, make_accelerator
+from perceptual_mae.training.gan_monitor import Health
+from perceptual_mae.training.initial_encoder import find_start
+from perceptual_mae.training.messages import farewell, headline
+from perceptual_mae.training.metrics import (
+    Meter,
+    MetricsFile,
+    Reporter,
+    average,
+    check_trackers,
+    first_non_finite,
+    nest,
+)
+from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
-from perceptual_mae.warm_start import find_start
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +269,7 @@ class Pretraining:
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
-        tensors, facts = snapshot.capture(self.trainer, self.accelerator)
+        tensors, facts = trainer_state.capture(self.trainer, self.accelerator)
         facts |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
         facts |= {"alarms": self.health.state_dict(), "losses": self.last_losses}
         checkpoint.save(self.checkpoints, self.step, tensors, facts)
@@ -276,7 +284,7 @@ class Pretraining:
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
-        facts = snapshot.restore(self.trainer, self.accelerator, path)
+        facts = trainer_state.restore(self.trainer, self.accelerator, path)
         before, now = facts.get("training_images", len(self.train_data)), len(self.train_data)
         if now != before:
             raise UserError(

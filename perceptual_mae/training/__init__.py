@@ -1,0 +1,1 @@
+"""Pre-training: the step, the loop around it, its state and its monitoring."""
