@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from perceptual_mae.training.trainer import Trainer
 
 _HOMES = {
-    "Adversary": "adversary",
-    "Comparison": "comparison",
-    "MaskedAutoencoder": "generator",
-    "Objective": "objective",
-    "Reconstruction": "reconstruction",
-    "Run": "run",
-    "RunConfig": "config",
-    "TERMS": "objective",
-    "Trainer": "trainer",
+    "Adversary": "training.adversary",
+    "Comparison": "objective.term_inputs",
+    "MaskedAutoencoder": "generator.masked_autoencoder",
+    "Objective": "objective.objective",
+    "Reconstruction": "generator.reconstruction",
+    "Run": "run.run",
+    "RunConfig": "config.parsing",
+    "TERMS": "objective.objective",
+    "Trainer": "training.trainer",
     "UserError": "errors",
-    "WeightedTerm": "objective",
+    "WeightedTerm": "objective.objective",
     "draw_masks": "masking",
-    "load_config": "config",
+    "load_config": "config.parsing",
     "num_hidden": "masking",
-    "pretrain": "pretraining",
+    "pretrain": "training.loop",
 }
 
 __all__ = [

@@ -16,7 +16,8 @@ import torch
 from perceptual_mae.benchmark.flops_memory import StepCounts, count_step
 from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, watched
 from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
-from perceptual_mae.config.parsing import RunConfig, build
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.errors import UserError
 from perceptual_mae.schedules import Moment

@@ -18,7 +18,7 @@ UNBROKEN = 1000
 def run(arguments: list[str], schema: bool) -> None:
     """Print the schema, the resolved layers, or the list of all of them where none is named."""
     if schema or arguments:
-        from perceptual_mae.config.parsing import parsing
+        from perceptual_mae.config import parsing
 
         text = json.dumps(parsing.json_schema(), indent=2) + "\n" if schema else ""
         sys.stdout.write(text or parsing.to_yaml(parsing.load_config(arguments)))

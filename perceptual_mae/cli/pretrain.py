@@ -6,7 +6,8 @@ import torch
 import typer
 from rich.console import Console
 
-from perceptual_mae.config.parsing import RunConfig, build, load_config, to_yaml
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig, load_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.training.initial_encoder import check_start

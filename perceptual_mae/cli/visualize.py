@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from perceptual_mae.config.parsing import build
+from perceptual_mae.config import build
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice

@@ -6,8 +6,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from discriminators import AUGMENTATIONS
+from perceptual_mae.config import layers
 from perceptual_mae.config.errors import Mistake, mistakes_of
-from perceptual_mae.config.parsing import layers
 from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.parsing import RunConfig, build, layers, parse_config
+from perceptual_mae.config import build, layers
+from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.selection import shorten
 from perceptual_mae.data.transforms import EvaluationTransform

@@ -4,7 +4,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from perceptual_mae.config.parsing import RunConfig, build
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import (

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from perceptual_mae.config.parsing import RunConfig, build, load_config
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.report.columns import Column

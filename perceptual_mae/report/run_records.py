@@ -8,8 +8,8 @@ from typing import Any
 
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
+from perceptual_mae.run import checkpoint
 from perceptual_mae.run.folder import read_config, tell_apart
-from perceptual_mae.run.run import checkpoint
 
 
 @dataclass(frozen=True)

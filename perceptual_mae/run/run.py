@@ -8,8 +8,8 @@ from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.run import checkpoint
 from perceptual_mae.run.folder import read_config
-from perceptual_mae.run.run import checkpoint
 
 
 class Run:

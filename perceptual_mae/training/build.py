@@ -11,7 +11,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from perceptual_mae.config.parsing import RunConfig, build
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder

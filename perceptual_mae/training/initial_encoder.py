@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae.config.parsing import RunConfig, build
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.pretrained_weights.loading import read_weights
 from perceptual_mae.pretrained_weights.registry import sha256_of
-from perceptual_mae.run.run import Run, checkpoint
+from perceptual_mae.run import checkpoint
+from perceptual_mae.run.run import Run
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from perceptual_mae.config.parsing import RunConfig, build
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
-from perceptual_mae.run.run import checkpoint, folder
+from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer, make_accelerator
 from perceptual_mae.training.gan_monitor import Health

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
-from perceptual_mae.run.run import checkpoint
+from perceptual_mae.run import checkpoint
 from perceptual_mae.training.trainer import Trainer
 
 

@@ -15,7 +15,7 @@ from discriminators import DISCRIMINATORS
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config.parsing import json_schema, parse_config, to_yaml
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.run import checkpoint
+from perceptual_mae.run import checkpoint
 from perceptual_mae.schedules import Moment
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.trainer import Trainer

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from perceptual_mae.config import build
 from perceptual_mae.config.layers import find_layer, read_yaml
-from perceptual_mae.config.parsing import build, load_config
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.image_tree import list_images
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.training.loop import pretrain

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, pretrain
-from perceptual_mae.config.parsing import build, load_config
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from conftest import debug_config
-from perceptual_mae.config.parsing import build
+from perceptual_mae.config import build
 from perceptual_mae.evaluation.labelled_data import open_labelled
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.seeding import stream

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from conftest import debug_config
-from perceptual_mae.benchmark import measure
+from perceptual_mae.benchmark import measure as bench
 from perceptual_mae.benchmark.measure import Candidate, measure, quartiles, random_batches, ratios
 from perceptual_mae.benchmark.profiler import Clock
 from perceptual_mae.benchmark.report import report, resident_peak
@@ -55,8 +55,8 @@ def test_a_ratio_is_of_the_time_an_image_takes() -> None:
 
 
 def test_quartiles_of_few_and_many_rounds() -> None:
-    assert quartiles([3.0]) == measure.Quartiles(3.0, 3.0, 3.0)
-    assert quartiles([5.0, 1.0, 2.0, 3.0, 4.0]) == measure.Quartiles(3.0, 2.0, 4.0)
+    assert quartiles([3.0]) == bench.Quartiles(3.0, 3.0, 3.0)
+    assert quartiles([5.0, 1.0, 2.0, 3.0, 4.0]) == bench.Quartiles(3.0, 2.0, 4.0)
 
 
 def test_images_are_seeded_and_as_many_and_as_large_as_the_configuration_says() -> None:
@@ -73,7 +73,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock by which every part takes a second."""
     ticks = count()
     clock = Clock("ticks", lambda: next(ticks), lambda start, end: float(end - start))
-    monkeypatch.setattr(measure, "clock_of", lambda device: clock)
+    monkeypatch.setattr(bench, "clock_of", lambda device: clock)
 
 
 def test_configurations_take_turns_and_the_order_is_reversed_from_round_to_round(
@@ -106,7 +106,7 @@ def test_configurations_take_turns_and_the_order_is_reversed_from_round_to_round
 def test_augmentation_that_adapts_is_held_where_it_costs_and_other_augmentation_left_alone(
     overrides: list[str], held: float
 ) -> None:
-    adapting = measure.enter("ada", debug_config("stylegan2_ada_p", *overrides))
+    adapting = bench.enter("ada", debug_config("stylegan2_ada_p", *overrides))
     adapting.step(Moment(1, 1, 1.0))
     assert adapting.augment_p == held
     augmentation = adapting.trainer.adversary.augmentation
@@ -115,7 +115,7 @@ def test_augmentation_that_adapts_is_held_where_it_costs_and_other_augmentation_
 
 def test_the_number_of_threads_is_that_asked_for_and_then_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr(measure, "run_rounds", lambda *_: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr(bench, "run_rounds", lambda *_: seen.append(torch.get_num_threads()))
     measure([("one", debug_config("mse"))], threads=before + 1)
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
@@ -125,7 +125,7 @@ def test_too_little_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPat
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(measure, "run_rounds", fail)
+    monkeypatch.setattr(bench, "run_rounds", fail)
     with pytest.raises(UserError, match="--batch-size"):
         measure([("one", debug_config("mse"))])
 

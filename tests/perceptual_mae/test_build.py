@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from conftest import debug_config, random_batches, without_weights
+from perceptual_mae.config import build
 from perceptual_mae.config.layers import list_methods, list_recipes
-from perceptual_mae.config.parsing import build, load_config
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.schedules import Moment, learning_rate

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Adam
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.run import checkpoint
+from perceptual_mae.run import checkpoint
 
 
 def write(folder: Path, step: int, value: float = 1.0) -> Path:

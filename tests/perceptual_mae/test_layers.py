@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from perceptual_mae.config import layers
 from perceptual_mae.config.layers import BASE, merge_layers
-from perceptual_mae.config.parsing import layers
 from perceptual_mae.errors import UserError
 
 

@@ -11,10 +11,10 @@ from torchvision import models
 from conftest import PERCEPTUAL, debug_config, debug_trainer, random_batches
 from perceptual_mae import Run
 from perceptual_mae.cli.pretrain import describe
-from perceptual_mae.config.parsing import build
+from perceptual_mae.config import build
 from perceptual_mae.errors import UserError
 from perceptual_mae.objective.term_inputs import Comparison
-from perceptual_mae.run.run import checkpoint
+from perceptual_mae.run import checkpoint
 from perceptual_mae.schedules import Moment
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.loop import pretrain

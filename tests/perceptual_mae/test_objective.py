@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from conftest import debug_config, debug_trainer, random_batches
+from perceptual_mae.objective import objective as objective_module
 from perceptual_mae.objective.objective import TERMS, Term
-from perceptual_mae.objective.objective import objective as objective_module
 from perceptual_mae.schedules import Moment
 
 

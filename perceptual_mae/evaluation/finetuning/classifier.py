@@ -7,7 +7,8 @@ from typing import Any, Literal
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from perceptual_mae.config.parsing import RunConfig, build, to_yaml
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.encoder import Encoder

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from perceptual_mae.config import build, layers
 from perceptual_mae.config.errors import RejectedError
 from perceptual_mae.config.from_signature import find_kind
-from perceptual_mae.config.parsing import RunConfig, build, layers, parse_config
+from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.image_folder import FOLDER_NAMES
 from perceptual_mae.data.image_tree import find_folder

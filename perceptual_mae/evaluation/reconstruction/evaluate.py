@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from perceptual_mae.config.parsing import RunConfig, build
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, names_of

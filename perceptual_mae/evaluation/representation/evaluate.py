@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.provenance import describe
+from perceptual_mae.evaluation.representation import kth_heads
 from perceptual_mae.evaluation.representation.augmented_probe import (
     CROP_SCALE,
     RECIPES,
@@ -18,7 +19,6 @@ from perceptual_mae.evaluation.representation.augmented_probe import (
     score_heads,
     train_probe,
 )
-from perceptual_mae.evaluation.representation.evaluate import kth_heads
 from perceptual_mae.evaluation.representation.features import Extractor, Features, Watch, ignore, layer_features
 from perceptual_mae.evaluation.representation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
 from perceptual_mae.evaluation.representation.kth_heads import HeadScores, train_and_score

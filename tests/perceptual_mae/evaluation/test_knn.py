@@ -8,7 +8,7 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from perceptual_mae.evaluation.representation.evaluate import knn
+from perceptual_mae.evaluation.representation import knn
 from perceptual_mae.evaluation.representation.knn import knn_accuracies
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from conftest import debug_config
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
+from perceptual_mae.evaluation.representation import augmented_probe
 from perceptual_mae.evaluation.representation.augmented_probe import RECIPES, mae_batch_size, score_heads, train_probe
-from perceptual_mae.evaluation.representation.evaluate import augmented_probe
 from perceptual_mae.evaluation.representation.features import Features, encoder_features, fingerprint
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead
 

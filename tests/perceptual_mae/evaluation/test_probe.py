@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from perceptual_mae.evaluation.representation.evaluate import linear_probe
+from perceptual_mae.evaluation.representation import linear_probe as probe
 from perceptual_mae.evaluation.representation.linear_probe import CANDIDATES, fit_probe, linear_probe
 from perceptual_mae.evaluation.representation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
@@ -120,7 +120,7 @@ def test_test_images_enter_after_everything_is_chosen(optimizer: str, monkeypatc
         looked_at.append(len(features))
         return accuracies(head, features, labels)
 
-    monkeypatch.setattr(linear_probe, "accuracies", watched)
+    monkeypatch.setattr(probe, "accuracies", watched)
     options = {"optimizer": optimizer, "epochs": 2, "batch_size": 32}
     result = linear_probe(features, labels, test_features, test_labels, **options)
     assert looked_at[-1] == 77

@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from conftest import random_batches
-from perceptual_mae.evaluation.reconstruction.own_score import baselines, image_scores, psnr, score_reconstructions
+from perceptual_mae.evaluation.reconstruction import baselines
+from perceptual_mae.evaluation.reconstruction.own_score import image_scores, psnr, score_reconstructions
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import mask_image, unpatchify
 

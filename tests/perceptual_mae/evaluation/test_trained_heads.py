@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.evaluation.representation.evaluate import kth_heads
+from perceptual_mae.evaluation.representation import kth_heads
 from perceptual_mae.evaluation.representation.kth_heads import HEADS, predict, rate, train_and_score, train_head
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from perceptual_mae.report import figures
+from perceptual_mae.report import figures as pictures
 from perceptual_mae.report.comparison import Comparison, compare
 from run_folders import make_run, probe
 
@@ -14,7 +14,7 @@ from run_folders import make_run, probe
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures as they are when they would be written."""
     drawn: list[Any] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: drawn.append(figure))
     return drawn
 
 
@@ -46,8 +46,8 @@ def test_a_scatter_has_a_panel_for_each_pooling_and_leaves_out_borrowed_quality(
     across, ups = found.find("summary.psnr_masked"), found.together("probe")
     assert across is not None
     assert [up.column.heading for up in ups] == ["LP cached, class token", "LP cached, mean pool"]
-    assert all(figures.can_scatter(found.groups, across, up) for up in ups)
-    figures.draw_scatter(found.groups, across, ups, tmp_path / "scatter.png", "t")
+    assert all(pictures.can_scatter(found.groups, across, up) for up in ups)
+    pictures.draw_scatter(found.groups, across, ups, tmp_path / "scatter.png", "t")
     panels = figures[0].axes
     assert [panel.get_ylabel() for panel in panels] == [f"{up.column.heading}, top-1 %" for up in ups]
     for panel in panels:
@@ -60,6 +60,6 @@ def test_scores_that_the_tables_mark_are_hollow(figures: list[Any], tmp_path: Pa
     found = compared(tmp_path)
     across = found.find("summary.psnr_masked")
     assert across is not None
-    figures.draw_scores(found.groups, [across], tmp_path / "compare.png", "t")
+    pictures.draw_scores(found.groups, [across], tmp_path / "compare.png", "t")
     fills = [line.get_markerfacecolor() for line in figures[0].axes[0].lines if line.get_marker() == "o"]
     assert fills == ["C0", "none"]
