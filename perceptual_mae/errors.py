@@ -1,8 +1,46 @@
 """The one exception that means: the user asked for something that cannot be done."""
 
+import difflib
+import re
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+
 
 class UserError(ValueError):
     """A mistake of the user's, told in one line: what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest of the known words, or nothing where none is near."""
+    near = nearest(word, known)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that was probably meant: equal but for case and punctuation, or nearly so."""
+    plain = {re.sub(r"[^a-z0-9]", "", candidate.lower()): candidate for candidate in known}
+    matches = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", word.lower()), plain, n=1, cutoff=0.7)
+    return plain[matches[0]] if matches else None
+
+
+Built = TypeVar("Built")
+
+
+def user_mistakes(build: Callable[[], Built]) -> Built:
+    """Run a constructor whose options the user chose; its ValueError becomes the user's mistake."""
+    try:
+        return build()
+    except UserError:
+        raise
+    except ValueError as mistake:
+        raise UserError(str(mistake)) from mistake
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)

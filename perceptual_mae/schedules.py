@@ -4,10 +4,13 @@ Progress is the share of the run's steps already taken, in [0, 1]; epochs count 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
@@ -90,3 +93,26 @@ def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, to
         return peak * step / warmup_steps
     share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+
+@dataclass(frozen=True)
+class Timetable:
+    """Steps of a run and the learning rates along them."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+
+    def moment(self, step: int) -> Moment:
+        return Moment(step // self.steps_per_epoch + 1, step, step / self.total_steps)
+
+    def rate(self, peak: float, floor: float) -> Callable[[int], float]:
+        return partial(
+            learning_rate, peak=peak, floor=floor, warmup_steps=self.warmup_steps, total_steps=self.total_steps
+        )
+
+
+def set_learning_rate(optimizer: Optimizer, value: float) -> None:
+    """Set the rate of every group, times the group's `lr_scale` where it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = value * group.get("lr_scale", 1.0)

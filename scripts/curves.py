@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.layers import did_you_mean
-from perceptual_mae.errors import UserError
-from perceptual_mae.run.folder import flatten, tell_apart
+from perceptual_mae.config.layers import flatten
+from perceptual_mae.errors import UserError, did_you_mean
+from perceptual_mae.run.folder import tell_apart
 from perceptual_mae.run.run import Run
 from perceptual_mae.visualization.figures import new_figure, save_figure
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from perceptual_mae.config.build import Timetable
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
+from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.trainer import Trainer
 

@@ -13,17 +13,16 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
+from perceptual_mae import schedules
 from perceptual_mae.benchmark.flops_memory import StepCounts, count_step
 from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, watched
 from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
-from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import UserError, is_out_of_memory
 from perceptual_mae.schedules import Moment
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.build import build_trainer, make_accelerator
-from perceptual_mae.training.loop import is_out_of_memory
 from perceptual_mae.training.trainer import Trainer
 
 HELD_P = 0.3
@@ -120,7 +119,7 @@ def enter(name: str, config: RunConfig) -> Candidate:
     accelerator = make_accelerator(config)
     if accelerator.num_processes > 1:
         raise UserError("bench measures one process; start it without a launcher")
-    trainer = build_trainer(config, accelerator, build.Timetable(2**30, 2**40, 0))
+    trainer = build_trainer(config, accelerator, schedules.Timetable(2**30, 2**40, 0))
     augmentation = trainer.adversary.augmentation if trainer.adversary is not None else None
     held = None
     if augmentation is not None:

@@ -13,7 +13,7 @@ from perceptual_mae.benchmark.report import report
 from perceptual_mae.cli.bench_tables import print_tables
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.folder import write_atomically
+from perceptual_mae.files import write_atomically
 
 PLAIN_EVERY = 15.0
 """Seconds between two lines of progress where there is no terminal."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from perceptual_mae.errors import UserError
+from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.report.comparison import Comparison, compare
 from perceptual_mae.report.figures import can_scatter, draw_scatter, draw_scores
 from perceptual_mae.report.formats import to_latex, to_markdown
-from perceptual_mae.run.folder import write_atomically, write_json
 
 QUALITY = ("summary.psnr_masked", "evaluate")
 ACCURACY = ("probe", "knn", "finetune")

@@ -15,7 +15,7 @@ from perceptual_mae.evaluation.reconstruction.data import HeldOut, open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import Evaluation, evaluate_run
 from perceptual_mae.evaluation.reconstruction.per_image import write_csv
 from perceptual_mae.evaluation.subjects import make_accelerator
-from perceptual_mae.run.folder import write_json
+from perceptual_mae.files import write_json
 from perceptual_mae.run.run import Run
 from perceptual_mae.visualization.image_grid import save
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from perceptual_mae.evaluation.reconstruction.per_image import MASKED
-from perceptual_mae.evaluation.score_tables import markdown_table
+from perceptual_mae.report.formats import markdown_table
 
 LABELS = {
     "l1": "L1",

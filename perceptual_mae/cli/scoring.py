@@ -9,7 +9,7 @@ from rich.console import Console
 
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import Opened
-from perceptual_mae.run.folder import write_json
+from perceptual_mae.files import write_json
 
 
 def check_out(out: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from perceptual_mae.run.folder import write_atomically, write_json
+from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.sweep.folder import Planned, plan, write_record
 from perceptual_mae.sweep.grid import Axis, make_cells
 from perceptual_mae.sweep.launch import launch

@@ -9,7 +9,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from perceptual_mae import errors
 from perceptual_mae.config import build
+from perceptual_mae.data import draws
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
@@ -55,7 +57,7 @@ def run(
         about = f"the last layer's class token, kept patches hold {keep:g} of its attention to patches"
     else:
         ratio, seed, view = build.final_ratio(first.config) if ratio is None else ratio, seed or 0, view or "both"
-        masks = build.user_mistakes(lambda: build.FixedMasks(first.config, generators[0].grid, seed, ratio)(batch))
+        masks = errors.user_mistakes(lambda: draws.FixedMasks(first.config, generators[0].grid, seed, ratio)(batch))
         columns = reconstruction_sheet(batch.images, masks, dict(zip(names, generators, strict=True)), view)
         about = f"ratio {ratio:g}, mask seed {seed}" + (f", {view} of each run" if beside and view != "both" else "")
     out = out or default_path(first, names[1:], "visualize" if keep is None else "attention")

@@ -6,11 +6,10 @@ from pathlib import Path
 from rich.console import Console
 
 from perceptual_mae.cli.progress import Watcher
-from perceptual_mae.config.layers import did_you_mean
-from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.score_tables import markdown_table
+from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.pretrained_weights.download import bring, download, is_right
 from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, check_sha256, default_folder, find
+from perceptual_mae.report.formats import markdown_table
 
 
 def show(folder: Path | None) -> None:

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,20 +12,16 @@ from discriminators import Discriminator
 from discriminators.augmentation.ada import ADA
 from discriminators.penalties import lazy_adam
 from perceptual_mae.config.parsing import LossNetworkSection, RunConfig
-from perceptual_mae.data.loading import Batch, EpochPlan
+from perceptual_mae.data.loading import EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
-from perceptual_mae.errors import UserError
-from perceptual_mae.generator.drop_path import draw_paths
+from perceptual_mae.errors import UserError, user_mistakes
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.images import Size, pyramid_sizes
+from perceptual_mae.images import pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
-from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
-from perceptual_mae.schedules import Moment, learning_rate, value_at
-from perceptual_mae.seeding import stream, stream_seed
-
-Built = TypeVar("Built")
+from perceptual_mae.schedules import Timetable, value_at
+from perceptual_mae.seeding import stream_seed
 
 
 def build_generator(config: RunConfig) -> MaskedAutoencoder:
@@ -162,83 +157,9 @@ def build_evaluation_transform(config: RunConfig) -> EvaluationTransform:
     return EvaluationTransform(config.data.size, config.data.eval_resize)
 
 
-Look = Callable[[Batch], Tensor]
-"""What the encoder's class token looks at in the patches of a batch's whole images, (B, L), without gradient."""
-
-
-@dataclass(frozen=True)
-class TrainingMasks:
-    """Draws a training batch's masks: functions of (seed, pass over the data, sample index) and the ratio in force.
-
-    `look` is asked for the encoder's attention where the masking needs it, and never otherwise.
-    """
-
-    config: RunConfig
-    grid: Size
-    look: Look | None = None
-
-    def __call__(self, batch: Batch, moment: Moment) -> Tensor:
-        masking, seed = self.config.masking, self.config.training.seed
-        hidden = num_hidden(self.grid[0] * self.grid[1], value_at(masking.ratio, moment.progress))
-        draw = partial(masking.constructor, **masking.options())
-        attention = None
-        if masking.watches_attention:
-            assert self.look is not None, f"masking {masking.kind} needs an encoder to look through"
-            attention = self.look(batch).cpu()
-        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, batch.draws("mask", seed), attention))
-
-
-@dataclass(frozen=True)
-class TrainingPaths:
-    """Draws a training batch's paths through the encoder: functions of (seed, pass over the data, sample index).
-
-    None where the rate is 0 and all are open.
-    """
-
-    rate: float
-    depth: int
-    seed: int
-
-    def __call__(self, batch: Batch) -> Tensor | None:
-        return draw_paths(self.rate, self.depth, batch.draws("drop path", self.seed)) if self.rate else None
-
-
-@dataclass(frozen=True)
-class FixedMasks:
-    """Draws masks for held-out images: functions of (evaluation seed, sample index), the same at every evaluation."""
-
-    config: RunConfig
-    grid: Size
-    seed: int
-    ratio: float
-
-    def __call__(self, batch: Batch) -> Tensor:
-        masking = self.config.masking.of_held_out_images
-        hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
-        draws = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
-        return draw_masks(partial(masking.constructor, **masking.options()), self.grid, hidden, draws)
-
-
 def final_ratio(config: RunConfig) -> float:
     """Return the masking ratio at the end of training: the one that held-out images are masked with."""
     return value_at(config.masking.ratio, 1.0)
-
-
-@dataclass(frozen=True)
-class Timetable:
-    """Steps of a run and the learning rates along them."""
-
-    steps_per_epoch: int
-    total_steps: int
-    warmup_steps: int
-
-    def moment(self, step: int) -> Moment:
-        return Moment(step // self.steps_per_epoch + 1, step, step / self.total_steps)
-
-    def rate(self, peak: float, floor: float) -> Callable[[int], float]:
-        return partial(
-            learning_rate, peak=peak, floor=floor, warmup_steps=self.warmup_steps, total_steps=self.total_steps
-        )
 
 
 def build_plan(config: RunConfig, num_images: int) -> EpochPlan:
@@ -252,13 +173,3 @@ def build_timetable(config: RunConfig, steps_per_epoch: int) -> Timetable:
     warmup = schedule.warmup_ratio * total if schedule.warmup_ratio is not None else None
     epochs = schedule.warmup_epochs if schedule.warmup_epochs is not None else 0.0
     return Timetable(steps_per_epoch, total, round(warmup if warmup is not None else epochs * steps_per_epoch))
-
-
-def user_mistakes(build: Callable[[], Built]) -> Built:
-    """Run a constructor whose options the user chose; its ValueError becomes the user's mistake."""
-    try:
-        return build()
-    except UserError:
-        raise
-    except ValueError as mistake:
-        raise UserError(str(mistake)) from mistake

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from perceptual_mae.config.layers import nearest
+from perceptual_mae.errors import nearest
 
 
 @dataclass(frozen=True)

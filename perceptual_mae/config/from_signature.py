@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from perceptual_mae.config.errors import Mistake, RejectedError, fields_of, mistakes_of
-from perceptual_mae.config.layers import nearest
+from perceptual_mae.errors import nearest
 
 
 class Section(BaseModel):

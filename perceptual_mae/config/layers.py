@@ -5,16 +5,15 @@ or pydantic: a wrong name or a broken file is told at once.
 """
 
 import copy
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import UserError, did_you_mean
 
 BASE: Mapping[str, Any] = {
     "data": {"kind": "image_folder", "root": "data"},
@@ -127,19 +126,6 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the nearest of the known words, or nothing where none is near."""
-    near = nearest(word, known)
-    return f" (did you mean {near!r}?)" if near else ""
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that was probably meant: equal but for case and punctuation, or nearly so."""
-    plain = {re.sub(r"[^a-z0-9]", "", candidate.lower()): candidate for candidate in known}
-    matches = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", word.lower()), plain, n=1, cutoff=0.7)
-    return plain[matches[0]] if matches else None
-
-
 def _folder() -> Path:
     inside_wheel = Path(__file__).parent / "configs"
     return inside_wheel if inside_wheel.is_dir() else Path(__file__).parents[1] / "configs"
@@ -249,3 +235,10 @@ def _read_yaml(text: str, source: str) -> Any:
         raise UserError(f"{source}: {place}{problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def flatten(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """List a nested mapping as (dotted key, value), leaves only."""
+    if not isinstance(tree, dict) or (not tree and prefix):
+        return [(prefix, tree)]
+    return [leaf for key, value in tree.items() for leaf in flatten(value, f"{prefix}.{key}" if prefix else str(key))]

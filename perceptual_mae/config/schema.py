@@ -15,8 +15,9 @@ from pydantic.json_schema import JsonSchemaValue
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
 from perceptual_mae.config.errors import Mistake, RejectedError
 from perceptual_mae.config.from_signature import Choice, Options, Reading, Section, choice, derive, options_of, read_as
-from perceptual_mae.config.layers import BASE, nearest
+from perceptual_mae.config.layers import BASE
 from perceptual_mae.data import DATASETS
+from perceptual_mae.errors import nearest
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import Size
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator

@@ -1,7 +1,9 @@
 """Scores of a representation as Markdown tables: they read well on a terminal and paste into a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from perceptual_mae.report.formats import markdown_table
 
 COLUMNS = {"class": "class token", "mean": "mean pool", "pixels": "pixels"}
 
@@ -82,11 +84,3 @@ def _names(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _cell(score: Mapping[str, Any]) -> str:
     deviation = "" if score["deviation"] is None else f" ± {100 * score['deviation']:.2f}"
     return f"{100 * score['accuracy']:.2f}{deviation}"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns line up on a terminal."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

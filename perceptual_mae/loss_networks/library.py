@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision import models
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from perceptual_mae.config.layers import did_you_mean
+from perceptual_mae.errors import did_you_mean
 from perceptual_mae.loss_networks.frozen import IMAGENET, Features, FrozenNetwork
 from perceptual_mae.pretrained_weights.loading import copy_state, is_random, read_weights
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.build import final_ratio
+from perceptual_mae.config.layers import flatten
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
 from perceptual_mae.report.run_records import Entry
-from perceptual_mae.run.folder import flatten
 
 TRAINING, SUMMARY = "training", "summary"
 """Places of facts that concern every score, and those of summary.json; other places are stems of score files."""

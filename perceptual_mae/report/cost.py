@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from perceptual_mae.config import build
+from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import count_parameters
@@ -19,7 +20,6 @@ from perceptual_mae.report.columns import Column
 from perceptual_mae.report.run_records import Entry
 from perceptual_mae.report.seed_groups import Group, Score
 from perceptual_mae.report.tables import Scored, look_up
-from perceptual_mae.run.folder import flatten
 
 UNIT = "stylegan2_ada_p"
 """The paper's unit of time."""

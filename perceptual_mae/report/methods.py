@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from perceptual_mae.config.layers import Merged, list_methods, read_yaml
+from perceptual_mae.config.layers import Merged, flatten, list_methods, read_yaml
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.report.published import PAPER, Published
-from perceptual_mae.run.folder import flatten
 
 FORM = ("skips", "rgb_heads", "norm_pix")
 

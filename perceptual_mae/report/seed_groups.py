@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.report.comparability import conflict, facts_of
 from perceptual_mae.report.methods import Method, method_of
 from perceptual_mae.report.run_records import Entry
-from perceptual_mae.run.folder import flatten
 
 NO_MATTER = (
     *("training.seed", "training.checkpoint_every", "training.keep_last", "training.keep_every"),

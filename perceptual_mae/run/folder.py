@@ -1,6 +1,5 @@
 """A run's folder: claimed without harming anybody's files, resumed only by the run it belongs to."""
 
-import json
 import logging
 import os
 import platform
@@ -11,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.layers import read_yaml, to_yaml
+from perceptual_mae.config.layers import flatten, read_yaml, to_yaml
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
+from perceptual_mae.files import write_atomically, write_json
 
 CONFIG = "config.yaml"
 MAY_DIFFER = ("training.epochs", "data.root", "data.workers", "tracking", "evaluation")
@@ -91,13 +91,6 @@ def tell_apart(folders: Sequence[Path], reserved: Collection[str] = ()) -> list[
     return [f"{number} {own[-1]}" for number, own in enumerate(parts, 1)]
 
 
-def flatten(tree: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """List a nested mapping as (dotted key, value), leaves only."""
-    if not isinstance(tree, dict) or (not tree and prefix):
-        return [(prefix, tree)]
-    return [leaf for key, value in tree.items() for leaf in flatten(value, f"{prefix}.{key}" if prefix else str(key))]
-
-
 def environment(device: str) -> dict[str, Any]:
     """Return versions, device and the state of the source, for whoever wants to repeat the run."""
     return {
@@ -119,17 +112,6 @@ def log_to_file(folder: Path) -> logging.Handler:
     package.addHandler(handler)
     package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
     return handler
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file beside and rename it, so that no reader ever sees half of it."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)
 
 
 _ABSENT = object()

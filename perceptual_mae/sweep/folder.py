@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.folder import CONFIG, flatten, read_config, write_json
+from perceptual_mae.files import write_json
+from perceptual_mae.run.folder import CONFIG, read_config
 from perceptual_mae.sweep.grid import Axis, Cell
 from perceptual_mae.training.initial_encoder import check_start
 

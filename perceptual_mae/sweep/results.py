@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.layers import did_you_mean
-from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.score_tables import markdown_table
+from perceptual_mae.config.layers import flatten
+from perceptual_mae.errors import UserError, did_you_mean
+from perceptual_mae.report.formats import markdown_table
 from perceptual_mae.report.seed_groups import Score, score
-from perceptual_mae.run.folder import flatten
 from perceptual_mae.sweep.folder import Planned
 from perceptual_mae.sweep.grid import Axis
 from perceptual_mae.visualization.figures import new_figure, save_figure

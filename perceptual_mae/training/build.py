@@ -11,8 +11,10 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from perceptual_mae import schedules
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.data import draws
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -61,7 +63,7 @@ def look_at_patches(generator: MaskedAutoencoder, accelerator: Accelerator, batc
 
 
 def build_trainer(
-    config: RunConfig, accelerator: Accelerator, timetable: build.Timetable, start: WarmStart | None = None
+    config: RunConfig, accelerator: Accelerator, timetable: schedules.Timetable, start: WarmStart | None = None
 ) -> Trainer:
     """Return the trainer of a run at its first step; with `start` its encoder has the weights of another run's."""
     optimizer, training = config.optimizer, config.training
@@ -92,10 +94,10 @@ def build_trainer(
         build.build_objective(config),
         generator_optimizer(generator, betas=betas, weight_decay=optimizer.weight_decay),
         timetable.rate(peak, config.schedule.min_lr),
-        build.TrainingMasks(config, generator.grid, partial(look_at_patches, generator, accelerator)),
+        draws.TrainingMasks(config, generator.grid, partial(look_at_patches, generator, accelerator)),
         adversary,
         build.build_loss_networks(config, discriminator),
-        build.TrainingPaths(generator.drop_path, len(generator.encoder.blocks), training.seed),
+        draws.TrainingPaths(generator.drop_path, len(generator.encoder.blocks), training.seed),
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(config),

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
-from perceptual_mae.config import build
+from perceptual_mae import files
+from perceptual_mae.config import build, layers
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.data import draws
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.selection import fixed_choice
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import UserError, is_out_of_memory
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.run import checkpoint, folder
@@ -64,11 +66,6 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         raise
     finally:
         run.close()
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
 
 
 class Pretraining:
@@ -129,7 +126,7 @@ class Pretraining:
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
-            flat = {key: str(value) for key, value in folder.flatten(self.config.model_dump(mode="json"))}
+            flat = {key: str(value) for key, value in layers.flatten(self.config.model_dump(mode="json"))}
             name = {"name": tracking.run_name or self.path.name}
             named = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
             self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=named)
@@ -220,7 +217,7 @@ class Pretraining:
         if self.accelerator.is_main_process:
             self.metrics.write(record)
         numbers = {
-            key.replace(".", "/"): value for key, value in folder.flatten(record) if isinstance(value, int | float)
+            key.replace(".", "/"): value for key, value in layers.flatten(record) if isinstance(value, int | float)
         }
         self.accelerator.log(numbers, step=record["step"])
 
@@ -247,9 +244,9 @@ class Pretraining:
             raise UserError(self.non_finite(self.step, "reconstruction"))
         return reconstruction
 
-    def fixed_masks(self) -> build.FixedMasks:
+    def fixed_masks(self) -> draws.FixedMasks:
         ratio = build.final_ratio(self.config)
-        return build.FixedMasks(self.config, self.generator.grid, self.config.evaluation.seed, ratio)
+        return draws.FixedMasks(self.config, self.generator.grid, self.config.evaluation.seed, ratio)
 
     @torch.no_grad()
     def draw(self, epoch: int) -> None:
@@ -320,7 +317,7 @@ class Pretraining:
         if self.accelerator.is_main_process:
             if self.step > self.first_step:  # a finished run that is only scored again says nothing new
                 self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
-            folder.write_json(self.path / "summary.json", summary)
+            files.write_json(self.path / "summary.json", summary)
             self.tell(farewell(self.path, summary))
         return summary
 

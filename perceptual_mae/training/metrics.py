@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.folder import write_atomically
+from perceptual_mae.files import write_atomically
 
 log = logging.getLogger(__name__)
 

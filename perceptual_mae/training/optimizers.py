@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from torch import nn
-from torch.optim import Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW
 
 SPARED = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
 """Last parts of names that do not decay, whatever their shape (MAE, BEiT)."""
@@ -40,9 +40,3 @@ def finetuning_optimizer(
         classifier, weight_decay=weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
     )
     return AdamW(groups, lr=0.0, betas=(float(betas[0]), float(betas[1])), fused=True)
-
-
-def set_learning_rate(optimizer: Optimizer, value: float) -> None:
-    """Set the rate of every group, times the group's `lr_scale` where it has one."""
-    for group in optimizer.param_groups:
-        group["lr"] = value * group.get("lr_scale", 1.0)

@@ -22,11 +22,10 @@ from perceptual_mae.images import Pyramid, pyramid
 from perceptual_mae.loss_networks import LossNetworks
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.objective.term_inputs import Comparison
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import Moment, set_learning_rate
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.adversary import Adversary, Look
 from perceptual_mae.training.gradients import push
-from perceptual_mae.training.optimizers import set_learning_rate
 from perceptual_mae.training.scalars import Scalars, mean_of, variety, verdict
 
 DrawMasks = Callable[[Batch, Moment], Tensor]

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from costs import CLOCK, CPU, Costs, measure
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.folder import write_atomically, write_json
+from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.sweep.launch import follow
 from perceptual_mae.training.signals import StopSignal
 from study import Cell, Study

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from costs import Extrapolation
+from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.figures import draw_scores
 from perceptual_mae.report.formats import to_markdown
 from perceptual_mae.report.run_records import Entry, read_entry
 from perceptual_mae.report.seed_groups import Group
 from perceptual_mae.report.tables import MISSING, Row, Scored, Table, look_up, make_table
-from perceptual_mae.run.folder import write_atomically, write_json
 from perceptual_mae.sweep.grid import Axis
 from perceptual_mae.sweep.results import Point, draw_curves, lookup
 from study import Study, Trained

@@ -7,6 +7,7 @@ from conftest import debug_config, random_batches, without_weights
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import list_methods, list_recipes
 from perceptual_mae.config.parsing import load_config
+from perceptual_mae.data import draws
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.schedules import Moment, learning_rate
@@ -41,7 +42,7 @@ def test_two_methods_start_from_the_same_generator_and_see_the_same_masks() -> N
     one, other = debug_config("mse"), debug_config("ls_gan_p")
     states = [build.build_generator(config).state_dict() for config in (one, other)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    masks = [build.TrainingMasks(config, (4, 4))(random_batches(4)[0], Moment(1, 0, 0.0)) for config in (one, other)]
+    masks = [draws.TrainingMasks(config, (4, 4))(random_batches(4)[0], Moment(1, 0, 0.0)) for config in (one, other)]
     assert torch.equal(*masks)
 
 
@@ -55,7 +56,7 @@ def test_building_leaves_the_global_random_state_alone() -> None:
 
 def test_the_masking_ratio_follows_its_ramp_with_exact_counts() -> None:
     config = debug_config("mse", "masking.ratio={from: 0.5, to: 0.75, over: 0.5}")
-    masks = build.TrainingMasks(config, (4, 4))
+    masks = draws.TrainingMasks(config, (4, 4))
     hidden = {
         progress: masks(random_batches(3)[0], Moment(1, 0, progress)).sum(1).tolist() for progress in (0, 0.25, 1)
     }
@@ -64,7 +65,7 @@ def test_the_masking_ratio_follows_its_ramp_with_exact_counts() -> None:
 
 
 def test_a_mask_depends_on_sample_and_pass_and_not_on_the_batch() -> None:
-    masks = build.TrainingMasks(debug_config("mse"), (4, 4))
+    masks = draws.TrainingMasks(debug_config("mse"), (4, 4))
     moment = Moment(1, 0, 0.0)
     whole = masks(random_batches(8)[0], moment)
     parts = [masks(batch, moment) for batch in random_batches(8, micro_batches=2)]
@@ -73,7 +74,7 @@ def test_a_mask_depends_on_sample_and_pass_and_not_on_the_batch() -> None:
 
 
 def test_fixed_masks_stay_the_same_at_every_evaluation() -> None:
-    masks = [build.FixedMasks(debug_config("mse"), (4, 4), seed, 0.75)(random_batches(4)[0]) for seed in (0, 0, 1)]
+    masks = [draws.FixedMasks(debug_config("mse"), (4, 4), seed, 0.75)(random_batches(4)[0]) for seed in (0, 0, 1)]
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, Pool
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.training.optimizers import finetuning_optimizer, generator_optimizer, set_learning_rate
+from perceptual_mae.schedules import set_learning_rate
+from perceptual_mae.training.optimizers import finetuning_optimizer, generator_optimizer
 
 RATE = 1e-3
 EVERYTHING: dict[str, Any] = {"layer_scale": 0.1, "positions": "learned", "relative_positions": True}

@@ -10,8 +10,8 @@ import torch
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, pretrain
-from perceptual_mae.config.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
+from perceptual_mae.data.draws import TrainingPaths
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.schedules import Moment

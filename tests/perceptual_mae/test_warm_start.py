@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
-from perceptual_mae.config.build import Timetable
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.run.folder import read_config
+from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.initial_encoder import find_start, open_start
 from perceptual_mae.training.signals import Interrupted

@@ -16,9 +16,9 @@ from budget import images_of, keep_images, log_often
 from conftest import DEBUG
 from encoder_scores import check_labels, whole_labelled_part
 from perceptual_mae.cli.app import app
+from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
-from perceptual_mae.run.folder import flatten
 from study import TRIAL, Study
 from studying import BATCH, SMALL, small_study
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.config.layers import did_you_mean
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Normalised
 from perceptual_mae.evaluation.feature_networks.torchscript import Color
 from perceptual_mae.images import Size

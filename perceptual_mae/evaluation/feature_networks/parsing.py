@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from perceptual_mae.config.layers import did_you_mean
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.evaluation.feature_networks import FEATURE_NETWORKS, FeatureNetwork
 from perceptual_mae.images import Size
 

@@ -11,9 +11,10 @@ from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
+from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.vit import LayerNorm
-from perceptual_mae.run.folder import read_config, write_atomically, write_json
+from perceptual_mae.run.folder import read_config
 from perceptual_mae.seeding import stream
 
 Pool = Literal["class_token", "mean"]

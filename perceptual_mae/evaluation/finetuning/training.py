@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from perceptual_mae.config.build import TrainingPaths
 from perceptual_mae.data.batch import Batch
+from perceptual_mae.data.draws import TrainingPaths
 from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform, Mixing
@@ -17,8 +17,8 @@ from perceptual_mae.evaluation.finetuning.classifier import Classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Watch, ignore
-from perceptual_mae.schedules import learning_rate
-from perceptual_mae.training.optimizers import finetuning_optimizer, set_learning_rate
+from perceptual_mae.schedules import learning_rate, set_learning_rate
+from perceptual_mae.training.optimizers import finetuning_optimizer
 
 BATCH_SIZE = 128
 TOP = 5

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.layers import did_you_mean
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.evaluation.accumulators import Observer
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.protocol import (

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from perceptual_mae import errors
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.data import draws
 from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, names_of
@@ -68,7 +70,7 @@ def evaluate_run(
     seed = config.evaluation.seed if seed is None else seed
     names = names_of(metrics)
     generator = open_generator(run, accelerator, ema)
-    hidden = build.user_mistakes(lambda: num_hidden(generator.grid[0] * generator.grid[1], ratio))
+    hidden = errors.user_mistakes(lambda: num_hidden(generator.grid[0] * generator.grid[1], ratio))
     setting = Setting(
         generator.image_size,
         generator.channels,
@@ -92,13 +94,13 @@ def evaluate_run(
         "grid": list(generator.grid),
         "hidden_patches": hidden,
     }
-    masks = build.FixedMasks(config, generator.grid, seed, ratio)
+    masks = draws.FixedMasks(config, generator.grid, seed, ratio)
     show_reconstructions(
         generator,
         data.dataset,
         data.indices,
         data.transform,
-        lambda batch: build.user_mistakes(lambda: masks(batch)),
+        lambda batch: errors.user_mistakes(lambda: masks(batch)),
         accelerator,
         observers,
         batch_size=batch_size or config.evaluation.batch_size,

@@ -20,8 +20,8 @@ from perceptual_mae.data.dataset import ImageDataset, file_name
 from perceptual_mae.evaluation.accumulators import Gather, Seen
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Measure, Metric
+from perceptual_mae.files import write_atomically
 from perceptual_mae.images import check_unit_range
-from perceptual_mae.run.folder import write_atomically
 
 COMPOSITE, MASKED = "composite", "masked"
 BASELINE = "baselines/"

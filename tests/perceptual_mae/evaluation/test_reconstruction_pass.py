@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from conftest import debug_config
-from perceptual_mae.config.build import FixedMasks
 from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Gather, Seen

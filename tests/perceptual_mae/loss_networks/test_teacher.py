@@ -10,10 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import debug_config
-from perceptual_mae.config.build import Timetable
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.losses.perceptual import feature_matching
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import Moment, Timetable
 from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.trainer import Trainer
 
