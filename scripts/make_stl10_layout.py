@@ -22,10 +22,8 @@ from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.image_folder import FOLDER_NAMES, ImageFolder
 from perceptual_mae.data.image_tree import find_folder
-from perceptual_mae.data.selection import Selection, shorten
-from perceptual_mae.data.splitting import split_by_fractions
 from perceptual_mae.data.stl10 import BINARY_FOLDER, CLASSES, IMAGE_BYTES
-from perceptual_mae.data.subsets import label_of
+from perceptual_mae.data.subsets import Selection, label_of, shorten, split_by_fractions
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 

@@ -14,7 +14,7 @@ from perceptual_mae.config import build
 from perceptual_mae.data import draws
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
-from perceptual_mae.data.selection import fixed_choice
+from perceptual_mae.data.subsets import fixed_choice
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.run.folder import tell_apart

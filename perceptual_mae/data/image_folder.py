@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import check_split
 from perceptual_mae.data.image_tree import ImageTree, check_root, class_names, find_folder
-from perceptual_mae.data.splitting import Fractions, check_fractions, split_by_fractions
+from perceptual_mae.data.subsets import Fractions, check_fractions, split_by_fractions
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 

@@ -1,11 +1,14 @@
 """Labels of a data set without its images, and the same few images of every class."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.dataset import SPLITS, ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 
 
@@ -36,3 +39,68 @@ def balanced_share(dataset: ImageDataset, fraction: float, seed: int) -> list[in
         order = torch.randperm(len(members), generator=stream("fraction", seed, label))
         chosen += [members[place] for place in order[:each].tolist()]
     return sorted(chosen)
+
+
+class Selection:
+    """The images of `dataset` at `indices`, in that order."""
+
+    def __init__(self, dataset: ImageDataset, indices: Sequence[int]) -> None:
+        self._dataset, self._indices = dataset, indices
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._dataset.classes
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._dataset[self._indices[index]]
+
+    def label(self, index: int) -> int:
+        return label_of(self._dataset, self._indices[index])
+
+
+def shorten(dataset: ImageDataset, limit: int | None) -> ImageDataset:
+    """Return the first `limit` images of a fixed shuffle of the data set, or all of them."""
+    return dataset if limit is None or limit >= len(dataset) else Selection(dataset, fixed_choice(len(dataset), limit))
+
+
+def fixed_choice(num_images: int, limit: int | None) -> Sequence[int]:
+    """Return the first `limit` places of a fixed shuffle of a data set, ascending, or all of them."""
+    if limit is None or limit >= num_images:
+        return range(num_images)
+    chosen: list[int] = torch.randperm(num_images, generator=stream("limit", num_images))[:limit].tolist()
+    return sorted(chosen)
+
+
+Fractions = tuple[float, float, float]
+"""Shares of train, val and test, 1 in all."""
+
+
+def check_fractions(fractions: Fractions) -> None:
+    """Raise UserError unless the fractions are shares that use all images and leave some to train on."""
+    if min(fractions) < 0 or fractions[0] == 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
+        shown = ", ".join(f"{share:g}" for share in fractions)
+        raise UserError(
+            f"data.split_fractions is [{shown}]; give shares of train, val and test that add up to 1, train above 0"
+        )
+
+
+def split_by_fractions(labels: Sequence[int], fractions: Fractions, seed: int) -> dict[str, list[int]]:
+    """Return the indices of each split, ascending: disjoint, together all, a function of labels, fractions and seed.
+
+    Each class is shuffled by itself; then one image after the other, class by class, goes to the split that is furthest
+    behind its share. So every class gives its shares up to rounding, and the next class makes up for the remainder.
+    """
+    members: dict[int, list[int]] = {}
+    for index, label in enumerate(labels):
+        members.setdefault(label, []).append(index)
+    splits: tuple[list[int], ...] = ([], [], [])
+    given = 0
+    for label, indices in sorted(members.items()):
+        for place in torch.randperm(len(indices), generator=stream("split", seed, label)).tolist():
+            given += 1
+            behind = [share * given - len(split) for share, split in zip(fractions, splits, strict=True)]
+            splits[behind.index(max(behind))].append(indices[place])
+    return {name: sorted(split) for name, split in zip(SPLITS, splits, strict=True)}

@@ -8,7 +8,7 @@ from typing import Any
 from perceptual_mae.config import build, layers
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
-from perceptual_mae.data.selection import shorten
+from perceptual_mae.data.subsets import shorten
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 

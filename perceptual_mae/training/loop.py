@@ -12,7 +12,7 @@ from perceptual_mae.config import build, layers
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data import draws
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
-from perceptual_mae.data.selection import fixed_choice
+from perceptual_mae.data.subsets import fixed_choice
 from perceptual_mae.errors import UserError, is_out_of_memory
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction

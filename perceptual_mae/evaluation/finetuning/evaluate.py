@@ -8,8 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from perceptual_mae.data.selection import Selection
-from perceptual_mae.data.subsets import balanced_share
+from perceptual_mae.data.subsets import Selection, balanced_share
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, save_classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe

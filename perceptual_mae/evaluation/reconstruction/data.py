@@ -12,7 +12,7 @@ from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.image_folder import FOLDER_NAMES
 from perceptual_mae.data.image_tree import find_folder
-from perceptual_mae.data.selection import fixed_choice
+from perceptual_mae.data.subsets import fixed_choice
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import with_data

@@ -11,8 +11,7 @@ from torch import Tensor
 from perceptual_mae.data.cifar10 import Cifar10
 from perceptual_mae.data.digits import Digits
 from perceptual_mae.data.image_folder import ImageFolder
-from perceptual_mae.data.selection import Selection
-from perceptual_mae.data.subsets import balanced_share, label_of
+from perceptual_mae.data.subsets import Selection, balanced_share, label_of
 
 
 class Listed:

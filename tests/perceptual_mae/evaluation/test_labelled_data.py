@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from conftest import debug_config
-from perceptual_mae.data.selection import shorten
 from perceptual_mae.data.shape_drawing import KINDS
+from perceptual_mae.data.subsets import shorten
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import open_labelled, with_data
 
