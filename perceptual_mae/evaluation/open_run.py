@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled, with_data
-from perceptual_mae.evaluation.subjects import make_accelerator
+from perceptual_mae.evaluation.representation.features import fingerprint
+from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.run.run import Run
 
 
@@ -71,3 +77,43 @@ def open_run(
     config = with_data(run.config, data, overrides)
     labelled = open_labelled(config, name=data, split=split, limit=limit, test_limit=test_limit)
     return Opened(run, labelled, make_accelerator(run.config), ema)
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Return Accelerate's view of processes, device and the run's precision (bf16 where fp16 has no GPU)."""
+    precision = config.training.precision
+    AcceleratorState._reset_state()  # it keeps the precision of whatever was opened before
+    if precision == "fp16" and not torch.cuda.is_available():
+        precision = "bf16"
+    return Accelerator(mixed_precision=precision)
+
+
+def open_generator(run: Run, accelerator: Accelerator, ema: bool | None) -> MaskedAutoencoder:
+    """Return the run's generator, frozen, in evaluation mode and on the device."""
+    return run.generator(ema=ema).requires_grad_(False).to(accelerator.device)
+
+
+def uses_ema(run: Run, ema: bool | None) -> bool:
+    """Tell whether averaged weights are scored: as asked, or where the run keeps them."""
+    return run.has_ema if ema is None else ema
+
+
+def describe(run: Run, encoder: Encoder, data: LabelledData, accelerator: Accelerator, *, ema: bool) -> dict[str, Any]:
+    """Return the facts that make a score repeatable, for its JSON file."""
+    height, width = data.transform.size
+    return {
+        "run": run.path.name,
+        "step": run.step,
+        "ema": ema,
+        "encoder_sha256": fingerprint(encoder),
+        "encoder_tensors": {"loaded": len(encoder.state_dict()), "missing": 0},  # loading is strict, or stops
+        "precision": accelerator.mixed_precision,
+        "data": data.name,
+        "split": data.split,
+        "train_images": len(data.train),
+        "test_images": len(data.test),
+        "limit": data.limit,
+        "test_limit": data.test_limit,
+        "classes": data.num_classes,
+        "transform": {"image_size": [height, width], "resize": data.transform.resize, "crop": "center"},
+    }

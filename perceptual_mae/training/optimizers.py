@@ -23,20 +23,3 @@ def generator_optimizer(generator: nn.Module, *, betas: Sequence[float], weight_
 def discriminator_optimizer(discriminator: nn.Module, *, betas: Sequence[float]) -> Adam:
     """Return Adam without decay; the learning rate is set by each step."""
     return Adam(discriminator.parameters(), lr=0.0, betas=(float(betas[0]), float(betas[1])), fused=True)
-
-
-def finetuning_optimizer(
-    classifier: nn.Module, *, betas: Sequence[float], weight_decay: float, layer_decay: float
-) -> AdamW:
-    """Return AdamW whose rate shrinks by `layer_decay` a layer from the head down (BEiT, MAE); none decays as above.
-
-    timm makes the groups by the classifier's `group_matcher`. It writes `lr_scale` into them, which no optimiser of
-    torch's reads: the rates are right only where `set_learning_rate` sets them.
-    """
-    from timm.optim import param_groups_layer_decay
-
-    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in SPARED]
-    groups = param_groups_layer_decay(
-        classifier, weight_decay=weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
-    )
-    return AdamW(groups, lr=0.0, betas=(float(betas[0]), float(betas[1])), fused=True)

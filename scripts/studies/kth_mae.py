@@ -15,7 +15,7 @@ from pathlib import Path
 from budget import at_the_end, keep_images, refuse_more_labels
 from encoder_scores import OF_ONE_SEED
 from findings import Findings, column, pair_by_seed, per_cent, read_rows
-from perceptual_mae.evaluation.one_hot import accuracy_behind
+from perceptual_mae.evaluation.representation.kth_heads import accuracy_behind
 from perceptual_mae.report.columns import Column
 from perceptual_mae.sweep.grid import Axis
 from starting import option, start

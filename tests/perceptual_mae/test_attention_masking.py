@@ -11,9 +11,9 @@ from perceptual_mae import Run, pretrain
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data import draws
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
-from perceptual_mae.evaluation.subjects import make_accelerator
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.masking import attention, num_hidden, random
 from perceptual_mae.schedules import Moment

@@ -8,10 +8,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, Pool
+from perceptual_mae.evaluation.finetuning.training import finetuning_optimizer
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.schedules import set_learning_rate
-from perceptual_mae.training.optimizers import finetuning_optimizer, generator_optimizer
+from perceptual_mae.training.optimizers import generator_optimizer
 
 RATE = 1e-3
 EVERYTHING: dict[str, Any] = {"layer_scale": 0.1, "positions": "learned", "relative_positions": True}

@@ -14,10 +14,9 @@ from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_en
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.finetuning.training import check_batch, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData
-from perceptual_mae.evaluation.provenance import describe
+from perceptual_mae.evaluation.open_run import describe, uses_ema
 from perceptual_mae.evaluation.representation.evaluate import summarise
 from perceptual_mae.evaluation.representation.features import Watch, ignore
-from perceptual_mae.evaluation.subjects import uses_ema
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.run.run import Run
 

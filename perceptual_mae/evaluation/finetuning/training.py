@@ -1,5 +1,6 @@
 """One fine-tuning: all weights of a classifier learn from labels, on whole images; the last epoch is what counts."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.draws import TrainingPaths
@@ -18,7 +20,7 @@ from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.schedules import learning_rate, set_learning_rate
-from perceptual_mae.training.optimizers import finetuning_optimizer
+from perceptual_mae.training.optimizers import SPARED
 
 BATCH_SIZE = 128
 TOP = 5
@@ -151,3 +153,20 @@ def _loss(
         smoothing = 0.0  # it is in the targets
     logits = network(images, None if paths is None else paths.to(images.device))
     return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+
+
+def finetuning_optimizer(
+    classifier: nn.Module, *, betas: Sequence[float], weight_decay: float, layer_decay: float
+) -> AdamW:
+    """Return AdamW whose rate shrinks by `layer_decay` a layer from the head down (BEiT, MAE); none decays as above.
+
+    timm makes the groups by the classifier's `group_matcher`. It writes `lr_scale` into them, which no optimiser of
+    torch's reads: the rates are right only where `set_learning_rate` sets them.
+    """
+    from timm.optim import param_groups_layer_decay
+
+    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in SPARED]
+    groups = param_groups_layer_decay(
+        classifier, weight_decay=weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
+    )
+    return AdamW(groups, lr=0.0, betas=(float(betas[0]), float(betas[1])), fused=True)

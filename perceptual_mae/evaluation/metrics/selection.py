@@ -17,6 +17,7 @@ from perceptual_mae.evaluation.metrics.protocol import (
     Setting,
     UnavailableError,
 )
+from perceptual_mae.pretrained_weights.registry import find, missing
 from perceptual_mae.run.folder import version_of
 
 GROUPS = ("all", "cheap")
@@ -115,3 +116,11 @@ def _note(chosen: Chosen, line: ImageMetric | SetMetric, files: _Files) -> None:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             chosen.networks[name] = {"file": path.name, "sha256": digest}
+
+
+def find_weights(name: str) -> Path:
+    """Return the file of a network's weights; UnavailableError says which command fetches it."""
+    path = find(name)
+    if path is None:
+        raise UnavailableError(missing(name))
+    return path

@@ -13,14 +13,13 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data import draws
 from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
 from perceptual_mae.evaluation.metrics.protocol import Setting
-from perceptual_mae.evaluation.metrics.selection import choose, names_of
-from perceptual_mae.evaluation.metrics.weight_files import find_weights
+from perceptual_mae.evaluation.metrics.selection import choose, find_weights, names_of
+from perceptual_mae.evaluation.open_run import open_generator, uses_ema
 from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
 from perceptual_mae.evaluation.reconstruction.inference import show_reconstructions
 from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, ImageTable
 from perceptual_mae.evaluation.representation.features import Watch, fingerprint_of, ignore
-from perceptual_mae.evaluation.subjects import open_generator, uses_ema
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.masking import num_hidden
 from perceptual_mae.objective.objective import TERMS

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import LabelledData
-from perceptual_mae.evaluation.provenance import describe
+from perceptual_mae.evaluation.open_run import describe, open_generator, uses_ema
 from perceptual_mae.evaluation.representation import kth_heads
 from perceptual_mae.evaluation.representation.augmented_probe import (
     CROP_SCALE,
@@ -19,7 +19,16 @@ from perceptual_mae.evaluation.representation.augmented_probe import (
     score_heads,
     train_probe,
 )
-from perceptual_mae.evaluation.representation.features import Extractor, Features, Watch, ignore, layer_features
+from perceptual_mae.evaluation.representation.features import (
+    Extractor,
+    Features,
+    Watch,
+    both_splits,
+    extract,
+    ignore,
+    layer_features,
+    subjects,
+)
 from perceptual_mae.evaluation.representation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
 from perceptual_mae.evaluation.representation.kth_heads import HeadScores, train_and_score
 from perceptual_mae.evaluation.representation.linear_probe import (
@@ -30,7 +39,6 @@ from perceptual_mae.evaluation.representation.linear_probe import (
     ProbeResult,
     linear_probe,
 )
-from perceptual_mae.evaluation.subjects import both_splits, extract, open_generator, subjects, uses_ema
 from perceptual_mae.run.run import Run
 
 Protocol = Literal["cached", "mae", "paper", "kth"]

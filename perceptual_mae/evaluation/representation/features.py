@@ -13,10 +13,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from perceptual_mae.config import build
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import evaluation_batches
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 
 Extractor = Callable[[Tensor], dict[str, Tensor]]
 Watch = Callable[[str, int, int], None]
@@ -145,3 +149,33 @@ def _to_main_process(chunks: list[Chunk], accelerator: Accelerator) -> list[Chun
         if accelerator.is_main_process:
             gathered += met
     return gathered
+
+
+def subjects(
+    generator: MaskedAutoencoder, config: RunConfig, accelerator: Accelerator, *, baselines: bool
+) -> dict[str, Extractor]:
+    """Return what is scored by name: the run's encoder, and with `baselines` the same before training, and pixels."""
+    extractors: dict[str, Extractor] = {"encoder": encoder_features(generator.encoder)}
+    if baselines:
+        untrained = build.build_generator(config).eval().requires_grad_(False).to(accelerator.device)
+        extractors |= {"random encoder": encoder_features(untrained.encoder), "raw pixels": pixel_features}
+    return extractors
+
+
+def both_splits(
+    extractor: Extractor, data: LabelledData, accelerator: Accelerator, name: str, watch: Watch = ignore
+) -> tuple[Features, Features]:
+    """Return the features of the training and of the test images, without augmentation."""
+    return (
+        extract(extractor, data.train, data, accelerator, f"{name}, train", watch),
+        extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", watch),
+    )
+
+
+def extract(
+    extractor: Extractor, dataset: ImageDataset, data: LabelledData, accelerator: Accelerator, name: str, watch: Watch
+) -> Features:
+    """Return the features of one part of labelled data, prepared as the run prepares held-out images."""
+    return extract_features(
+        extractor, dataset, data.transform, accelerator, workers=data.workers, name=name, watch=watch
+    )

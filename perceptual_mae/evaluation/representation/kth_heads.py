@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perceptual_mae.evaluation.one_hot import one_hot_agreement
 from perceptual_mae.evaluation.representation.probe_head import ROWS_AT_ONCE, ProbeHead
 from perceptual_mae.schedules import learning_rate
 from perceptual_mae.seeding import stream, stream_seed
@@ -125,3 +124,20 @@ def predict(network: nn.Module, features: Tensor) -> Tensor:
 
 def _share(right: Tensor) -> float:
     return int(right.sum()) / len(right)
+
+
+ENTRIES_AT_ONCE = 1 << 24
+
+
+def one_hot_agreement(predicted: Tensor, labels: Tensor, num_classes: int) -> float:
+    """Return the share of equal entries of the one-hot vectors of classes (N,) and labels (N,), counted one by one."""
+    rows = max(1, ENTRIES_AT_ONCE // num_classes)
+    equal = 0
+    for guess, truth in zip(torch.split(predicted, rows), torch.split(labels, rows), strict=True):
+        equal += int((F.one_hot(guess, num_classes) == F.one_hot(truth, num_classes)).sum())
+    return equal / (len(labels) * num_classes)
+
+
+def accuracy_behind(agreement: float, num_classes: int) -> float:
+    """Return the top-1 accuracy that a one-hot agreement over this number of classes stands for."""
+    return 1 - num_classes / 2 * (1 - agreement)

@@ -23,7 +23,7 @@ from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_dist
 from perceptual_mae.evaluation.metrics.inception_score import inception_score
 from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance
 from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
-from perceptual_mae.evaluation.metrics.weight_files import find_weights
+from perceptual_mae.evaluation.metrics.selection import find_weights
 from perceptual_mae.pretrained_weights import registry
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")

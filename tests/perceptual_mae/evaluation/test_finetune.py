@@ -18,9 +18,9 @@ from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_r
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe, read_recipe
 from perceptual_mae.evaluation.finetuning.training import check_batch, count_right, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.evaluation.score_tables import finetune_table
-from perceptual_mae.evaluation.subjects import make_accelerator
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null"]
 QUICK = ["epochs=2", "batch_size=30"]

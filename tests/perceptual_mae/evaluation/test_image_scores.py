@@ -13,7 +13,7 @@ from torch import Tensor
 from perceptual_mae.evaluation.accumulators import Gather, Observer, Seen, lay
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Setting
-from perceptual_mae.evaluation.metrics.weight_files import find_weights
+from perceptual_mae.evaluation.metrics.selection import find_weights
 from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
 from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, hidden_mean, write_csv
 from perceptual_mae.images import mask_image

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.evaluation import one_hot
-from perceptual_mae.evaluation.one_hot import accuracy_behind, one_hot_agreement
+from perceptual_mae.evaluation.representation.kth_heads import accuracy_behind, one_hot_agreement
 
 LABELS = torch.arange(10).repeat(100)
 
