@@ -7,8 +7,8 @@ from rich.console import Console
 
 from perceptual_mae.cli.evaluate_tables import baseline_table, notes, score_table, title
 from perceptual_mae.cli.options import Scored
+from perceptual_mae.cli.output import check_out
 from perceptual_mae.cli.progress import Watcher
-from perceptual_mae.cli.scoring import check_out
 from perceptual_mae.evaluation.metrics.selection import names_of
 from perceptual_mae.evaluation.open_run import check_ema, make_accelerator, report_path
 from perceptual_mae.evaluation.reconstruction.data import HeldOut, open_held_out, with_images, with_masking

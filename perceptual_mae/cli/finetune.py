@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perceptual_mae.cli.options import Scored
+from perceptual_mae.cli.output import check_out, finish, numbers
 from perceptual_mae.cli.progress import Watcher
-from perceptual_mae.cli.scoring import check_out, finish, numbers
+from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
 from perceptual_mae.evaluation.finetuning.recipes import RecipeName, read_recipe
 from perceptual_mae.evaluation.open_run import open_run
-from perceptual_mae.evaluation.score_tables import finetune_table
 
 
 def run(

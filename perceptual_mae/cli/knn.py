@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from perceptual_mae.cli.options import Scored
+from perceptual_mae.cli.output import check_out, finish, numbers
 from perceptual_mae.cli.progress import Watcher
-from perceptual_mae.cli.scoring import check_out, finish, numbers
+from perceptual_mae.cli.representation_tables import knn_table
 from perceptual_mae.evaluation.open_run import open_run
 from perceptual_mae.evaluation.representation.evaluate import knn_run
-from perceptual_mae.evaluation.score_tables import knn_table
 
 
 def run(

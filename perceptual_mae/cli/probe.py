@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from perceptual_mae.cli.options import Scored
+from perceptual_mae.cli.output import check_out, finish, numbers
 from perceptual_mae.cli.progress import Watcher
-from perceptual_mae.cli.scoring import check_out, finish, numbers
+from perceptual_mae.cli.representation_tables import probe_table
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import open_run
 from perceptual_mae.evaluation.representation.evaluate import Head, Protocol, probe_run
 from perceptual_mae.evaluation.representation.linear_probe import ProbeOptimizer
-from perceptual_mae.evaluation.score_tables import probe_table
 from perceptual_mae.visualization.layer_map import draw_layer_map
 
 

@@ -14,8 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.loss_networks.frozen import FrozenNetwork, Taps
-from perceptual_mae.pretrained_weights.loading import with_weights
+from perceptual_mae.loss_networks.frozen import FrozenNetwork, Taps, with_weights
 
 Layer = Literal["group_1", "group_2", "group_3", "group_4", "output"]
 

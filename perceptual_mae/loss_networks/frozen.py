@@ -1,9 +1,11 @@
 """A network that is looked through and never changes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from perceptual_mae.pretrained_weights.loading import copy_state, is_random, read_weights
 
 Features = tuple[Tensor, ...]
 """What a network finds in images: (B, C_j, H_j, W_j), shallow to deep."""
@@ -89,3 +91,32 @@ class Taps(nn.Module):
             if name in self.tapped:
                 found.append(hidden)
         return tuple(found)
+
+
+def with_weights(
+    frozen: FrozenNetwork, weights: str | None, sha256: str | None, name_in_file: Callable[[str], str]
+) -> FrozenNetwork:
+    """Fill a network that was built without memory; `name_in_file` returns a tensor's name in the file by its own.
+
+    `weights` is a file, or "random" for He's initialisation (of the convolutions, which are all that such networks
+    consist of). Tensors of the file that the network lacks are left alone: only a part of it may be wanted. Where the
+    default device is the meta device, no file is touched.
+    """
+    frozen.is_random = is_random(frozen.name, weights, sha256)
+    if torch.get_default_device().type == "meta":
+        return frozen
+    network = frozen.network
+    if frozen.is_random:
+        network.to_empty(device="cpu")
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    else:
+        held = read_weights(frozen.name, str(weights), sha256)
+        state = {name: held.get(name_in_file(name)) for name in network.state_dict()}
+        network.to_empty(device="cpu")
+        copy_state(network, state, frozen.name, str(weights))
+    network.to(memory_format=torch.channels_last)
+    return frozen

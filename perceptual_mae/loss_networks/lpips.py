@@ -7,8 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
-from perceptual_mae.pretrained_weights.loading import with_weights
+from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork, with_weights
 
 _TRUNKS = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet"}
 

@@ -5,8 +5,7 @@ from typing import Literal
 import torch
 from torchvision import models
 
-from perceptual_mae.loss_networks.frozen import IMAGENET, FrozenNetwork, Taps
-from perceptual_mae.pretrained_weights.loading import with_weights
+from perceptual_mae.loss_networks.frozen import IMAGENET, FrozenNetwork, Taps, with_weights
 
 Layer = Literal[
     "relu1_2", "pool1", "relu2_2", "pool2", "relu3_3", "pool3", "relu4_3", "pool4", "relu5_3", "pool5"

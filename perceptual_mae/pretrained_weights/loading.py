@@ -1,13 +1,12 @@
 """Weights from a file that the user gives: checked before they are read, and whole before they are used."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from perceptual_mae.loss_networks.frozen import FrozenNetwork
 from perceptual_mae.pretrained_weights import registry
 
 RANDOM = "random"
@@ -44,35 +43,6 @@ def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: st
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise ValueError(f"the weights of {what}: {path} holds no tensors by name; {hint or _hint(what)}")
     return {str(name).removeprefix("module."): value for name, value in held.items()}
-
-
-def with_weights(
-    frozen: FrozenNetwork, weights: str | None, sha256: str | None, name_in_file: Callable[[str], str]
-) -> FrozenNetwork:
-    """Fill a network that was built without memory; `name_in_file` returns a tensor's name in the file by its own.
-
-    `weights` is a file, or "random" for He's initialisation (of the convolutions, which are all that such networks
-    consist of). Tensors of the file that the network lacks are left alone: only a part of it may be wanted. Where the
-    default device is the meta device, no file is touched.
-    """
-    frozen.is_random = is_random(frozen.name, weights, sha256)
-    if torch.get_default_device().type == "meta":
-        return frozen
-    network = frozen.network
-    if frozen.is_random:
-        network.to_empty(device="cpu")
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-    else:
-        held = read_weights(frozen.name, str(weights), sha256)
-        state = {name: held.get(name_in_file(name)) for name in network.state_dict()}
-        network.to_empty(device="cpu")
-        copy_state(network, state, frozen.name, str(weights))
-    network.to(memory_format=torch.channels_last)
-    return frozen
 
 
 def is_random(what: str, weights: str | None, sha256: str | None) -> bool:

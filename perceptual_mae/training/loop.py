@@ -17,20 +17,13 @@ from perceptual_mae.errors import UserError, is_out_of_memory
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.run import checkpoint, folder
+from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer, make_accelerator
 from perceptual_mae.training.gan_monitor import Health
 from perceptual_mae.training.initial_encoder import find_start
 from perceptual_mae.training.messages import farewell, headline
-from perceptual_mae.training.metrics import (
-    Meter,
-    MetricsFile,
-    Reporter,
-    average,
-    check_trackers,
-    first_non_finite,
-    nest,
-)
+from perceptual_mae.training.metrics import Meter, Reporter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 

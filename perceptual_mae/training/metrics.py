@@ -1,12 +1,10 @@
 """What a run tells: metrics.jsonl, a progress line, Accelerate's trackers."""
 
-import json
 import logging
 import math
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -70,34 +67,6 @@ def nest(scalars: Scalars) -> dict[str, Any]:
             branch = branch.setdefault(group, {})
         branch[leaf] = value
     return tree
-
-
-class MetricsFile:
-    """metrics.jsonl: one object a report. Lines after the step a run resumes from belong to a lost future and go."""
-
-    def __init__(self, path: Path, resume_step: int) -> None:
-        self.path = path
-        if path.exists():
-            lines = path.read_text(errors="replace").splitlines()
-            write_atomically(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= resume_step))
-
-    def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf  # a line cut off when the machine went down
-
-
-def _finite(tree: Any) -> Any:
-    """Put null where a number is not finite: JSON has no word for it."""
-    if isinstance(tree, dict):
-        return {key: _finite(value) for key, value in tree.items()}
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 class Reporter:

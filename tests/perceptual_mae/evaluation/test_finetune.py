@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from conftest import debug_config
 from perceptual_mae import Run, UserError, pretrain
+from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
 from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe, read_recipe
@@ -20,7 +21,6 @@ from perceptual_mae.evaluation.finetuning.training import check_batch, count_rig
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation.features import fingerprint
-from perceptual_mae.evaluation.score_tables import finetune_table
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null"]
 QUICK = ["epochs=2", "batch_size=30"]

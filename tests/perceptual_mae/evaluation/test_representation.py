@@ -12,12 +12,12 @@ import torch
 
 from conftest import debug_config
 from perceptual_mae import Run, pretrain
+from perceptual_mae.cli.representation_tables import knn_table, probe_table
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation import evaluate
 from perceptual_mae.evaluation.representation.evaluate import knn_run, probe_run, summarise
 from perceptual_mae.evaluation.representation.features import fingerprint
-from perceptual_mae.evaluation.score_tables import knn_table, probe_table
 from perceptual_mae.visualization.layer_map import draw_layer_map
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.ema_kimg=0.1"]
