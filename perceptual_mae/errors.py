@@ -5,8 +5,6 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-import torch
-
 
 class UserError(ValueError):
     """A mistake of the user's, told in one line: what is wrong, where, and what to do.
@@ -39,8 +37,3 @@ def user_mistakes(build: Callable[[], Built]) -> Built:
         raise
     except ValueError as mistake:
         raise UserError(str(mistake)) from mistake
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)

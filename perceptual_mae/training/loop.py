@@ -13,7 +13,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data import draws
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import fixed_choice
-from perceptual_mae.errors import UserError, is_out_of_memory
+from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.run import checkpoint, folder
@@ -59,6 +59,11 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         raise
     finally:
         run.close()
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
 
 
 class Pretraining:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_pretraining import stop_after, trained
 from torch import Tensor
 
 from conftest import debug_config, debug_trainer, random_batches
@@ -20,7 +21,6 @@ from perceptual_mae.schedules import Moment
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
-from test_pretraining import stop_after, trained
 
 FIRST = Moment(1, 0, 0.0)
 PLANTED = torch.tensor([0.02, 0.3, 0.01, 0.1, 0.05, 0.2, 0.04, 0.28])

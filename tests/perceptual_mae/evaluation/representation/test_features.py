@@ -159,7 +159,7 @@ def test_two_processes_count_every_image_once_and_keep_the_order(tmp_path: Path)
     script = tmp_path / "both.py"
     script.write_text(TWO_PROCESSES)
     here = Path(__file__).parent
-    paths = os.pathsep.join(str(path) for path in (here, *here.parents[1:3], os.environ.get("PYTHONPATH", "")))
+    paths = os.pathsep.join(str(path) for path in (here, *here.parents[2:4], os.environ.get("PYTHONPATH", "")))
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything two gloo processes found, all cases in one launch."""
     folder = tmp_path_factory.mktemp("two")
-    paths = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[2])])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run(
         [*launch, str(HERE / "two_processes.py"), str(folder)],
