@@ -19,10 +19,11 @@ from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, watche
 from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
-from perceptual_mae.errors import UserError, is_out_of_memory
+from perceptual_mae.errors import UserError
 from perceptual_mae.schedules import Moment
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.loop import is_out_of_memory
 from perceptual_mae.training.trainer import Trainer
 
 HELD_P = 0.3
