@@ -3,6 +3,8 @@
 Shapes: B images, C channels, H x W pixels, p patch size, L = (H/p)(W/p) patches in row-major order.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +15,19 @@ Pyramid = tuple[Tensor, ...]
 
 Size = tuple[int, int]
 """Height and width in pixels (or rows and columns of patches)."""
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What networks are built for: the images' size in pixels, and mean and deviation of each channel in [0, 1]."""
+
+    size: Size
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
+from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.trainer import Trainer
@@ -54,6 +56,11 @@ def debug_config(*arguments: str) -> RunConfig:
         narrow += [f"losses.{term}.network.width=16" for term in PERCEPTUAL]
     methods = [part for argument in arguments for part in without_weights(argument)]
     return load_config([DEBUG, *methods, *narrow])
+
+
+def generator_of(config: RunConfig) -> MaskedAutoencoder:
+    """The generator of a configuration, at its first step."""
+    return build_generator(config.generator, config.data.image, config.training.seed)
 
 
 def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Trainer:

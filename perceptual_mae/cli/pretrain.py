@@ -42,9 +42,11 @@ def describe(config: RunConfig, out: Path) -> str:
     """Return the resolved configuration and what follows from it: sizes, steps, learning rate, a checkpoint's size."""
     training = config.training
     with torch.device("meta"):
-        generator = build.build_generator(config)
-        discriminator = build.build_discriminator(config)
-        networks = build.build_loss_networks(config, discriminator)
+        generator = build.build_generator(config.generator, config.data.image, config.training.seed)
+        discriminator = build.build_discriminator(config.discriminator, config.data.image, config.training.seed)
+        networks = build.build_loss_networks(config.losses, config.data.image, discriminator, config.training.seed)
+    path_length = build.build_penalty(config.penalties, "path_length", config.data.image, training.batch_size)
+    peak, _ = build.generator_adam(config.optimizer, training.batch_size, path_length)
     start = check_start(config, out / "checkpoints")
     weights, with_positions = count_parameters(generator)
     lines = [to_yaml(config).rstrip(), ""]
@@ -66,7 +68,7 @@ def describe(config: RunConfig, out: Path) -> str:
         f"effective batch: {training.batch_size} images = {training.accumulation} "
         f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share}, shared by all processes"
     )
-    lines.append(f"learning rate: {build.generator_adam(config)[0]:g}")
+    lines.append(f"learning rate: {peak:g}")
     lines.append(count_steps(config))
     kept = (1 + OPTIMIZER_MOMENTS) * total + (with_positions if training.ema_kimg else 0)
     kept += sum(parameter.numel() for parameter in networks.copies.parameters())
@@ -81,8 +83,8 @@ def count_steps(config: RunConfig) -> str:
         images = len(config.data.build("train"))
     except UserError as mistake:
         return f"steps: unknown, the data cannot be read ({mistake})"
-    plan = build.build_plan(config, images)
-    timetable = build.build_timetable(config, plan.steps_per_epoch)
+    plan = build.build_plan(config.training, images)
+    timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
     return (
         f"steps: {timetable.total_steps:,} = {config.training.epochs} epochs x {plan.steps_per_epoch:,}, "
         f"warm-up {timetable.warmup_steps:,}; {images:,} training images"

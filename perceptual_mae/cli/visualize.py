@@ -11,7 +11,6 @@ from torch import Tensor
 
 from perceptual_mae import errors
 from perceptual_mae.config import build
-from perceptual_mae.data import draws
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.data.subsets import fixed_choice
@@ -56,8 +55,14 @@ def run(
         columns = attention_sheet(batch.images, dict(zip(names, generators, strict=True)), keep)
         about = f"the last layer's class token, kept patches hold {keep:g} of its attention to patches"
     else:
-        ratio, seed, view = build.final_ratio(first.config) if ratio is None else ratio, seed or 0, view or "both"
-        masks = errors.user_mistakes(lambda: draws.FixedMasks(first.config, generators[0].grid, seed, ratio)(batch))
+        ratio, seed, view = (
+            build.final_ratio(first.config.masking) if ratio is None else ratio,
+            seed or 0,
+            view or "both",
+        )
+        masks = errors.user_mistakes(
+            lambda: build.build_fixed_masks(first.config.masking, generators[0].grid, seed, ratio)(batch)
+        )
         columns = reconstruction_sheet(batch.images, masks, dict(zip(names, generators, strict=True)), view)
         about = f"ratio {ratio:g}, mask seed {seed}" + (f", {view} of each run" if beside and view != "both" else "")
     out = out or default_path(first, names[1:], "visualize" if keep is None else "attention")
@@ -125,7 +130,7 @@ def _describe(generator: MaskedAutoencoder) -> str:
 def held_out_images(opened: Run, count: int) -> Batch:
     """Return held-out images of the run's data set, those of the grids in its images/."""
     dataset = opened.config.data.build(opened.config.evaluation.split)
-    transform = build.build_evaluation_transform(opened.config)
+    transform = build.build_evaluation_transform(opened.config.data)
     chosen = fixed_choice(len(dataset), count)
     return next(evaluation_batches(dataset, transform, batch_size=count, indices=chosen))
 
@@ -135,7 +140,7 @@ def own_images(opened: Run, paths: list[Path]) -> tuple[Batch, str]:
 
     The mask of each depends on its place. Raises UserError with a line for each file that cannot be read.
     """
-    transform = build.build_evaluation_transform(opened.config)
+    transform = build.build_evaluation_transform(opened.config.data)
     height, width = transform.size
     images, changed, mistakes = list[Tensor](), list[str](), list[str]()
     for path in paths:

@@ -1,4 +1,7 @@
-"""From a configuration to its parts. After this nobody reads the configuration for what it builds."""
+"""From sections of a configuration to the parts of a run: each builder takes the section it reads, and plain values.
+
+Nobody reads the configuration after building.
+"""
 
 import re
 from collections.abc import Callable
@@ -10,13 +13,26 @@ from torch import Tensor, nn
 
 from discriminators import Discriminator
 from discriminators.augmentation.ada import ADA
-from discriminators.penalties import lazy_adam
-from perceptual_mae.config.parsing import LossNetworkSection, RunConfig
+from discriminators.penalties import PathLength, lazy_adam
+from perceptual_mae.config.schema import (
+    AugmentSection,
+    DataSection,
+    DiscriminatorSection,
+    GeneratorSection,
+    LossesSection,
+    LossNetworkSection,
+    MaskingSection,
+    OptimizerSection,
+    PenaltiesSection,
+    ScheduleSection,
+    TrainingSection,
+)
+from perceptual_mae.data.draws import Attention, FixedMasks, TrainingMasks
 from perceptual_mae.data.loading import EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
 from perceptual_mae.errors import UserError, user_mistakes
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.images import pyramid_sizes
+from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
 from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
@@ -24,24 +40,22 @@ from perceptual_mae.schedules import Timetable, value_at
 from perceptual_mae.seeding import stream_seed
 
 
-def build_generator(config: RunConfig) -> MaskedAutoencoder:
+def build_generator(section: GeneratorSection, image: ImageFormat, seed: int) -> MaskedAutoencoder:
     """Return the generator with weights drawn from the run's seed."""
-    data = config.data
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed("generator", config.training.seed))
+        torch.manual_seed(stream_seed("generator", seed))
         return user_mistakes(
-            lambda: MaskedAutoencoder(data.size, len(data.mean), data.mean, data.std, **config.generator.options())
+            lambda: MaskedAutoencoder(image.size, image.channels, image.mean, image.std, **section.options())
         )
 
 
-def build_discriminator(config: RunConfig) -> nn.Module | None:
+def build_discriminator(section: DiscriminatorSection | None, image: ImageFormat, seed: int) -> nn.Module | None:
     """Return the discriminator with weights drawn from the run's seed, or None for a plain MAE."""
-    if config.discriminator is None:
+    if section is None:
         return None
-    section, data = config.discriminator, config.data
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed("discriminator", config.training.seed))
-        discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
+        torch.manual_seed(stream_seed("discriminator", seed))
+        discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
     if not isinstance(discriminator, Discriminator):
         raise UserError(
             f"discriminator.kind: {section.kind} is no discriminator: it needs `levels` and `forward(pyramid)`"
@@ -49,23 +63,23 @@ def build_discriminator(config: RunConfig) -> nn.Module | None:
     return discriminator.to(memory_format=torch.channels_last)
 
 
-def build_objective(config: RunConfig) -> Objective:
+def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:
     """Return the generator's objective: the table's terms with weights, phases, options and networks of the run."""
-    keys = loss_network_keys(config)
+    keys = loss_network_keys(losses)
     return Objective(
         {
             name: WeightedTerm(TERMS[name], section.weight, section.when, section.options(), keys.get(name, LIVE))
-            for name, section in config.losses.items()
+            for name, section in losses.items()
         },
-        config.training.log_every,
+        telemetry_every,
     )
 
 
-def loss_network_keys(config: RunConfig) -> dict[str, str]:
+def loss_network_keys(losses: LossesSection) -> dict[str, str]:
     """Return, by term, the key of the network it compares through; the same settings have the same key."""
     keys: dict[str, str] = {}
     known: list[LossNetworkSection] = []
-    for name, section in config.losses.networks().items():
+    for name, section in losses.networks().items():
         if section not in known:
             known.append(section)
         number = 1 + [other for other in known if other.kind == section.kind].index(section)
@@ -73,19 +87,21 @@ def loss_network_keys(config: RunConfig) -> dict[str, str]:
     return keys
 
 
-def build_loss_networks(config: RunConfig, discriminator: nn.Module | None) -> LossNetworks:
+def build_loss_networks(
+    losses: LossesSection, image: ImageFormat, discriminator: nn.Module | None, seed: int
+) -> LossNetworks:
     """Return the networks that terms compare through, beside the live discriminator, with weights from their files."""
     fixed: dict[str, nn.Module] = {}
     copies: dict[str, nn.Module] = {}
-    sections, seed = config.losses.networks(), stream_seed("loss network", config.training.seed)
-    for name, key in loss_network_keys(config).items():
+    sections = losses.networks()
+    for name, key in loss_network_keys(losses).items():
         if key == LIVE or key in fixed or key in copies:
             continue
         section, place = sections[name], f"losses.{name}.network"
-        positional = (discriminator,) if section.watches_discriminator else (config.data.size, len(config.data.mean))
+        positional = (discriminator,) if section.watches_discriminator else (image.size, image.channels)
         try:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.manual_seed(stream_seed("loss network", seed))
                 network = section.build(*positional)
         except ImportError as mistake:
             raise UserError(f"{place}: {mistake}; install it: pip install {mistake.name}") from mistake
@@ -97,12 +113,12 @@ def build_loss_networks(config: RunConfig, discriminator: nn.Module | None) -> L
     return LossNetworks(fixed, copies)
 
 
-def build_discriminator_loss(config: RunConfig) -> tuple[Callable[[Tensor, Tensor], Tensor], float]:
+def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[[Tensor, Tensor], Tensor], float]:
     """Return the discriminator's loss and the decision level of its logits.
 
     Without an adversarial term the discriminator still learns to tell real from fake: its features are compared.
     """
-    section = dict(config.losses.items()).get("adversarial")
+    section = dict(losses.items()).get("adversarial")
     options = section.options() if section is not None else {}
     # Options that do not go together are refused by the loss itself: ask it before training does.
     user_mistakes(lambda: adversarial_discriminator(torch.zeros(1), torch.zeros(1), **options))
@@ -110,39 +126,38 @@ def build_discriminator_loss(config: RunConfig) -> tuple[Callable[[Tensor, Tenso
     return partial(adversarial_discriminator, **options), ADVERSARIAL[kind].center
 
 
-def build_augmentation(config: RunConfig) -> ADA | None:
-    """Return what the discriminator's eyes go through, or None."""
-    section, data = config.augment, config.data
+def build_augmentation(section: AugmentSection | None, image: ImageFormat) -> ADA | None:
+    """Return the augmentation of what the discriminator is shown, or None."""
     if section is None:
         return None
-    augmentation: ADA = user_mistakes(lambda: section.build(pyramid_sizes(data.size), len(data.mean)))
+    augmentation: ADA = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
     return augmentation
 
 
-def build_penalty(config: RunConfig, name: str) -> Any:
-    """Return a gradient penalty of the run by its name in the table, or None."""
-    section = config.penalties.get(name)
+def build_penalty(penalties: PenaltiesSection, name: str, image: ImageFormat, batch_size: int) -> Any:
+    """Return a gradient penalty of the run by its name in the table, or None; `batch_size`: images of a step."""
+    section = penalties.get(name)
     if section is None:
         return None
-    penalty = user_mistakes(lambda: section.build(config.data.size, config.training.batch_size))
+    penalty = user_mistakes(lambda: section.build(image.size, batch_size))
     return None if getattr(penalty, "weight", 1) == 0 else penalty
 
 
-def ema_decay(config: RunConfig) -> float | None:
+def ema_decay(training: TrainingSection) -> float | None:
     """Return the decay a step whose half-life is `training.ema_kimg` thousand images, or None for no average."""
-    training = config.training
     return 0.5 ** (training.batch_size / (training.ema_kimg * 1000)) if training.ema_kimg else None
 
 
-def generator_adam(config: RunConfig) -> tuple[float, tuple[float, float]]:
+def generator_adam(
+    optimizer: OptimizerSection, batch_size: int, path_length: PathLength | None = None
+) -> tuple[float, tuple[float, float]]:
     """Return the generator's peak learning rate and betas, corrected where path length takes steps of its own."""
-    optimizer, path_length = config.optimizer, build_penalty(config, "path_length")
-    rate = optimizer.learning_rate(config.training.batch_size)
+    rate = optimizer.learning_rate(batch_size)
     return lazy_adam(rate, optimizer.betas, path_length.every) if path_length is not None else (rate, optimizer.betas)
 
 
-def build_train_transform(config: RunConfig) -> TrainTransform:
-    data = config.data
+def build_train_transform(data: DataSection) -> TrainTransform:
+    """Return the crop, flip and colour changes of training images."""
     return TrainTransform(
         data.size,
         crop=data.crop,
@@ -153,23 +168,39 @@ def build_train_transform(config: RunConfig) -> TrainTransform:
     )
 
 
-def build_evaluation_transform(config: RunConfig) -> EvaluationTransform:
-    return EvaluationTransform(config.data.size, config.data.eval_resize)
+def build_evaluation_transform(data: DataSection) -> EvaluationTransform:
+    """Return how held-out images are resized and cropped."""
+    return EvaluationTransform(data.size, data.eval_resize)
 
 
-def final_ratio(config: RunConfig) -> float:
+def build_training_masks(
+    section: MaskingSection, grid: Size, seed: int, attention: Attention | None = None
+) -> TrainingMasks:
+    """Return what draws a training batch's masks; `attention` is called where the masking depends on the encoder."""
+    draw = partial(section.constructor, **section.options())
+    return TrainingMasks(draw, section.ratio, grid, seed, attention if section.watches_attention else None)
+
+
+def build_fixed_masks(section: MaskingSection, grid: Size, seed: int, ratio: float | None = None) -> FixedMasks:
+    """Return what draws held-out images' masks, at the ratio training ends with unless another is given."""
+    fixed = section.of_held_out_images
+    draw = partial(fixed.constructor, **fixed.options())
+    return FixedMasks(draw, final_ratio(section) if ratio is None else ratio, grid, seed)
+
+
+def final_ratio(masking: MaskingSection) -> float:
     """Return the masking ratio at the end of training: the one that held-out images are masked with."""
-    return value_at(config.masking.ratio, 1.0)
+    return value_at(masking.ratio, 1.0)
 
 
-def build_plan(config: RunConfig, num_images: int) -> EpochPlan:
-    training = config.training
+def build_plan(training: TrainingSection, num_images: int) -> EpochPlan:
+    """Return the order of training images over epochs."""
     return EpochPlan(num_images, training.batch_size, seed=training.seed, epoch_images=training.epoch_images)
 
 
-def build_timetable(config: RunConfig, steps_per_epoch: int) -> Timetable:
-    total = steps_per_epoch * config.training.epochs
-    schedule = config.schedule
+def build_timetable(schedule: ScheduleSection, epochs: int, steps_per_epoch: int) -> Timetable:
+    """Return the run's steps and its warm-up."""
+    total = steps_per_epoch * epochs
     warmup = schedule.warmup_ratio * total if schedule.warmup_ratio is not None else None
-    epochs = schedule.warmup_epochs if schedule.warmup_epochs is not None else 0.0
-    return Timetable(steps_per_epoch, total, round(warmup if warmup is not None else epochs * steps_per_epoch))
+    warmup_epochs = schedule.warmup_epochs if schedule.warmup_epochs is not None else 0.0
+    return Timetable(steps_per_epoch, total, round(warmup if warmup is not None else warmup_epochs * steps_per_epoch))

@@ -127,8 +127,9 @@ def to_yaml(values: Mapping[str, Any]) -> str:
 
 
 def _folder() -> Path:
-    inside_wheel = Path(__file__).parent / "configs"
-    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parents[1] / "configs"
+    package = Path(__file__).parents[1]
+    inside_wheel = package / "configs"
+    return inside_wheel if inside_wheel.is_dir() else package.parent / "configs"
 
 
 def _shipped(folder: Path) -> list[Shipped]:

@@ -19,7 +19,7 @@ from perceptual_mae.config.layers import BASE
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import nearest
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.images import Size
+from perceptual_mae.images import ImageFormat, Size
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
 from perceptual_mae.masking import MASKINGS, watches_attention
 from perceptual_mae.objective.objective import TERMS
@@ -49,6 +49,11 @@ class DataSection(Choice):
     def size(self) -> Size:
         """Height and width of the images that enter the networks."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @property
+    def image(self) -> ImageFormat:
+        """Size, mean and deviation of the images that enter the networks."""
+        return ImageFormat(self.size, self.mean, self.std)
 
 
 class MaskingSection(Choice):

@@ -1,44 +1,57 @@
-"""What is drawn for a batch: masks and drop-path factors, functions of (seed, pass over the data, sample index)."""
+"""What is drawn for a batch: masks and drop-path masks, functions of (seed, pass over the data, sample index)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
+import torch
 from torch import Tensor
 
-from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import user_mistakes
-from perceptual_mae.generator.drop_path import draw_paths
 from perceptual_mae.images import Size
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.schedules import Moment, value_at
+from perceptual_mae.schedules import Moment, Ramp, value_at
 from perceptual_mae.seeding import stream
 
-Look = Callable[[Batch], Tensor]
-"""What the encoder's class token looks at in the patches of a batch's whole images, (B, L), without gradient."""
+Attention = Callable[[Batch], Tensor]
+"""How much the encoder's class token attends to the patches of a batch's whole images, (B, L), without gradient."""
 
 
 @dataclass(frozen=True)
 class TrainingMasks:
-    """Draws a training batch's masks: functions of (seed, pass over the data, sample index) and the ratio in force.
+    """Draws a training batch's masks (B, L): functions of (seed, pass over the data, sample index) and the ratio.
 
-    `look` is asked for the encoder's attention where the masking needs it, and never otherwise.
+    draw: a kind of `MASKINGS` with its options. ratio: a share, or a ramp over the run. attention: what a masking that
+    depends on the encoder is given, else None.
     """
 
-    config: RunConfig
+    draw: Callable[..., Tensor]
+    ratio: float | Ramp
     grid: Size
-    look: Look | None = None
+    seed: int
+    attention: Attention | None = None
 
     def __call__(self, batch: Batch, moment: Moment) -> Tensor:
-        masking, seed = self.config.masking, self.config.training.seed
-        hidden = num_hidden(self.grid[0] * self.grid[1], value_at(masking.ratio, moment.progress))
-        draw = partial(masking.constructor, **masking.options())
-        attention = None
-        if masking.watches_attention:
-            assert self.look is not None, f"masking {masking.kind} needs an encoder to look through"
-            attention = self.look(batch).cpu()
-        return user_mistakes(lambda: draw_masks(draw, self.grid, hidden, batch.draws("mask", seed), attention))
+        hidden = num_hidden(self.grid[0] * self.grid[1], value_at(self.ratio, moment.progress))
+        attention = self.attention(batch).cpu() if self.attention is not None else None
+        return user_mistakes(
+            lambda: draw_masks(self.draw, self.grid, hidden, batch.draws("mask", self.seed), attention)
+        )
+
+
+@dataclass(frozen=True)
+class FixedMasks:
+    """Draws masks for held-out images: functions of (evaluation seed, sample index), the same at every evaluation."""
+
+    draw: Callable[..., Tensor]
+    ratio: float
+    grid: Size
+    seed: int
+
+    def __call__(self, batch: Batch) -> Tensor:
+        hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
+        generators = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
+        return draw_masks(self.draw, self.grid, hidden, generators)
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,13 @@ class TrainingPaths:
         return draw_paths(self.rate, self.depth, batch.draws("drop path", self.seed)) if self.rate else None
 
 
-@dataclass(frozen=True)
-class FixedMasks:
-    """Draws masks for held-out images: functions of (evaluation seed, sample index), the same at every evaluation."""
+def draw_paths(rate: float, depth: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """Return the paths (B, depth, 2) that each image takes, drawn from its own generator.
 
-    config: RunConfig
-    grid: Size
-    seed: int
-    ratio: float
-
-    def __call__(self, batch: Batch) -> Tensor:
-        masking = self.config.masking.of_held_out_images
-        hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
-        draws = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
-        return draw_masks(partial(masking.constructor, **masking.options()), self.grid, hidden, draws)
+    A branch of block k is closed with a probability that grows from 0 to `rate` over the blocks, and counts
+    1 / (1 - probability) where it is open, as timm's DropPath. That one draws from the global generator, and so would
+    depend on the number of processes.
+    """
+    open_share = 1 - torch.linspace(0, rate, depth).unsqueeze(1)
+    draws = [torch.rand(depth, 2, generator=generator) for generator in generators]
+    return (torch.stack(draws) < open_share) / open_share

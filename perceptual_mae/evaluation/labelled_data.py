@@ -91,7 +91,7 @@ def open_labelled(
         shorten(train, limit),
         shorten(test, test_limit),
         split,
-        build.build_evaluation_transform(config),
+        build.build_evaluation_transform(config.data),
         section.workers,
         limit,
         test_limit,

@@ -58,7 +58,7 @@ def facts_of(entry: Entry) -> dict[tuple[str, str], str]:
     for key, value in config.masking.options().items():
         facts[TRAINING, f"masking.{key}"] = value
     if entry.summary is None:
-        facts[SUMMARY, "masking.ratio (at the end)"] = final_ratio(config)
+        facts[SUMMARY, "masking.ratio (at the end)"] = final_ratio(config.masking)
     else:
         told = {"masking.ratio (at the end)": "ratio", "evaluation.seed": "mask_seed", "evaluation.split": "split"}
         facts |= {(SUMMARY, key): entry.summary[name] for key, name in told.items()}

@@ -122,8 +122,8 @@ def cost_of(groups: Sequence[Group], bench: Bench | None) -> tuple[list[Scored],
 def parameters(config: RunConfig) -> tuple[float, float | None]:
     """Return the trainable parameters of the generator and of the discriminator (None without one), in millions."""
     with torch.device("meta"):
-        generator = build.build_generator(config)
-        discriminator = build.build_discriminator(config)
+        generator = build.build_generator(config.generator, config.data.image, config.training.seed)
+        discriminator = build.build_discriminator(config.discriminator, config.data.image, config.training.seed)
     judge = sum(each.numel() for each in discriminator.parameters()) / 1e6 if discriminator is not None else None
     return count_parameters(generator)[0] / 1e6, judge
 

@@ -49,7 +49,7 @@ class Run:
                 f"{self.checkpoint}: holds no averaged weights; train with training.ema_kimg or set ema=False"
             )
         name = "generator_ema" if (self.has_ema if ema is None else ema) else "generator"
-        generator = build_generator(self.config)
+        generator = build_generator(self.config.generator, self.config.data.image, self.config.training.seed)
         checkpoint.load_module(generator, checkpoint.load_tensors(self.checkpoint, name), self.checkpoint)
         return generator.eval()
 

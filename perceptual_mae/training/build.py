@@ -66,15 +66,18 @@ def build_trainer(
     config: RunConfig, accelerator: Accelerator, timetable: schedules.Timetable, start: WarmStart | None = None
 ) -> Trainer:
     """Return the trainer of a run at its first step; with `start` its encoder has the weights of another run's."""
-    optimizer, training = config.optimizer, config.training
-    generator = build.build_generator(config)
+    optimizer, training, image = config.optimizer, config.training, config.data.image
+    generator = build.build_generator(config.generator, image, training.seed)
     if start is not None:
         start.load(generator.encoder)
-    discriminator = build.build_discriminator(config)
-    peak, betas = build.generator_adam(config)
+    discriminator = build.build_discriminator(config.discriminator, image, training.seed)
+    r1, path_length = (
+        build.build_penalty(config.penalties, name, image, training.batch_size) for name in ("r1", "path_length")
+    )
+    peak, betas = build.generator_adam(optimizer, training.batch_size, path_length)
     adversary = None
     if discriminator is not None:
-        loss, center = build.build_discriminator_loss(config)
+        loss, center = build.build_discriminator_loss(config.losses)
         rate = optimizer.discriminator.lr
         follows = optimizer.discriminator.schedule == "follow"
         adversary = Adversary(
@@ -83,22 +86,24 @@ def build_trainer(
             timetable.rate(rate, 0.0) if follows else (lambda step: rate),
             loss,
             center,
-            augmentation=build.build_augmentation(config),
-            r1=build.build_penalty(config, "r1"),
-            path_length=build.build_penalty(config, "path_length"),
+            augmentation=build.build_augmentation(config.augment, image),
+            r1=r1,
+            path_length=path_length,
             seed=training.seed,
         )
     return Trainer(
         accelerator,
         generator,
-        build.build_objective(config),
+        build.build_objective(config.losses, training.log_every),
         generator_optimizer(generator, betas=betas, weight_decay=optimizer.weight_decay),
         timetable.rate(peak, config.schedule.min_lr),
-        draws.TrainingMasks(config, generator.grid, partial(look_at_patches, generator, accelerator)),
+        build.build_training_masks(
+            config.masking, generator.grid, training.seed, partial(look_at_patches, generator, accelerator)
+        ),
         adversary,
-        build.build_loss_networks(config, discriminator),
+        build.build_loss_networks(config.losses, image, discriminator, training.seed),
         draws.TrainingPaths(generator.drop_path, len(generator.encoder.blocks), training.seed),
         order=training.order,
         clip_norm=optimizer.clip_norm,
-        ema_decay=build.ema_decay(config),
+        ema_decay=build.ema_decay(training),
     )

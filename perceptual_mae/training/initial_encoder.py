@@ -87,7 +87,7 @@ def check_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
     start = find_start(config, checkpoints)
     if start is not None:
         with torch.device("meta"):
-            generator = build.build_generator(config)
+            generator = build.build_generator(config.generator, config.data.image, config.training.seed)
         start.check(generator.encoder)
     return start
 

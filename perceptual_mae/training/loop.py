@@ -10,7 +10,7 @@ import torch
 from perceptual_mae import files
 from perceptual_mae.config import build, layers
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.data import draws
+from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import fixed_choice
 from perceptual_mae.errors import UserError
@@ -75,11 +75,11 @@ class Pretraining:
         self.accelerator = make_accelerator(config, path)
         self.train_data = config.data.build("train")
         self.held_out = config.data.build(config.evaluation.split)
-        plan = build.build_plan(config, len(self.train_data))
-        self.timetable = build.build_timetable(config, plan.steps_per_epoch)
+        plan = build.build_plan(config.training, len(self.train_data))
+        self.timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
         self.loader = TrainLoader(
             self.train_data,
-            build.build_train_transform(config),
+            build.build_train_transform(config.data),
             plan,
             seed=config.training.seed,
             workers=config.data.workers,
@@ -225,7 +225,7 @@ class Pretraining:
         evaluation = self.config.evaluation
         batches = evaluation_batches(
             self.held_out,
-            build.build_evaluation_transform(self.config),
+            build.build_evaluation_transform(self.config.data),
             batch_size=evaluation.batch_size,
             workers=self.config.data.workers,
             indices=fixed_choice(len(self.held_out), evaluation.limit),
@@ -242,9 +242,8 @@ class Pretraining:
             raise UserError(self.non_finite(self.step, "reconstruction"))
         return reconstruction
 
-    def fixed_masks(self) -> draws.FixedMasks:
-        ratio = build.final_ratio(self.config)
-        return draws.FixedMasks(self.config, self.generator.grid, self.config.evaluation.seed, ratio)
+    def fixed_masks(self) -> FixedMasks:
+        return build.build_fixed_masks(self.config.masking, self.generator.grid, self.config.evaluation.seed)
 
     @torch.no_grad()
     def draw(self, epoch: int) -> None:
@@ -252,7 +251,7 @@ class Pretraining:
         count = self.config.evaluation.grid_images
         if not count or not self.accelerator.is_main_process:
             return
-        transform = build.build_evaluation_transform(self.config)
+        transform = build.build_evaluation_transform(self.config.data)
         chosen = fixed_choice(len(self.held_out), count)
         batch = next(evaluation_batches(self.held_out, transform, batch_size=count, indices=chosen))
         mask = self.fixed_masks()(batch)
@@ -303,7 +302,7 @@ class Pretraining:
             **scores,
             "split": self.config.evaluation.split,
             "mask_seed": self.config.evaluation.seed,
-            "ratio": build.final_ratio(self.config),
+            "ratio": build.final_ratio(self.config.masking),
             "uses_target_statistics": self.generator.norm_pix,
             "ema": self.trainer.ema is not None,
             "epochs": self.config.training.epochs,
@@ -323,7 +322,9 @@ class Pretraining:
         """Say what is about to run: where, on what, with which effective batch and learning rate."""
         training, processes = self.config.training, self.accelerator.num_processes
         share = training.batch_size // (processes * training.accumulation)
-        rate, _ = build.generator_adam(self.config)
+        adversary = self.trainer.adversary
+        path_length = adversary.path_length if adversary is not None else None
+        rate, _ = build.generator_adam(self.config.optimizer, training.batch_size, path_length)
         self.tell(
             f"{self.path}: {self.timetable.total_steps} steps of {training.batch_size} images "
             f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "

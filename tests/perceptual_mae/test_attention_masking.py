@@ -9,8 +9,8 @@ from torch import Tensor
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, pretrain
+from perceptual_mae.config import build
 from perceptual_mae.config.parsing import load_config
-from perceptual_mae.data import draws
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
@@ -161,7 +161,7 @@ def test_a_masking_of_ones_own_is_given_attention_where_it_asks_for_it() -> None
 def test_held_out_images_keep_random_masks_that_no_encoder_moves(tmp_path: Path) -> None:
     config = debug_config("mse", KIND, "training.epochs=1", "training.epoch_images=16")
     (batch,) = random_batches(4)
-    masks = [draws.FixedMasks(each, (4, 4), 0, 0.75)(batch) for each in (config, debug_config("mse"))]
+    masks = [build.build_fixed_masks(each.masking, (4, 4), 0, 0.75)(batch) for each in (config, debug_config("mse"))]
     assert torch.equal(*masks)
     expected = random((4, 4), num_hidden(16, 0.75), stream("evaluation mask", 0, 0))
     assert torch.equal(masks[0][0], expected)

@@ -91,7 +91,11 @@ def open_classifier(folder: str | Path) -> Classifier:
             f"{folder}: holds no fine-tuned network ({failure}); give a folder that pmae finetune --save wrote"
         ) from failure
     config = read_config(folder)
-    classifier = Classifier(build.build_generator(config).encoder, len(facts["classes"]), pool=facts["pool"])
+    classifier = Classifier(
+        build.build_generator(config.generator, config.data.image, config.training.seed).encoder,
+        len(facts["classes"]),
+        pool=facts["pool"],
+    )
     try:
         classifier.load_state_dict(state)
     except RuntimeError as misfit:
@@ -104,5 +108,4 @@ def open_classifier(folder: str | Path) -> Classifier:
 
 def fresh_encoder(config: RunConfig, seed: int) -> Encoder:
     """Return a run's encoder before any training, with the weights that pre-training from this seed starts at."""
-    training = config.training.model_copy(update={"seed": seed})
-    return build.build_generator(config.model_copy(update={"training": training})).encoder
+    return build.build_generator(config.generator, config.data.image, seed).encoder

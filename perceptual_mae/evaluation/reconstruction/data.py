@@ -50,7 +50,7 @@ def open_held_out(
         dataset,
         fixed_choice(len(dataset), limit),
         split,
-        build.build_evaluation_transform(config),
+        build.build_evaluation_transform(config.data),
         section.workers,
         limit,
     )

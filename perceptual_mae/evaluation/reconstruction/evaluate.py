@@ -10,7 +10,6 @@ from accelerate import Accelerator
 from perceptual_mae import errors
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.data import draws
 from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, find_weights, names_of
@@ -65,7 +64,7 @@ def evaluate_run(
     with the reason; UserError, before the pass, where it is required.
     """
     config = config or run.config
-    ratio = build.final_ratio(config) if ratio is None else ratio
+    ratio = build.final_ratio(config.masking) if ratio is None else ratio
     seed = config.evaluation.seed if seed is None else seed
     names = names_of(metrics)
     generator = open_generator(run, accelerator, ema)
@@ -93,7 +92,7 @@ def evaluate_run(
         "grid": list(generator.grid),
         "hidden_patches": hidden,
     }
-    masks = draws.FixedMasks(config, generator.grid, seed, ratio)
+    masks = build.build_fixed_masks(config.masking, generator.grid, seed, ratio)
     show_reconstructions(
         generator,
         data.dataset,

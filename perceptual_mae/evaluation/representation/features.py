@@ -157,7 +157,12 @@ def subjects(
     """Return what is scored by name: the run's encoder, and with `baselines` the same before training, and pixels."""
     extractors: dict[str, Extractor] = {"encoder": encoder_features(generator.encoder)}
     if baselines:
-        untrained = build.build_generator(config).eval().requires_grad_(False).to(accelerator.device)
+        untrained = (
+            build.build_generator(config.generator, config.data.image, config.training.seed)
+            .eval()
+            .requires_grad_(False)
+            .to(accelerator.device)
+        )
         extractors |= {"random encoder": encoder_features(untrained.encoder), "raw pixels": pixel_features}
     return extractors
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perceptual_mae.config import build
+from conftest import generator_of
 from perceptual_mae.config.layers import find_layer, read_yaml
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.image_tree import list_images
@@ -40,7 +40,7 @@ def test_a_studys_recipe_has_its_exact_size(recipe: str) -> None:
     config = load_config([recipe, "mse"])
     width, depth, heads, decoder_width, decoder_depth, decoder_heads = SIZES[recipe]
     with torch.device("meta"):
-        generator = build.build_generator(config)
+        generator = generator_of(config)
     expected = trainable(width, depth, decoder_width, decoder_depth)
     if recipe == "art_model_2":  # learned positions of 196 patches and the class token, no bias at q, k and v
         expected += 197 * (192 + 192) - 3 * 192 * (12 + 4)
@@ -54,7 +54,7 @@ def test_a_studys_recipe_has_its_exact_size(recipe: str) -> None:
 def test_larger_stl10_images_change_positions_alone() -> None:
     with torch.device("meta"):
         small, large = (
-            count_parameters(build.build_generator(load_config(["stl10_improved_mae", "improved_mae", *size])))
+            count_parameters(generator_of(load_config(["stl10_improved_mae", "improved_mae", *size])))
             for size in ([], ["data.image_size=224"])
         )
     assert small[0] == large[0]

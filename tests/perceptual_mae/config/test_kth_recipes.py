@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import generator_of
 from perceptual_mae import Run, pretrain
-from perceptual_mae.config.build import build_generator, build_plan, build_timetable, generator_adam
+from perceptual_mae.config.build import build_plan, build_timetable, generator_adam
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.cifar10 import Cifar10
 from perceptual_mae.generator.masked_autoencoder import count_parameters
@@ -18,7 +19,7 @@ RECIPES = {"cifar10_kth_small": (128, 3, 64, 1), "cifar10_kth_medium": (256, 4, 
 def test_its_generator_has_the_parameters_that_its_sizes_come_to(recipe: str) -> None:
     width, depth, decoder_width, decoder_depth = RECIPES[recipe]
     with torch.device("meta"):
-        generator = build_generator(load_config([recipe, "mse"]))
+        generator = generator_of(load_config([recipe, "mse"]))
 
     def blocks(width: int, depth: int) -> int:  # 4 + 2 x 2 squares; biases of qkv, proj and MLP, and two norms
         return depth * (8 * width**2 + (3 + 1 + 2 + 1 + 4) * width)
@@ -31,8 +32,10 @@ def test_its_generator_has_the_parameters_that_its_sizes_come_to(recipe: str) ->
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_its_rate_rises_over_a_fifth_of_the_steps_and_ends_at_a_hundredth(recipe: str) -> None:
     config = load_config([recipe, "mse"])
-    timetable = build_timetable(config, build_plan(config, 40_000).steps_per_epoch)
-    peak, betas = generator_adam(config)
+    timetable = build_timetable(
+        config.schedule, config.training.epochs, build_plan(config.training, 40_000).steps_per_epoch
+    )
+    peak, betas = generator_adam(config.optimizer, config.training.batch_size, None)
     rate = timetable.rate(peak, config.schedule.min_lr)
     assert (timetable.total_steps, timetable.warmup_steps) == (15_600, 3_120)
     assert (peak, betas) == (1e-3, (0.9, 0.999))

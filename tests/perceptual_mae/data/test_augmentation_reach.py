@@ -18,14 +18,14 @@ PLAIN = ["data.crop=center", "data.flip=0"]
 def test_centre_crop_flip_and_colour_change_training_images_alone() -> None:
     heavy, plain = debug_config("mse", *HEAVY), debug_config("mse", *PLAIN)
     image = torch.randint(0, 256, (3, 40, 60), generator=stream("test"), dtype=torch.uint8)
-    kept = build.build_evaluation_transform(plain)(image)
-    assert torch.equal(build.build_train_transform(plain)(image, stream("test")), kept)  # the middle, nothing else
-    assert not torch.equal(build.build_train_transform(heavy)(image, stream("test")), kept)
+    kept = build.build_evaluation_transform(plain.data)(image)
+    assert torch.equal(build.build_train_transform(plain.data)(image, stream("test")), kept)  # the middle, nothing else
+    assert not torch.equal(build.build_train_transform(heavy.data)(image, stream("test")), kept)
     for split in ("val", "test"):
         for transform in (
             open_held_out(heavy, split=split).transform,
             open_labelled(heavy, split=split).transform,
-            build.build_evaluation_transform(heavy),
+            build.build_evaluation_transform(heavy.data),
         ):
             assert torch.equal(transform(image), kept)
 

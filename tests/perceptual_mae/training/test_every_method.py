@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import debug_config, debug_trainer, random_batches
+from conftest import debug_config, debug_trainer, generator_of, random_batches
 from perceptual_mae import Run, pretrain
-from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import Moment
 
@@ -38,7 +37,7 @@ def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_on
     config = debug_config(method, "training.epochs=1")
     pretrain(config, tmp_path / "run", quiet=True)
     trained = Run(tmp_path / "run").generator().encoder
-    plain = build_generator(debug_config("mse", "training.seed=5")).encoder.eval()
+    plain = generator_of(debug_config("mse", "training.seed=5")).encoder.eval()
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     exported = trained.export_state_dict()
     before = plain(images)
@@ -47,7 +46,7 @@ def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_on
     assert not told.unexpected_keys
     with torch.no_grad():
         torch.testing.assert_close(plain(images), trained(images), rtol=0, atol=0)
-        fresh = build_generator(config).encoder.eval()(images)
+        fresh = generator_of(config).encoder.eval()(images)
         for other in (before, fresh):
             assert (trained(images) - other).abs().mean() > 0.01 * fresh.abs().mean()
 

@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, generator_of
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
-from perceptual_mae.config.build import build_generator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.training import loop
@@ -238,7 +237,7 @@ def test_a_run_opened_again_has_the_trained_weights_and_not_fresh_ones(tmp_path:
     reopened = Run(tmp_path / "run").generator().state_dict()
     kept = {name.removeprefix("generator/"): value for name, value in trained(tmp_path / "run").items()}
     assert all(torch.equal(value, kept[name]) for name, value in reopened.items())
-    fresh = build_generator(config).state_dict()
+    fresh = generator_of(config).state_dict()
     assert not torch.equal(reopened["encoder.blocks.0.attn.qkv.weight"], fresh["encoder.blocks.0.attn.qkv.weight"])
 
 

@@ -235,7 +235,7 @@ def test_a_file_that_does_not_do_is_told_in_one_line_with_its_key(
     torch.save({"weight": torch.ones(1)}, "there.pt")
     config = debug_config("l1", f"losses.style={{weight: 1.0, network: {{kind: vgg16, {options}}}}}")
     with pytest.raises(UserError, match=rf"^losses.style.network: .*{message}") as caught:
-        build.build_loss_networks(config, None)
+        build.build_loss_networks(config.losses, config.data.image, None, config.training.seed)
     assert "\n" not in str(caught.value)
 
 
@@ -251,7 +251,7 @@ def test_a_library_that_is_not_installed_is_told_when_the_network_is_built(monke
     network = "{kind: named, library: timm, name: test_resnet, layers: [layer1], weights: random}"
     config = debug_config("l1", f"losses.style={{weight: 1.0, network: {network}}}")
     with pytest.raises(UserError, match=r"losses.style.network: No module named 'timm'; install it: pip install timm"):
-        build.build_loss_networks(config, None)
+        build.build_loss_networks(config.losses, config.data.image, None, config.training.seed)
 
 
 def test_random_weights_follow_the_runs_seed_and_leave_the_global_state_alone() -> None:
@@ -259,7 +259,9 @@ def test_random_weights_follow_the_runs_seed_and_leave_the_global_state_alone() 
     for seed in (0, 0, 1):
         torch.manual_seed(7)
         config = debug_config("vgg_p", f"training.seed={seed}")
-        networks.append(only(build.build_loss_networks(config, None).fixed))
+        networks.append(
+            only(build.build_loss_networks(config.losses, config.data.image, None, config.training.seed).fixed)
+        )
         assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(7)))
     weights = [next(network.parameters()) for network in networks]
     assert torch.equal(weights[0], weights[1])

@@ -10,8 +10,7 @@ from safetensors.torch import load_file, save_file
 from timm.layers import drop_path
 from torch import Tensor
 
-from conftest import debug_config
-from perceptual_mae.config.build import build_generator
+from conftest import debug_config, generator_of
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.classifier import (
     Classifier,
@@ -26,7 +25,7 @@ FACTS = {"transform": {"image_size": [32, 32], "resize": 40}}
 
 
 def encoder() -> Encoder:
-    return build_generator(debug_config("mse")).encoder
+    return generator_of(debug_config("mse")).encoder
 
 
 def images(number: int = 3) -> Tensor:
@@ -88,7 +87,7 @@ def test_every_weight_of_an_encoder_with_all_options_is_fine_tuned_and_kept(pool
     options = {"layer_scale": "0.1", "positions": "learned", "relative_positions": "true", "qkv_bias": "false"}
     options |= {"encoder_mask_tokens": "true", "drop_path": "0.3"}
     config = debug_config("mse", *(f"generator.{name}={value}" for name, value in options.items()))
-    classifier = Classifier(build_generator(config).encoder, 7, pool=pool)
+    classifier = Classifier(generator_of(config).encoder, 7, pool=pool)
     torch.nn.init.normal_(classifier.head.weight)
     classifier(images(), torch.ones(3, 2, 2)).square().sum().backward()
     assert [name for name, value in classifier.named_parameters() if value.grad is None or not value.grad.any()] == []
@@ -98,7 +97,7 @@ def test_every_weight_of_an_encoder_with_all_options_is_fine_tuned_and_kept(pool
 
 def test_a_fresh_encoder_is_what_pre_training_from_that_seed_starts_at() -> None:
     config = debug_config("mse", "training.seed=5")
-    first = build_generator(config).encoder.state_dict()
+    first = generator_of(config).encoder.state_dict()
     again, other = fresh_encoder(debug_config("mse"), 5).state_dict(), fresh_encoder(config, 6).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["cls_token"], other["cls_token"])

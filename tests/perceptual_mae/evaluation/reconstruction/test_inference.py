@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from conftest import debug_config
+from perceptual_mae.config import build
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Gather, Seen
@@ -69,7 +69,7 @@ def perform(
     dataset: Numbered, indices: Sequence[int], batch_size: int = 3, seed: int = 0, ratio: float = 0.5, **more: Any
 ) -> Memory:
     memory = Memory()
-    masks = FixedMasks(debug_config("mse"), GRID, seed, ratio)
+    masks = build.build_fixed_masks(debug_config("mse").masking, GRID, seed, ratio)
     options = {"batch_size": batch_size, "patch_size": 8, **more}
     show_reconstructions(
         options.pop("reconstruct", outside),

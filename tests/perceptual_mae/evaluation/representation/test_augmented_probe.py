@@ -5,8 +5,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conftest import debug_config
-from perceptual_mae.config.build import build_generator
+from conftest import debug_config, generator_of
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
 from perceptual_mae.evaluation.representation import augmented_probe
 from perceptual_mae.evaluation.representation.augmented_probe import RECIPES, mae_batch_size, score_heads, train_probe
@@ -42,7 +41,7 @@ def test_peak_rates_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("protocol", list(RECIPES))
 def test_the_head_and_its_statistics_move_and_the_encoder_does_not(protocol: str, digits: LabelledData) -> None:
-    encoder = build_generator(debug_config("mse")).encoder.eval()
+    encoder = generator_of(debug_config("mse")).encoder.eval()
     before, shapes = fingerprint(encoder), set[torch.Size]()
     encoder.blocks[0].register_forward_hook(lambda module, inputs, output: shapes.add(inputs[0].shape[1:]))
     heads = train_probe(
