@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from perceptual_mae.errors import UserError
     from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
     from perceptual_mae.generator.reconstruction import Reconstruction
+    from perceptual_mae.losses import TERMS
     from perceptual_mae.masking import draw_masks, num_hidden
-    from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
+    from perceptual_mae.objective.objective import Objective, WeightedTerm
     from perceptual_mae.objective.term_inputs import Comparison
     from perceptual_mae.run.run import Run
     from perceptual_mae.training.adversary import Adversary
@@ -27,7 +28,7 @@ _HOMES = {
     "Reconstruction": "generator.reconstruction",
     "Run": "run.run",
     "RunConfig": "config.parsing",
-    "TERMS": "objective.objective",
+    "TERMS": "losses",
     "Trainer": "training.trainer",
     "UserError": "errors",
     "WeightedTerm": "objective.objective",

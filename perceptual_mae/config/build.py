@@ -34,8 +34,9 @@ from perceptual_mae.errors import UserError, user_mistakes
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
+from perceptual_mae.losses import TERMS
 from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
-from perceptual_mae.objective.objective import TERMS, Objective, WeightedTerm
+from perceptual_mae.objective.objective import Objective, WeightedTerm
 from perceptual_mae.schedules import Timetable, value_at
 from perceptual_mae.seeding import stream_seed
 

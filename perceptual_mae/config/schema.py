@@ -21,8 +21,8 @@ from perceptual_mae.errors import nearest
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
+from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS, watches_attention
-from perceptual_mae.objective.objective import TERMS
 from perceptual_mae.schedules import Ramp, Weight, When
 
 Positive = Annotated[int, Field(ge=1)]

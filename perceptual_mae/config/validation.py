@@ -16,8 +16,8 @@ from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
+from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.objective.objective import TERMS
 from perceptual_mae.schedules import Balanced, FromEpoch, Ramp, Weight
 
 Check = Callable[[RunConfig], Iterator[Mistake]]

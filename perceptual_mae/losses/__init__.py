@@ -3,3 +3,58 @@
 They compute in float32 (float64 if given), whatever autocast says. Tensors are positional and options keyword-only. A
 loss sees tensors, never networks, and knows no other loss.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from perceptual_mae.losses.adversarial import adversarial_generator
+from perceptual_mae.losses.frequency import high_frequency
+from perceptual_mae.losses.ms_ssim import ms_ssim
+from perceptual_mae.losses.perceptual import feature_matching, style
+from perceptual_mae.losses.pixel import l1, mse
+from perceptual_mae.losses.uniformity import uniformity
+
+FEATURES = ("fake_features", "real_features")
+"""The fields that depend on the network through which a term looks."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss function and the fields of a Comparison it is called with, in order."""
+
+    function: Callable[..., Tensor]
+    reads: tuple[str, ...]
+
+    @property
+    def reads_features(self) -> bool:
+        """Whether the term looks through a loss network, the discriminator or another."""
+        return not set(self.reads).isdisjoint(FEATURES)
+
+    @property
+    def reads_logits(self) -> bool:
+        """Whether the term needs what a discriminator says."""
+        return "fake_logits" in self.reads
+
+    @property
+    def compares_images(self) -> bool:
+        """Whether the term looks at images (or what a network sees in them), not only at normalised predictions."""
+        return not set(self.reads) <= {"prediction", "target", "mask", "grid", "tokens"}
+
+    @property
+    def acts_through_decoder(self) -> bool:
+        """Whether its gradient passes the decoder's input, where weights are balanced."""
+        return "tokens" not in self.reads
+
+
+TERMS: dict[str, Term] = {
+    "l1": Term(l1, reads=("prediction", "target", "mask", "grid")),
+    "mse": Term(mse, reads=("prediction", "target", "mask", "grid")),
+    "high_frequency": Term(high_frequency, reads=("fake", "real", "mask", "grid")),
+    "ms_ssim": Term(ms_ssim, reads=("fake", "real")),
+    "feature_matching": Term(feature_matching, reads=("fake_features", "real_features")),
+    "style": Term(style, reads=("fake_features", "real_features")),
+    "adversarial": Term(adversarial_generator, reads=("fake_logits",)),
+    "uniformity": Term(uniformity, reads=("tokens",)),
+}

@@ -11,9 +11,7 @@ from discriminators import DiscriminatorOutput
 from perceptual_mae.generator.masked_autoencoder import Reconstruction
 from perceptual_mae.images import Pyramid, Size
 from perceptual_mae.loss_networks import LIVE, Eyes, Features
-
-FEATURES = ("fake_features", "real_features")
-"""The fields that depend on the network through which a term looks."""
+from perceptual_mae.losses import FEATURES
 
 
 class Comparison:

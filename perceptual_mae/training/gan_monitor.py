@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from perceptual_mae.objective.objective import TERMS
+from perceptual_mae.losses import TERMS
 
 Scalars = Mapping[str, float]
 

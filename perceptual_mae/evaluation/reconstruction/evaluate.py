@@ -20,8 +20,8 @@ from perceptual_mae.evaluation.reconstruction.inference import show_reconstructi
 from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, ImageTable
 from perceptual_mae.evaluation.representation.features import Watch, fingerprint_of, ignore
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import num_hidden
-from perceptual_mae.objective.objective import TERMS
 from perceptual_mae.run.folder import version_of
 from perceptual_mae.run.run import Run
 

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from conftest import debug_config, debug_trainer, random_batches
-from perceptual_mae.objective import objective as objective_module
-from perceptual_mae.objective.objective import TERMS, Term
+from perceptual_mae.losses import TERMS, Term
 from perceptual_mae.schedules import Moment
 
 
@@ -16,7 +15,7 @@ def charbonnier(fake, real, *, epsilon: float = 1e-3):
 @pytest.fixture
 def with_charbonnier(monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's two edits: a function, and one line of the table."""
-    monkeypatch.setitem(objective_module.TERMS, "charbonnier", Term(charbonnier, reads=("fake", "real")))
+    monkeypatch.setitem(TERMS, "charbonnier", Term(charbonnier, reads=("fake", "real")))
 
 
 @pytest.mark.usefixtures("with_charbonnier")

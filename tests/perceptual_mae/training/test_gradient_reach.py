@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from conftest import debug_trainer, random_batches
 from perceptual_mae.images import pyramid
-from perceptual_mae.objective.objective import TERMS, WeightedTerm
+from perceptual_mae.losses import TERMS
+from perceptual_mae.objective.objective import WeightedTerm
 from perceptual_mae.schedules import Moment
 from perceptual_mae.training.trainer import Trainer
 
