@@ -122,7 +122,7 @@ class _SymmetricConvolution(torch.autograd.Function):
         return _SymmetricConvolution.apply(spread, kernel, padding, 1), None, None, None
 
 
-def minibatch_deviation(images: Tensor, group: Group = 4) -> Tensor:
+def minibatch_stddev(images: Tensor, group: Group = 4) -> Tensor:
     """Append to (B, C, H, W) one map that says how much images of a group differ (Progressive GAN section 3).
 
     Groups are strided, image i with i + B/g, i + 2B/g, ..., and g is the largest divisor of B up to `group`. The map is

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from discriminators.contract import DiscriminatorOutput, check_pyramid, check_resolutions
-from discriminators.layers import EqualizedConv2d, Group, check_group, minibatch_deviation
+from discriminators.layers import EqualizedConv2d, Group, check_group, minibatch_stddev
 
 Combine = Literal["lin_cat", "simple", "cat_lin", "sum"]
 FeaturePoint = Literal["merged", "block"]
@@ -29,7 +29,7 @@ class MSGGAN(nn.Module):
     1x1 convolution of the image) / sqrt(2), which keeps the variance (not in MSG-GAN).
     feature_point: features are the maps after the image has joined ("merged", so that each image has a part in them) or
     before ("block"). equalized_lr: see `EqualizedConv2d`; it wants a learning rate some 16 times larger.
-    minibatch_group: see `minibatch_deviation`; the authors' code takes the whole "batch", which makes an image's logit
+    minibatch_group: see `minibatch_stddev`; the authors' code takes the whole "batch", which makes an image's logit
     depend on how a batch is spread over processes.
     """
 
@@ -87,7 +87,7 @@ class MSGGAN(nn.Module):
             trunk = F.avg_pool2d(block(hidden), 2)
             hidden = merge(trunk, images * 2 - 1)
             features.append(hidden if self.feature_point == "merged" else trunk)
-        logits: Tensor = self.final(minibatch_deviation(hidden, self.minibatch_group))
+        logits: Tensor = self.final(minibatch_stddev(hidden, self.minibatch_group))
         return DiscriminatorOutput(logits.squeeze(1), tuple(features))
 
 

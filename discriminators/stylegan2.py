@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from discriminators.contract import DiscriminatorOutput, check_pyramid, check_resolutions
-from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, Group, check_group, minibatch_deviation
+from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, Group, check_group, minibatch_stddev
 
 GAIN = math.sqrt(2)
 """What a leaky ReLU's output is multiplied by, to keep the variance about 1."""
@@ -30,7 +30,7 @@ class StyleGAN2(nn.Module):
     none either, and adds a map of the image at every level, where a single image is blurred and halved for it. With a
     pyramid, whose images are there already, "orig" and "skip" are one network.
     combine: how a pyramid's images join the trunk. "sum": (trunk + map) / sqrt(2); "lin_cat": half the channels each.
-    minibatch_group: see `minibatch_deviation`. Features are the maps after the image of their level has joined.
+    minibatch_group: see `minibatch_stddev`. Features are the maps after the image of their level has joined.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class _Epilogue(nn.Module):
         self.out = EqualizedLinear(width, 1, activate=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.out(self.fc(self.conv(minibatch_deviation(hidden, self.group)).flatten(1)))
+        logits: Tensor = self.out(self.fc(self.conv(minibatch_stddev(hidden, self.group)).flatten(1)))
         return logits
 
 

@@ -3,6 +3,7 @@
 Importing this package is quick and does nothing: each public name loads its module when it is first used.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,15 @@ if TYPE_CHECKING:
     from perceptual_mae.losses import TERMS
     from perceptual_mae.masking import draw_masks, num_hidden
     from perceptual_mae.objective.objective import Objective, WeightedTerm
-    from perceptual_mae.objective.term_inputs import Comparison
+    from perceptual_mae.objective.term_inputs import TermInputs
     from perceptual_mae.run.run import Run
     from perceptual_mae.training.adversary import Adversary
     from perceptual_mae.training.loop import pretrain
     from perceptual_mae.training.trainer import Trainer
 
-_HOMES = {
+_MODULES = {
     "Adversary": "training.adversary",
-    "Comparison": "objective.term_inputs",
+    "TermInputs": "objective.term_inputs",
     "MaskedAutoencoder": "generator.masked_autoencoder",
     "Objective": "objective.objective",
     "Reconstruction": "generator.reconstruction",
@@ -38,15 +39,17 @@ _HOMES = {
     "pretrain": "training.loop",
 }
 
+_RENAMED = {"Comparison": "TermInputs"}
+
 __all__ = [
     "TERMS",
     "Adversary",
-    "Comparison",
     "MaskedAutoencoder",
     "Objective",
     "Reconstruction",
     "Run",
     "RunConfig",
+    "TermInputs",
     "Trainer",
     "UserError",
     "WeightedTerm",
@@ -58,6 +61,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name in _RENAMED:
+        warnings.warn(
+            f"perceptual_mae.{name} is now {_RENAMED[name]}; the old name goes in the next version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        name = _RENAMED[name]
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainingProgress:
     """Where a run stands: the epoch (from 1), the optimiser step (from 0) and the share of all steps already taken."""
 
     epoch: int
     step: int
-    progress: float
+    fraction: float
 
 
 class _Spec(BaseModel):
@@ -36,8 +36,8 @@ class Ramp(_Spec):
     end: float = Field(alias="to")
     over: float = Field(1.0, gt=0, le=1)
 
-    def at(self, progress: float) -> float:
-        return self.start + (self.end - self.start) * min(1.0, progress / self.over)
+    def at(self, fraction: float) -> float:
+        return self.start + (self.end - self.start) * min(1.0, fraction / self.over)
 
 
 class Balanced(_Spec):
@@ -66,24 +66,24 @@ Weight = float | Ramp | Balanced
 When = Literal["always", "even_epochs", "odd_epochs"] | FromEpoch | Every
 
 
-def value_at(value: float | Ramp, progress: float) -> float:
-    """Return a number or the ramp's value at this progress."""
-    return value.at(progress) if isinstance(value, Ramp) else value
+def value_at(value: float | Ramp, fraction: float) -> float:
+    """Return a number or the ramp's value at this fraction of the run."""
+    return value.at(fraction) if isinstance(value, Ramp) else value
 
 
-def is_active(when: When, moment: Moment) -> bool:
+def is_active(when: When, progress: TrainingProgress) -> bool:
     """Tell whether a term with this phase is on; even epochs are 2, 4, ... (Perceptual MAE section 3.2)."""
     match when:
         case "always":
             return True
         case "even_epochs":
-            return moment.epoch % 2 == 0
+            return progress.epoch % 2 == 0
         case "odd_epochs":
-            return moment.epoch % 2 == 1
+            return progress.epoch % 2 == 1
         case FromEpoch(from_epoch=first):
-            return moment.epoch >= first
+            return progress.epoch >= first
         case Every(every=interval):
-            return moment.step % interval == 0
+            return progress.step % interval == 0
     raise AssertionError(f"unknown phase {when!r}")
 
 
@@ -103,8 +103,8 @@ class Timetable:
     total_steps: int
     warmup_steps: int
 
-    def moment(self, step: int) -> Moment:
-        return Moment(step // self.steps_per_epoch + 1, step, step / self.total_steps)
+    def progress(self, step: int) -> TrainingProgress:
+        return TrainingProgress(step // self.steps_per_epoch + 1, step, step / self.total_steps)
 
     def rate(self, peak: float, floor: float) -> Callable[[int], float]:
         return partial(

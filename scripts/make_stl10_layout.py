@@ -23,7 +23,7 @@ from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.image_folder import FOLDER_NAMES, ImageFolder
 from perceptual_mae.data.image_tree import find_folder
 from perceptual_mae.data.stl10 import BINARY_FOLDER, CLASSES, IMAGE_BYTES
-from perceptual_mae.data.subsets import Selection, label_of, shorten, split_by_fractions
+from perceptual_mae.data.subsets import Selection, label_of, limited, split_by_fractions
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 
@@ -89,7 +89,7 @@ def write_layout(
     if not 0 < labelled < 1:
         raise UserError(f"--labelled is {labelled}; it is a share of the training images between 0 and 1")
     train, test = open_source(source)
-    train, test = shorten(train, images), shorten(test, test_images)
+    train, test = limited(train, images), limited(test, test_images)
     places = places_of(train.classes)
     shares = split_by_fractions(
         [label_of(train, index) for index in range(len(train))], (1 - labelled, labelled, 0.0), seed

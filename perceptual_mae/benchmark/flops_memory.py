@@ -20,7 +20,7 @@ class StepCounts:
     """`flops` are 2 for a multiplication and an addition, of products and convolutions alone; passes count forwards.
 
     A pass is the whole batch through a network once. `peak_memory` is in bytes: weights, gradients, optimiser states
-    and what the step keeps beside them at its fullest moment.
+    and what the step keeps beside them at its fullest progress.
     """
 
     flops: int
@@ -31,8 +31,8 @@ class StepCounts:
 
 def count_step(trainer: Trainer, num_images: int, step: Callable[[], object]) -> StepCounts:
     """Run one step of `num_images` images and count it."""
-    judging = getattr(trainer, "bare_discriminator", None)
-    with counted_forwards(trainer.bare_generator) as generated, counted_forwards(judging) as judged:
+    judging = getattr(trainer, "unwrapped_discriminator", None)
+    with counted_forwards(trainer.unwrapped_generator) as generated, counted_forwards(judging) as judged:
         peak, flops = peak_memory(trainer, lambda: count_flops(step))
     return StepCounts(flops, sum(generated) / num_images, sum(judged) / num_images, peak)
 
@@ -78,7 +78,7 @@ def counted_forwards(network: nn.Module | None) -> Iterator[list[int]]:
 
 
 def peak_memory(trainer: Trainer, step: Callable[[], int]) -> tuple[int, int]:
-    """Return the bytes a trainer takes at the fullest moment of a step, as if it were alone, and the step's result.
+    """Return the bytes a trainer takes at the fullest progress of a step, as if it were alone, and the step's result.
 
     On a CPU these are the bytes of tensors, without what an operation uses within itself.
     """
@@ -96,7 +96,7 @@ def peak_memory(trainer: Trainer, step: Callable[[], int]) -> tuple[int, int]:
 
 def kept_storages(trainer: Trainer) -> dict[int, int]:
     """Return address -> bytes of what a trainer keeps between steps: weights, buffers, averages, optimiser states."""
-    networks = [trainer.bare_generator, getattr(trainer, "bare_discriminator", None)]
+    networks = [trainer.unwrapped_generator, getattr(trainer, "unwrapped_discriminator", None)]
     modules = [*networks, trainer.ema, trainer.networks.fixed, trainer.networks.copies]
     optimizers = [trainer.optimizer, getattr(trainer, "discriminator_optimizer", None)]
     tensors: list[Tensor] = []

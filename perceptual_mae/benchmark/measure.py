@@ -13,14 +13,13 @@ from itertools import zip_longest
 import numpy as np
 import torch
 
-from perceptual_mae import schedules
 from perceptual_mae.benchmark.flops_memory import StepCounts, count_step
 from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, watched
 from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.errors import UserError
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.loop import is_out_of_memory
@@ -59,13 +58,13 @@ class Candidate:
     def batch_size(self) -> int:
         return self.config.training.batch_size
 
-    def step(self, moment: Moment) -> None:
+    def step(self, progress: TrainingProgress) -> None:
         """Take one step, with the augmentation at the probability it is held at."""
         if self.augment_p is not None and self.trainer.adversary is not None:
             augmentation = self.trainer.adversary.augmentation
             assert augmentation is not None
             augmentation.controller.p = self.augment_p
-        self.trainer.step(self.batches, moment)
+        self.trainer.step(self.batches, progress)
 
     def mean_of(self, values: Mapping[str, float]) -> float:
         """Return the mean over a run's steps of what each kind of step has, by its label."""
@@ -120,7 +119,7 @@ def enter(name: str, config: RunConfig) -> Candidate:
     accelerator = make_accelerator(config)
     if accelerator.num_processes > 1:
         raise UserError("bench measures one process; start it without a launcher")
-    trainer = build_trainer(config, accelerator, schedules.Timetable(2**30, 2**40, 0))
+    trainer = build_trainer(config, accelerator, Timetable(2**30, 2**40, 0))
     augmentation = trainer.adversary.augmentation if trainer.adversary is not None else None
     held = None
     if augmentation is not None:
@@ -160,7 +159,7 @@ def run_rounds(candidates: Sequence[Candidate], clock: Clock, rounds: int, warmu
             for candidate in candidates:
                 candidate.seconds.append({})
         for candidate, kind in tasks if number % 2 else reversed(tasks):
-            step = partial(candidate.step, kind.moment(number))
+            step = partial(candidate.step, kind.progress(number))
             if number < warmup:
                 step()
             elif number == warmup:

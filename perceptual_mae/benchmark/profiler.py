@@ -99,13 +99,13 @@ def watched(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
         def wrap(owner: Any, name: str, part: str) -> None:
             _put(undo, owner, name, stopwatch.around(part, getattr(owner, name)))
 
-        networks: list[tuple[str, nn.Module]] = [("generator", trainer.bare_generator)]
+        networks: list[tuple[str, nn.Module]] = [("generator", trainer.unwrapped_generator)]
         for others in (trainer.networks.fixed, trainer.networks.copies):
             networks += [("loss networks", network) for network in others.values()]
         optimizers = [trainer.optimizer]
         adversary = trainer.adversary
         if adversary is not None:
-            networks.append(("discriminator", trainer.bare_discriminator))
+            networks.append(("discriminator", trainer.unwrapped_discriminator))
             optimizers.append(trainer.discriminator_optimizer)
             loss = stopwatch.around("term discriminator", adversary.loss)
             _put(undo, trainer, "adversary", replace(adversary, loss=loss))

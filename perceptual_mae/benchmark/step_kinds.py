@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perceptual_mae.schedules import Every, FromEpoch, Moment
+from perceptual_mae.schedules import Every, FromEpoch, TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 MOST_STEPS = 2**13
@@ -33,9 +33,9 @@ class StepKind:
     first: int
     period: int
 
-    def moment(self, number: int) -> Moment:
+    def progress(self, number: int) -> TrainingProgress:
         """Return the `number`-th step of this kind, with ramps at their end."""
-        return Moment(self.epoch, self.first + number * self.period, 1.0)
+        return TrainingProgress(self.epoch, self.first + number * self.period, 1.0)
 
 
 def step_kinds(trainer: Trainer) -> list[StepKind]:
@@ -46,12 +46,12 @@ def step_kinds(trainer: Trainer) -> list[StepKind]:
     lines = trainer.objective.lines.values()
     first_epoch = max((line.when.from_epoch for line in lines if isinstance(line.when, FromEpoch)), default=1) | 1
     period = math.lcm(*intervals(trainer))
-    moments: dict[Work, Moment] = {}
+    moments: dict[Work, TrainingProgress] = {}
     counts: Counter[Work] = Counter()
     for epoch in (first_epoch, first_epoch + 1):
         for step in range(min(period, MOST_STEPS)):
-            work = work_at(trainer, Moment(epoch, step, 1.0))
-            moments.setdefault(work, Moment(epoch, step, 1.0))
+            work = work_at(trainer, TrainingProgress(epoch, step, 1.0))
+            moments.setdefault(work, TrainingProgress(epoch, step, 1.0))
             counts[work] += 1
     shares = {work: count / counts.total() for work, count in counts.most_common()}
     weights = mean_weights(shares)
@@ -79,15 +79,15 @@ def mean_weights(shares: dict[Work, float]) -> dict[Work, float]:
     return {work: float(weight) for work, weight in zip(chosen, weights, strict=True) if abs(weight) > 1e-9}
 
 
-def work_at(trainer: Trainer, moment: Moment) -> Work:
+def work_at(trainer: Trainer, progress: TrainingProgress) -> Work:
     """Name the parity of a step's epoch and the work that not all steps of the epoch do."""
     adversary, objective = trainer.adversary, trainer.objective
-    parity = "even" if moment.epoch % 2 == 0 else "odd"
+    parity = "even" if progress.epoch % 2 == 0 else "odd"
     # What belongs to the objective costs more where there are more terms: it is told apart by parity.
-    ours = [name for name in objective.active(moment) if isinstance(objective.lines[name].when, Every)]
-    ours += ["balance"] * bool(objective.balanced_now(moment)) + ["telemetry"] * bool(objective.watched_now(moment))
+    ours = [name for name in objective.active(progress) if isinstance(objective.lines[name].when, Every)]
+    ours += ["balance"] * bool(objective.balanced_now(progress)) + ["telemetry"] * bool(objective.watched_now(progress))
     penalties = {"r1": adversary.r1, "path_length": adversary.path_length} if adversary is not None else {}
-    due = [name for name, penalty in penalties.items() if penalty is not None and penalty.is_due(moment.step)]
+    due = [name for name, penalty in penalties.items() if penalty is not None and penalty.is_due(progress.step)]
     return frozenset([parity, *due, *(f"{parity} {name}" for name in ours)])
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
-from perceptual_mae.report.comparison import Comparison, compare
+from perceptual_mae.report.comparison import RunComparison, compare
 from perceptual_mae.report.figures import can_scatter, draw_scatter, draw_scores
 from perceptual_mae.report.formats import to_latex, to_markdown
 
@@ -36,7 +36,7 @@ def run(runs: list[Path], *, out: Path | None, title: str, form: str, bench: Pat
     told.print(last, highlight=False, markup=False)
 
 
-def write(found: Comparison, pages: dict[str, str], out: Path) -> None:
+def write(found: RunComparison, pages: dict[str, str], out: Path) -> None:
     """Write compare.md, .tex, .json and the figures."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "compare.md", pages["markdown"])

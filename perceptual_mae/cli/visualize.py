@@ -9,12 +9,11 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from perceptual_mae import errors
 from perceptual_mae.config import build
 from perceptual_mae.data.decoding import UnreadableImageError, read_image
 from perceptual_mae.data.loading import Batch, evaluation_batches
-from perceptual_mae.data.subsets import fixed_choice
-from perceptual_mae.errors import UserError
+from perceptual_mae.data.subsets import random_subset
+from perceptual_mae.errors import UserError, user_mistakes
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.run.folder import tell_apart
 from perceptual_mae.run.run import Run
@@ -60,7 +59,7 @@ def run(
             seed or 0,
             view or "both",
         )
-        masks = errors.user_mistakes(
+        masks = user_mistakes(
             lambda: build.build_fixed_masks(first.config.masking, generators[0].grid, seed, ratio)(batch)
         )
         columns = reconstruction_sheet(batch.images, masks, dict(zip(names, generators, strict=True)), view)
@@ -131,7 +130,7 @@ def held_out_images(opened: Run, count: int) -> Batch:
     """Return held-out images of the run's data set, those of the grids in its images/."""
     dataset = opened.config.data.build(opened.config.evaluation.split)
     transform = build.build_evaluation_transform(opened.config.data)
-    chosen = fixed_choice(len(dataset), count)
+    chosen = random_subset(len(dataset), count)
     return next(evaluation_batches(dataset, transform, batch_size=count, indices=chosen))
 
 

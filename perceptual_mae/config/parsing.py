@@ -23,7 +23,7 @@ from perceptual_mae.config.schema import (
     TrackingSection,
     TrainingSection,
 )
-from perceptual_mae.config.validation import find_misfits
+from perceptual_mae.config.validation import cross_field_errors
 from perceptual_mae.errors import UserError
 
 __all__ = [
@@ -81,7 +81,7 @@ def parse_config(
     if config is None:
         config, _ = _read(_without(said, mistakes))
     if config is not None:
-        misfits = find_misfits(config)
+        misfits = cross_field_errors(config)
         mistakes += [misfit for misfit in misfits if not any(misfit.depends_on(mistake) for mistake in mistakes)]
     if config is None or mistakes:
         raise UserError("\n".join(_tell(mistake, origins or {}, origin) for mistake in mistakes))

@@ -25,7 +25,7 @@ Check = Callable[[RunConfig], Iterator[Mistake]]
 ANY_TERM = tuple(f"losses.{name}" for name in TERMS)  # for what a term with a misspelt name might set right
 
 
-def find_misfits(config: RunConfig) -> list[Mistake]:
+def cross_field_errors(config: RunConfig) -> list[Mistake]:
     """Return every mistake that takes more than one key to see, in the order of the checks."""
     return [mistake for check in CHECKS for mistake in check(config)]
 
@@ -134,7 +134,7 @@ def check_loss_networks(config: RunConfig) -> Iterator[Mistake]:
             sound.append(network)
 
 
-def check_discriminators_company(config: RunConfig) -> Iterator[Mistake]:
+def check_augmentation_and_penalties(config: RunConfig) -> Iterator[Mistake]:
     """Augmentation and penalties are a discriminator's; their constructors are asked what they refuse."""
     wanted = [f"penalties.{name}" for name in config.penalties.root]
     wanted += ["augment"] if config.augment is not None else []
@@ -256,7 +256,7 @@ def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(
             ("schedule.warmup_epochs", "training.epochs"),
             f"a warm-up of {schedule.warmup_epochs:g} epochs is longer than the run of {training.epochs}; "
-            "shorten it or set schedule.warmup_ratio",
+            "limited it or set schedule.warmup_ratio",
         )
     if training.batch_size % training.accumulation:
         yield Mistake(
@@ -277,7 +277,7 @@ CHECKS: tuple[Check, ...] = (
     check_norm_pix,
     check_discriminator,
     check_loss_networks,
-    check_discriminators_company,
+    check_augmentation_and_penalties,
     check_heads,
     check_terms,
     check_weights,

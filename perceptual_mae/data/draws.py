@@ -10,7 +10,7 @@ from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import user_mistakes
 from perceptual_mae.images import Size
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.schedules import Moment, Ramp, value_at
+from perceptual_mae.schedules import Ramp, TrainingProgress, value_at
 from perceptual_mae.seeding import stream
 
 Attention = Callable[[Batch], Tensor]
@@ -31,8 +31,8 @@ class TrainingMasks:
     seed: int
     attention: Attention | None = None
 
-    def __call__(self, batch: Batch, moment: Moment) -> Tensor:
-        hidden = num_hidden(self.grid[0] * self.grid[1], value_at(self.ratio, moment.progress))
+    def __call__(self, batch: Batch, progress: TrainingProgress) -> Tensor:
+        hidden = num_hidden(self.grid[0] * self.grid[1], value_at(self.ratio, progress.fraction))
         attention = self.attention(batch).cpu() if self.attention is not None else None
         return user_mistakes(
             lambda: draw_masks(self.draw, self.grid, hidden, batch.draws("mask", self.seed), attention)
@@ -55,7 +55,7 @@ class FixedMasks:
 
 
 @dataclass(frozen=True)
-class TrainingPaths:
+class DropPathMasks:
     """Draws a training batch's paths through the encoder: functions of (seed, pass over the data, sample index).
 
     None where the rate is 0 and all are open.
@@ -66,10 +66,10 @@ class TrainingPaths:
     seed: int
 
     def __call__(self, batch: Batch) -> Tensor | None:
-        return draw_paths(self.rate, self.depth, batch.draws("drop path", self.seed)) if self.rate else None
+        return draw_drop_path_masks(self.rate, self.depth, batch.draws("drop path", self.seed)) if self.rate else None
 
 
-def draw_paths(rate: float, depth: int, generators: Sequence[torch.Generator]) -> Tensor:
+def draw_drop_path_masks(rate: float, depth: int, generators: Sequence[torch.Generator]) -> Tensor:
     """Return the paths (B, depth, 2) that each image takes, drawn from its own generator.
 
     A branch of block k is closed with a probability that grows from 0 to `rate` over the blocks, and counts

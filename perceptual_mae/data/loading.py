@@ -11,7 +11,7 @@ from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import EpochPlan
-from perceptual_mae.data.workers import Samples, Schedule, begin, worker_loader
+from perceptual_mae.data.workers import BatchSampler, Samples, begin, worker_loader
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 
@@ -53,7 +53,7 @@ class TrainLoader:
         self._first = process_index * accumulation
         self._reader = _TrainReader(dataset, transform, seed)
         self._unreadable = _Unreadable(len(dataset), MAX_UNREADABLE_SHARE * len(dataset))
-        self._schedule = Schedule()
+        self._schedule = BatchSampler()
         self._loader = worker_loader(self._reader, self._schedule, workers, persistent=True) if workers else None
 
     @property
@@ -114,7 +114,7 @@ def evaluation_batches(
     Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
-    schedule = Schedule()
+    schedule = BatchSampler()
     schedule.samples = (
         [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
     )

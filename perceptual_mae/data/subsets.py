@@ -23,7 +23,7 @@ def label_of(dataset: ImageDataset, index: int) -> int:
         return -1
 
 
-def balanced_share(dataset: ImageDataset, fraction: float, seed: int) -> list[int]:
+def class_balanced_subset(dataset: ImageDataset, fraction: float, seed: int) -> list[int]:
     """Return the indices of a share of the data set, the same number in every class and at least one.
 
     A function of the seed and each class's images: a smaller share is part of a larger one. A class that has fewer
@@ -61,12 +61,12 @@ class Selection:
         return label_of(self._dataset, self._indices[index])
 
 
-def shorten(dataset: ImageDataset, limit: int | None) -> ImageDataset:
+def limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:
     """Return the first `limit` images of a fixed shuffle of the data set, or all of them."""
-    return dataset if limit is None or limit >= len(dataset) else Selection(dataset, fixed_choice(len(dataset), limit))
+    return dataset if limit is None or limit >= len(dataset) else Selection(dataset, random_subset(len(dataset), limit))
 
 
-def fixed_choice(num_images: int, limit: int | None) -> Sequence[int]:
+def random_subset(num_images: int, limit: int | None) -> Sequence[int]:
     """Return the first `limit` places of a fixed shuffle of a data set, ascending, or all of them."""
     if limit is None or limit >= num_images:
         return range(num_images)

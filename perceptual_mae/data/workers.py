@@ -21,7 +21,7 @@ Samples = list[tuple[int, int]]
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
-class Schedule(Sampler[Samples]):
+class BatchSampler(Sampler[Samples]):
     """What a DataLoader reads next; set anew before each epoch, so that its workers can stay."""
 
     def __init__(self) -> None:
@@ -31,7 +31,9 @@ class Schedule(Sampler[Samples]):
         return self.samples
 
 
-def worker_loader(reader: Dataset[Batch], schedule: Schedule, workers: int, *, persistent: bool) -> DataLoader[Batch]:
+def worker_loader(
+    reader: Dataset[Batch], schedule: BatchSampler, workers: int, *, persistent: bool
+) -> DataLoader[Batch]:
     """Return a loader whose `workers` processes (at most one a core) call `reader` with what the schedule gives."""
     ending = RawValue(c_byte, 0)  # shared with the workers: 1 once they may be ended
     loader = DataLoader(

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config import build, layers
+from perceptual_mae.config import build
+from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
-from perceptual_mae.data.subsets import shorten
+from perceptual_mae.data.subsets import limited
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 
@@ -46,7 +47,7 @@ def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()
     if data is None and not overrides:
         return config
     own: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
-    merged = layers.Merged(values=dict(own))
+    merged = Merged(values=dict(own))
     if data is not None:
         given = _data_layer(data)
         kept = {key: own["data"][key] for key in PREPROCESSING}
@@ -88,8 +89,8 @@ def open_labelled(
         raise UserError(f"the classes of train and {split} differ; give both the same class folders")
     return LabelledData(
         name or section.kind,
-        shorten(train, limit),
-        shorten(test, test_limit),
+        limited(train, limit),
+        limited(test, test_limit),
         split,
         build.build_evaluation_transform(config.data),
         section.workers,
@@ -99,11 +100,11 @@ def open_labelled(
 
 
 def _data_layer(data: str) -> dict[str, Any]:
-    shipped = {layer.name for layer in layers.list_recipes()}
+    shipped = {layer.name for layer in list_recipes()}
     if data not in shipped and Path(data).expanduser().is_dir():
         return {"data": {"kind": "image_folder", "root": data}}
     try:
-        given = layers.read_yaml(layers.find_layer(data))
+        given = read_yaml(find_layer(data))
     except UserError as mistake:
         raise UserError(f"--data: {mistake}, or a folder of images") from mistake
     if not isinstance(given.get("data"), dict) or "kind" not in given["data"]:

@@ -90,8 +90,8 @@ class Decoder(nn.Module):
 
         tokens: (B, 1+V, D) of the encoder; tapped: encoder block -> (B, 1+V, D); visible: patch indices (B, V).
         """
-        latent = self.place(self.embed(tokens), visible)
-        decode = self._look_at_visible if self.is_cross else self._look_at_all
+        latent = self.scatter_visible(self.embed(tokens), visible)
+        decode = self._look_at_visible if self.is_cross else self.self_attention_blocks
         outputs = decode(latent, tapped, visible)
         patches: Tensor = self.pred(self.norm(outputs[-1])[:, 1:])
         images = [unpatchify(patches, self.patch_size, self.grid)]
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
             images.append(head(outputs[head_block(level, len(self.blocks)) - 1]))
         return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images), latent
 
-    def _look_at_all(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
+    def self_attention_blocks(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
         """Outputs (B, 1+L, d) of all blocks, in which every token looks at every other."""
         outputs: list[Tensor] = []
         tokens = latent
@@ -107,7 +107,9 @@ class Decoder(nn.Module):
             if self.taps and index > 0:
                 skip = self.skips[index - 1]
                 assert isinstance(skip, Skip)
-                tokens = skip(tokens, self.place(skip.narrow(tapped[self.taps[index - 1]], self.embed), visible))
+                tokens = skip(
+                    tokens, self.scatter_visible(skip.narrow(tapped[self.taps[index - 1]], self.embed), visible)
+                )
             tokens = block(tokens)
             outputs.append(tokens)
         return outputs
@@ -134,7 +136,7 @@ class Decoder(nn.Module):
             outputs.append(tokens)
         return outputs
 
-    def place(self, tokens: Tensor, visible: Tensor) -> Tensor:
+    def scatter_visible(self, tokens: Tensor, visible: Tensor) -> Tensor:
         """All tokens (B, 1+L, d): visible ones (B, 1+V, d) in their places, mask tokens elsewhere, plus positions."""
         if self.mask_token is None:
             return tokens + self.pos_embed

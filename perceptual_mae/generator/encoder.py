@@ -74,11 +74,11 @@ class Encoder(nn.Module):
         self.apply(initialise)
         nn.init.normal_(self.cls_token, std=0.02)
 
-    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
+    def forward(self, images: Tensor, drop_path_masks: Tensor | None = None) -> Tensor:
         """Tokens (B, 1+L, D) after the final norm, class token first, of whole images (B, C, H, W) in [0, 1].
 
         Any height and width that are multiples of the patch size will do: positions and relative positions are
-        interpolated. `paths` (B, blocks, 2): see `Block`.
+        interpolated. `drop_path_masks` (B, blocks, 2): see `Block`.
         """
         height, width = images.shape[-2:]
         if images.dim() != 4 or images.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
@@ -86,7 +86,7 @@ class Encoder(nn.Module):
                 f"expected images (B, {self.channels}, H, W) with H and W multiples of patch_size {self.patch_size}, "
                 f"got {tuple(images.shape)}; resize or crop them first"
             )
-        return self.encode(images, paths=paths)[0]
+        return self.encode(images, drop_path_masks=drop_path_masks)[0]
 
     def encode(
         self,
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
         visible: Tensor | None = None,
         taps: Collection[int] = (),
         *,
-        paths: Tensor | None = None,
+        drop_path_masks: Tensor | None = None,
         replaced: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens (B, 1+V, D) after the final norm, and the outputs of the blocks numbered in `taps`, not normalised.
@@ -120,12 +120,13 @@ class Encoder(nn.Module):
         tokens = torch.cat([class_token, embedded + patch_positions], dim=1)
         tapped = {0: tokens} if 0 in taps else {}
         pairs = self._pairs(grid, visible)
-        if paths is not None:
-            if paths.shape != (len(images), len(self.blocks), 2):
-                raise ValueError(f"expected paths ({len(images)}, {len(self.blocks)}, 2), got {tuple(paths.shape)}")
-            paths = paths.to(tokens)
+        if drop_path_masks is not None:
+            if drop_path_masks.shape != (len(images), len(self.blocks), 2):
+                expected = (len(images), len(self.blocks), 2)
+                raise ValueError(f"expected drop_path_masks {expected}, got {tuple(drop_path_masks.shape)}")
+            drop_path_masks = drop_path_masks.to(tokens)
         for number, block in enumerate(self.blocks, start=1):
-            own = () if paths is None else (paths[:, number - 1],)
+            own = () if drop_path_masks is None else (drop_path_masks[:, number - 1],)
             tokens = block(tokens, *own, pairs=pairs)
             if number in taps:
                 tapped[number] = tokens
@@ -163,3 +164,7 @@ class Encoder(nn.Module):
     def export_state_dict(self) -> dict[str, Tensor]:
         """State under timm's names, the same for every generator: without the data set's mean and deviation."""
         return {name: value for name, value in self.state_dict().items() if name not in ("mean", "std")}
+
+
+NO_WEIGHT_DECAY = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+"""Last parts of names that do not decay, whatever their shape (MAE, BEiT)."""

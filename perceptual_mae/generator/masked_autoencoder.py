@@ -29,10 +29,10 @@ class MaskedAutoencoder(nn.Module):
 
     skips: encoder blocks feed decoder blocks (`skip_map`, `skip_projection`). rgb_heads: a pyramid instead of one image
     (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). drop_path: the rate of
-    stochastic depth in the last encoder block; who trains draws `paths` by it. Of both halves: qkv_bias, layer_scale
-    (see `Block`), positions. Of the encoder: relative_positions (see `Pairs`); encoder_mask_tokens: it sees a token in
-    place of each hidden patch. decoder_attention: all tokens of the decoder look at each other (MAE), or each at the
-    visible ones alone (CrossMAE). Raises ValueError for options that do not fit each other or the images.
+    stochastic depth in the last encoder block; whoever trains draws `drop_path_masks` by it. Of both halves: qkv_bias,
+    layer_scale (see `Block`), positions. Of the encoder: relative_positions (see `Pairs`); encoder_mask_tokens: it sees
+    a token in place of each hidden patch. decoder_attention: all tokens of the decoder look at each other (MAE), or
+    each at the visible ones alone (CrossMAE). Raises ValueError for options that do not fit each other or the images.
     """
 
     mask_token: nn.Parameter | None
@@ -133,21 +133,23 @@ class MaskedAutoencoder(nn.Module):
         self.register_parameter("mask_token", token)
         self._native_heads = head_form == "native"
 
-    def forward(self, images: Tensor, mask: Tensor, paths: Tensor | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, mask: Tensor, drop_path_masks: Tensor | None = None) -> Reconstruction:
         """The reconstruction of images (B, C, H, W) in [0, 1] from the patches that the mask (B, L) leaves visible.
 
-        The mask may lie on the CPU while the images are elsewhere: then the host never waits for the device. `paths`
-        (B, blocks, 2) through the encoder may, too.
+        The mask, and the encoder's `drop_path_masks` (B, blocks, 2), may be on the CPU while the images are elsewhere:
+        then the host never waits for the device.
         """
         self._check(images, mask)
         visible = visible_patches(mask).to(images.device, non_blocking=True)
         mask = mask.to(images.device, non_blocking=True)
-        paths = None if paths is None else paths.to(images.device, non_blocking=True)
+        drop_path_masks = None if drop_path_masks is None else drop_path_masks.to(images.device, non_blocking=True)
         if self.mask_token is None:
-            tokens, tapped = self.encoder.encode(images, visible, self.decoder.taps, paths=paths)
+            tokens, tapped = self.encoder.encode(images, visible, self.decoder.taps, drop_path_masks=drop_path_masks)
         else:
             replaced = (mask, self.mask_token)
-            tokens, tapped = self.encoder.encode(images, None, self.decoder.taps, paths=paths, replaced=replaced)
+            tokens, tapped = self.encoder.encode(
+                images, None, self.decoder.taps, drop_path_masks=drop_path_masks, replaced=replaced
+            )
             visible = torch.arange(mask.shape[1], device=images.device).expand(len(images), -1)
         prediction, latent = self.decoder(tokens, tapped, visible)
         return Reconstruction(

@@ -159,8 +159,8 @@ def scale_of(width: int, initial: float | None) -> nn.Module:
 class Block(nn.Module):
     """One pre-norm transformer block on tokens (B, N, D); `grid` and `pairs`: see `Attention`.
 
-    layer_scale: what the factors of `LayerScale` on both branches begin at, None for none. `paths` (B, 2) says how much
-    attention and MLP of each image count, 0 where the branch is closed: stochastic depth.
+    layer_scale: what the factors of `LayerScale` on both branches begin at, None for none. `drop_path_masks` (B, 2)
+    says how much attention and MLP of each image count, 0 where the branch is closed: stochastic depth.
     """
 
     def __init__(
@@ -181,12 +181,12 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio))
         self.ls2 = scale_of(width, layer_scale)
 
-    def forward(self, tokens: Tensor, paths: Tensor | None = None, *, pairs: Pairs | None = None) -> Tensor:
-        if paths is None:
+    def forward(self, tokens: Tensor, drop_path_masks: Tensor | None = None, *, pairs: Pairs | None = None) -> Tensor:
+        if drop_path_masks is None:
             tokens = tokens + self.ls1(self.attn(self.norm1(tokens), pairs))
             updated: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
         else:
-            attention, mlp = paths[:, :, None, None].unbind(1)  # (B, 1, 1) each
+            attention, mlp = drop_path_masks[:, :, None, None].unbind(1)  # (B, 1, 1) each
             tokens = tokens + attention * self.ls1(self.attn(self.norm1(tokens), pairs))
             updated = tokens + mlp * self.ls2(self.mlp(self.norm2(tokens)))
         return updated

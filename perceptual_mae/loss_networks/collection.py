@@ -48,7 +48,7 @@ class LossNetworks:
             copy.follow(discriminator, epoch)  # type: ignore[operator]
 
     def eyes(self, show: Callable[[Pyramid], Pyramid], autocast: Callable[[], AbstractContextManager[None]]) -> Eyes:
-        """Return by key how each network looks at a pyramid, for a `Comparison`; none looks yet.
+        """Return by key how each network looks at a pyramid, for a `TermInputs`; none looks yet.
 
         show: what a pyramid goes through before the discriminator sees it. autocast: opens the precision that the
         discriminator runs in. Fixed networks see the images as they are, in their own precision.

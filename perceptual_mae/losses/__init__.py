@@ -22,7 +22,7 @@ FEATURES = ("fake_features", "real_features")
 
 @dataclass(frozen=True)
 class Term:
-    """A loss function and the fields of a Comparison it is called with, in order."""
+    """A loss function and the fields of a TermInputs it is called with, in order."""
 
     function: Callable[..., Tensor]
     reads: tuple[str, ...]

@@ -14,7 +14,7 @@ from perceptual_mae.loss_networks import LIVE, Eyes, Features
 from perceptual_mae.losses import FEATURES
 
 
-class Comparison:
+class TermInputs:
     """Real and fake side by side, with what the discriminator and other loss networks make of both.
 
     Images are pyramids in [0, 1], largest first. `prediction` and `target` are the same pyramids in the space the

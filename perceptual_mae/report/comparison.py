@@ -15,7 +15,7 @@ from perceptual_mae.report.tables import Scored, Table, look_up, make_table
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Runs beside each other. `scored` has every column that a table shows, `differences` what does not compare."""
 
     title: str
@@ -64,7 +64,7 @@ class Comparison:
         }
 
 
-def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, anyway: bool = False) -> Comparison:
+def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, anyway: bool = False) -> RunComparison:
     """Read runs and set them beside each other.
 
     Raises UserError for what is no run and, unless `anyway`, with a line for each fact in which they do not compare.
@@ -89,7 +89,7 @@ def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, any
     notes = [f"{each}: columns that it touches are marked ≠" for each in map(str, differences)]
     notes += [f"{each}: a row each" for each in repeated] + [note for entry in entries for note in entry.notes]
     notes += _about_groups(groups)
-    return Comparison(title, groups, scored, tables, differences, [*notes, FOOTNOTE])
+    return RunComparison(title, groups, scored, tables, differences, [*notes, FOOTNOTE])
 
 
 def _score_tables(entries: Sequence[Entry]) -> dict[str, list[Column]]:

@@ -86,7 +86,7 @@ def _last_facts(path: Path) -> dict[str, Any] | None:
     """Return the small facts of the newest checkpoint whose are whole; its tensors are not looked at."""
     for found in reversed(checkpoint.checkpoints(path / "checkpoints")):
         try:
-            return checkpoint.load_facts(found)
+            return checkpoint.load_metadata(found)
         except (OSError, ValueError):
             continue
     return None

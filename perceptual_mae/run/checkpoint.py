@@ -61,7 +61,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], f
         full = getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(failure).lower()
         if not full and not isinstance(failure, OSError):
             raise
-        last = next((path for path in reversed(checkpoints(folder)) if find_flaw(path) is None), None)
+        last = next((path for path in reversed(checkpoints(folder)) if corruption(path) is None), None)
         reason = "the disk is full" if full else str(failure)
         raise UserError(
             f"{final}: could not write the checkpoint ({reason}); "
@@ -88,7 +88,7 @@ def newest(folder: Path) -> Path | None:
     """
     flaws = []
     for path in reversed(checkpoints(folder)):
-        if (flaw := find_flaw(path)) is None:
+        if (flaw := corruption(path)) is None:
             return path
         log.warning("%s is not used: %s", path, flaw)
         flaws.append(f"{path.name}: {flaw}")
@@ -100,7 +100,7 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def find_flaw(path: Path) -> str | None:
+def corruption(path: Path) -> str | None:
     """Say what is wrong with a checkpoint, or return None: every file must have its size and SHA-256."""
     try:
         manifest = json.loads((path / "manifest.json").read_text())
@@ -118,7 +118,7 @@ def load_tensors(path: Path, name: str) -> dict[str, Tensor] | None:
     return load_file(file) if file.exists() else None
 
 
-def load_facts(path: Path) -> dict[str, Any]:
+def load_metadata(path: Path) -> dict[str, Any]:
     """Return the JSON facts of a checkpoint: step, images_seen and what else the run kept."""
     facts: dict[str, Any] = json.loads((path / "state.json").read_text())
     return facts
@@ -128,7 +128,7 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor] | None, origin: P
     """Load a network strictly; a checkpoint of another architecture is a UserError that names what differs."""
     if state is None:
         raise UserError(f"{origin}: holds no {type(module).__name__}; was it written by another configuration?")
-    if misfit := find_misfit(module, state):
+    if misfit := state_dict_mismatch(module, state):
         raise UserError(
             f"{origin}: a checkpoint of another architecture: tensors {misfit}; "
             "use the configuration it was trained with"
@@ -136,7 +136,7 @@ def load_module(module: nn.Module, state: Mapping[str, Tensor] | None, origin: P
     module.load_state_dict(state)
 
 
-def find_misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str | None:
+def state_dict_mismatch(module: nn.Module, state: Mapping[str, Tensor]) -> str | None:
     """Say which tensors a state lacks, has too many or of another shape for a network, the first of each by name."""
     own = module.state_dict()
     missing, foreign = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -153,7 +153,7 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Load what `optimizer_tensors` returned, each moment in the memory format of its parameter."""
+    """Load what `optimizer_tensors` returned, each progress in the memory format of its parameter."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -26,7 +26,7 @@ class Run:
         is_checkpoint = path.parent.name == "checkpoints" and path.name.startswith("step_")
         self.path = path.parent.parent if is_checkpoint else path
         self.config: RunConfig = read_config(self.path)
-        if is_checkpoint and (flaw := checkpoint.find_flaw(path)):
+        if is_checkpoint and (flaw := checkpoint.corruption(path)):
             raise UserError(f"{path}: is not a whole checkpoint: {flaw}")
         found = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")
         if found is None:
@@ -36,7 +36,7 @@ class Run:
     @property
     def step(self) -> int:
         """The optimiser steps taken when the checkpoint was written."""
-        return int(checkpoint.load_facts(self.checkpoint)["step"])
+        return int(checkpoint.load_metadata(self.checkpoint)["step"])
 
     @property
     def has_ema(self) -> bool:

@@ -11,13 +11,13 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from perceptual_mae import schedules
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.data import draws
+from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.initial_encoder import WarmStart
 from perceptual_mae.training.optimizers import discriminator_optimizer, generator_optimizer
@@ -63,7 +63,7 @@ def look_at_patches(generator: MaskedAutoencoder, accelerator: Accelerator, batc
 
 
 def build_trainer(
-    config: RunConfig, accelerator: Accelerator, timetable: schedules.Timetable, start: WarmStart | None = None
+    config: RunConfig, accelerator: Accelerator, timetable: Timetable, start: WarmStart | None = None
 ) -> Trainer:
     """Return the trainer of a run at its first step; with `start` its encoder has the weights of another run's."""
     optimizer, training, image = config.optimizer, config.training, config.data.image
@@ -102,7 +102,7 @@ def build_trainer(
         ),
         adversary,
         build.build_loss_networks(config.losses, image, discriminator, training.seed),
-        draws.TrainingPaths(generator.drop_path, len(generator.encoder.blocks), training.seed),
+        DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed),
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(training),

@@ -65,7 +65,7 @@ ALARMS: dict[str, Alarm] = {
 }
 
 
-class Health:
+class GanMonitor:
     """For every alarm, the observations of the window that is open, and whether the last one was bad."""
 
     def __init__(self) -> None:

@@ -54,7 +54,7 @@ class WarmStart:
     def check(self, encoder: Encoder) -> None:
         """Raise UserError unless every tensor of the encoder is here, of its shape, and none beside them."""
         own = {name: getattr(encoder, name) for name in OF_THE_DATA}
-        if misfit := checkpoint.find_misfit(encoder, {**self.tensors, **own}):
+        if misfit := checkpoint.state_dict_mismatch(encoder, {**self.tensors, **own}):
             raise UserError(
                 f"{KEY}: the encoder of {self.origin.file} does not fit: tensors {misfit}; give generator.* and "
                 "data.image_size the values it was trained with, or set another one or null"

@@ -7,20 +7,21 @@ from typing import Any
 
 import torch
 
-from perceptual_mae import files
-from perceptual_mae.config import build, layers
+from perceptual_mae.config import build
+from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
-from perceptual_mae.data.subsets import fixed_choice
+from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
+from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer, make_accelerator
-from perceptual_mae.training.gan_monitor import Health
+from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.initial_encoder import find_start
 from perceptual_mae.training.messages import farewell, headline
 from perceptual_mae.training.metrics import Meter, Reporter, average, check_trackers, first_non_finite, nest
@@ -90,8 +91,8 @@ class Pretraining:
         start = find_start(config, self.checkpoints)
         self.origin = start.origin if start is not None else None
         self.trainer = build_trainer(config, self.accelerator, self.timetable, start)
-        self.generator: MaskedAutoencoder = self.trainer.bare_generator
-        self.health = Health()
+        self.generator: MaskedAutoencoder = self.trainer.unwrapped_generator
+        self.health = GanMonitor()
         self.meter = Meter()
         self.step = 0
         self.last_losses: dict[str, float] = {}
@@ -124,7 +125,7 @@ class Pretraining:
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
-            flat = {key: str(value) for key, value in layers.flatten(self.config.model_dump(mode="json"))}
+            flat = {key: str(value) for key, value in flatten(self.config.model_dump(mode="json"))}
             name = {"name": tracking.run_name or self.path.name}
             named = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
             self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=named)
@@ -140,7 +141,7 @@ class Pretraining:
 
     def train_epoch(self) -> None:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
-        epoch, first = self.timetable.moment(self.step).epoch, self.step % self.timetable.steps_per_epoch
+        epoch, first = self.timetable.progress(self.step).epoch, self.step % self.timetable.steps_per_epoch
         log_every = self.config.training.log_every
         steps = self.loader.epoch(epoch, first)
         started, waited, taken = time.perf_counter(), 0.0, 0
@@ -150,7 +151,7 @@ class Pretraining:
             waited += time.perf_counter() - asked
             if batches is None:
                 break
-            self.meter.add(self.step, self.trainer.step(batches, self.timetable.moment(self.step)))
+            self.meter.add(self.step, self.trainer.step(batches, self.timetable.progress(self.step)))
             self.step, taken = self.step + 1, taken + 1
             self.reporter.advance(self.step)
             is_last = self.step % self.timetable.steps_per_epoch == 0
@@ -187,12 +188,12 @@ class Pretraining:
             raise UserError(self.non_finite(*bad))
         means = average(steps)
         speed = taken * self.config.training.batch_size / seconds
-        moment = self.timetable.moment(self.step - 1)
+        progress = self.timetable.progress(self.step - 1)
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "images_seen": self.images_seen}
-        rates = {"generator": self.trainer.learning_rate(moment.step)}
+        rates = {"generator": self.trainer.learning_rate(progress.step)}
         if self.trainer.adversary is not None:
-            rates["discriminator"] = self.trainer.adversary.learning_rate(moment.step)
-        record |= nest(means) | {"active": self.trainer.objective.active(moment), "learning_rate": rates}
+            rates["discriminator"] = self.trainer.adversary.learning_rate(progress.step)
+        record |= nest(means) | {"active": self.trainer.objective.active(progress), "learning_rate": rates}
         record |= {"images_per_second": round(speed, 2), "data_wait": round(waited / seconds, 4)}
         self.record(record)
         self.last_losses = {
@@ -214,9 +215,7 @@ class Pretraining:
         """Write one object to metrics.jsonl and hand its numbers to the trackers."""
         if self.accelerator.is_main_process:
             self.metrics.write(record)
-        numbers = {
-            key.replace(".", "/"): value for key, value in layers.flatten(record) if isinstance(value, int | float)
-        }
+        numbers = {key.replace(".", "/"): value for key, value in flatten(record) if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=record["step"])
 
     @torch.no_grad()
@@ -228,7 +227,7 @@ class Pretraining:
             build.build_evaluation_transform(self.config.data),
             batch_size=evaluation.batch_size,
             workers=self.config.data.workers,
-            indices=fixed_choice(len(self.held_out), evaluation.limit),
+            indices=random_subset(len(self.held_out), evaluation.limit),
         )
         masks = self.fixed_masks()
         return score_reconstructions(
@@ -252,7 +251,7 @@ class Pretraining:
         if not count or not self.accelerator.is_main_process:
             return
         transform = build.build_evaluation_transform(self.config.data)
-        chosen = fixed_choice(len(self.held_out), count)
+        chosen = random_subset(len(self.held_out), count)
         batch = next(evaluation_batches(self.held_out, transform, batch_size=count, indices=chosen))
         mask = self.fixed_masks()(batch)
         images = batch.to(self.accelerator.device).images
@@ -314,7 +313,7 @@ class Pretraining:
         if self.accelerator.is_main_process:
             if self.step > self.first_step:  # a finished run that is only scored again says nothing new
                 self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
-            files.write_json(self.path / "summary.json", summary)
+            write_json(self.path / "summary.json", summary)
             self.tell(farewell(self.path, summary))
         return summary
 
@@ -371,7 +370,7 @@ class Pretraining:
         )
 
     def non_finite(self, step: int, name: str) -> str:
-        good = [path for path in checkpoint.checkpoints(self.checkpoints) if checkpoint.find_flaw(path) is None]
+        good = [path for path in checkpoint.checkpoints(self.checkpoints) if checkpoint.corruption(path) is None]
         kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
         if good and checkpoint.step_of(good[-1]) == step:
             kept = f"{good[-1]} was written right before and is likely spoiled: remove it" + (

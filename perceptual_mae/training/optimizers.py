@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim import Adam, AdamW
 
-SPARED = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
-"""Last parts of names that do not decay, whatever their shape (MAE, BEiT)."""
+from perceptual_mae.generator.encoder import NO_WEIGHT_DECAY
 
 
 def generator_optimizer(generator: nn.Module, *, betas: Sequence[float], weight_decay: float) -> AdamW:
     """Return AdamW without decay on biases, norms, tokens and positions (MAE); each step sets the learning rate."""
     named = [(name, parameter) for name, parameter in generator.named_parameters() if parameter.requires_grad]
-    spared = {name for name, parameter in named if parameter.ndim <= 1 or name.rpartition(".")[2] in SPARED}
+    spared = {name for name, parameter in named if parameter.ndim <= 1 or name.rpartition(".")[2] in NO_WEIGHT_DECAY}
     groups = [
         {"params": [parameter for name, parameter in named if name not in spared], "weight_decay": weight_decay},
         {"params": [parameter for name, parameter in named if name in spared], "weight_decay": 0.0},

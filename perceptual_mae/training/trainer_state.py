@@ -16,14 +16,14 @@ from perceptual_mae.training.trainer import Trainer
 def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """Return a trainer's tensors by group and its facts, as `checkpoint.save` takes them."""
     tensors = {
-        "generator": trainer.bare_generator.state_dict(),
+        "generator": trainer.unwrapped_generator.state_dict(),
         "optimizer": checkpoint.optimizer_tensors(trainer.optimizer),
         "balance": trainer.objective.balance.state_dict(),
     }
     if trainer.ema is not None:
         tensors["generator_ema"] = trainer.ema.module.state_dict()
     if trainer.adversary is not None:
-        tensors["discriminator"] = trainer.bare_discriminator.state_dict()
+        tensors["discriminator"] = trainer.unwrapped_discriminator.state_dict()
         tensors["discriminator_optimizer"] = checkpoint.optimizer_tensors(trainer.discriminator_optimizer)
         if trainer.adversary.augmentation is not None:
             tensors["augmentation"] = trainer.adversary.augmentation.state_dict()
@@ -40,16 +40,16 @@ def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[
 
 def restore(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str, Any]:
     """Put a trainer back to a checkpoint and return the checkpoint's facts."""
-    checkpoint.load_module(trainer.bare_generator, checkpoint.load_tensors(path, "generator"), path)
+    checkpoint.load_module(trainer.unwrapped_generator, checkpoint.load_tensors(path, "generator"), path)
     checkpoint.load_optimizer(trainer.optimizer, checkpoint.load_tensors(path, "optimizer") or {})
     balance = checkpoint.load_tensors(path, "balance") or {}
     trainer.objective.balance.load_state_dict({key: value.to(accelerator.device) for key, value in balance.items()})
-    facts = checkpoint.load_facts(path)
+    facts = checkpoint.load_metadata(path)
     if trainer.ema is not None:
         checkpoint.load_module(trainer.ema.module, checkpoint.load_tensors(path, "generator_ema"), path)
         trainer.ema.n_averaged.fill_(facts["ema_updates"])
     if trainer.adversary is not None:
-        checkpoint.load_module(trainer.bare_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
+        checkpoint.load_module(trainer.unwrapped_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
         moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
         checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
         if trainer.adversary.augmentation is not None and (kept := checkpoint.load_tensors(path, "augmentation")):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, check_group, minibatch_deviation
+from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, check_group, minibatch_stddev
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -23,7 +23,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 )
 def test_minibatch_deviation_of_four_numbers_worked_by_hand(group, expected):
     images = torch.tensor([0.0, 1.0, 2.0, 5.0]).view(4, 1, 1, 1)
-    appended = minibatch_deviation(images, group)
+    appended = minibatch_stddev(images, group)
     assert torch.equal(appended[:, :1], images)
     torch.testing.assert_close(appended[:, 1].flatten(), torch.tensor(expected), atol=1.1e-4, rtol=1e-6)
 
@@ -34,7 +34,7 @@ def test_minibatch_deviation_of_four_numbers_worked_by_hand(group, expected):
 )
 def test_groups_are_strided_and_as_large_as_divides_the_batch(batch, group, size):
     images = random(batch, 3, 2, 5)
-    maps = minibatch_deviation(images, group)[:, 3]
+    maps = minibatch_stddev(images, group)[:, 3]
     for index in range(batch):
         members = images[index % (batch // size) :: batch // size]
         assert len(members) == size
@@ -44,9 +44,9 @@ def test_groups_are_strided_and_as_large_as_divides_the_batch(batch, group, size
 
 def test_minibatch_deviation_is_computed_in_float32_under_bfloat16():
     images = (100 + random(4, 8, 3, 3, dtype=torch.float32)).bfloat16()
-    exact = minibatch_deviation(images.float())[:, -1]
+    exact = minibatch_stddev(images.float())[:, -1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        appended = minibatch_deviation(images)
+        appended = minibatch_stddev(images)
     assert appended.dtype == torch.bfloat16
     assert torch.equal(appended[:, -1], exact.bfloat16())
 
@@ -54,7 +54,7 @@ def test_minibatch_deviation_is_computed_in_float32_under_bfloat16():
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_minibatch_deviation_has_finite_gradients_even_among_equal_images(batch):
     images = torch.full((batch, 2, 2, 2), 0.3, dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(minibatch_deviation(images)[:, -1].sum(), images, create_graph=True)
+    (gradient,) = torch.autograd.grad(minibatch_stddev(images)[:, -1].sum(), images, create_graph=True)
     (second,) = torch.autograd.grad((gradient * random(*gradient.shape)).sum(), images)
     assert gradient.isfinite().all()
     assert second.isfinite().all()
@@ -62,8 +62,8 @@ def test_minibatch_deviation_has_finite_gradients_even_among_equal_images(batch)
 
 def test_minibatch_deviation_passes_first_and_second_gradient_checks():
     images = random(4, 2, 2, 2).requires_grad_()
-    assert torch.autograd.gradcheck(minibatch_deviation, images)
-    assert torch.autograd.gradgradcheck(minibatch_deviation, images)
+    assert torch.autograd.gradcheck(minibatch_stddev, images)
+    assert torch.autograd.gradgradcheck(minibatch_stddev, images)
 
 
 def test_groups_of_no_images_are_refused():

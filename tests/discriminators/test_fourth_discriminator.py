@@ -16,7 +16,7 @@ from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config.parsing import json_schema, parse_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.trainer import Trainer
 
@@ -80,16 +80,18 @@ def test_editors_and_mistakes_learn_of_it() -> None:
 @pytest.mark.parametrize("order", ["lean", "sequential"])
 def test_it_learns_and_teaches_in_odd_and_even_epochs_with_every_companion(order: str, kind: str) -> None:
     trainer = trainer_with(kind, f"training.order={order}")
-    assert isinstance(trainer.bare_discriminator, Tiny)
-    before = {name: value.clone() for name, value in trainer.bare_discriminator.state_dict().items()}
-    trainer.step(random_batches(4), Moment(1, 0, 0.0))
-    for moment in (Moment(1, 3, 0.2), Moment(2, 9, 0.6)):
-        scalars = trainer.step(random_batches(4), moment)
+    assert isinstance(trainer.unwrapped_discriminator, Tiny)
+    before = {name: value.clone() for name, value in trainer.unwrapped_discriminator.state_dict().items()}
+    trainer.step(random_batches(4), TrainingProgress(1, 0, 0.0))
+    for progress in (TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)):
+        scalars = trainer.step(random_batches(4), progress)
         assert all(torch.isfinite(value) for value in scalars.values())
         told = {"weighted/adversarial", "penalty/r1", "penalty/path_length", "augment/p", "discriminator/accuracy_real"}
         assert told <= scalars.keys()
-        assert ("weighted/style" in scalars) == (moment.epoch == 2)
-    assert all(not torch.equal(value, before[name]) for name, value in trainer.bare_discriminator.state_dict().items())
+        assert ("weighted/style" in scalars) == (progress.epoch == 2)
+    assert all(
+        not torch.equal(value, before[name]) for name, value in trainer.unwrapped_discriminator.state_dict().items()
+    )
 
 
 @either_way
@@ -102,22 +104,22 @@ def test_its_perceptual_terms_reach_every_tensor_of_the_generator(term: str, kin
     def note(name: str, gradient: torch.Tensor) -> None:
         reached.update([name] if gradient.any() else [])
 
-    for name, parameter in trainer.bare_generator.named_parameters():
+    for name, parameter in trainer.unwrapped_generator.named_parameters():
         parameter.register_hook(lambda gradient, name=name: note(name, gradient))
-    trainer.step(random_batches(4), Moment(2, 9, 0.6))
-    assert reached == {name for name, _ in trainer.bare_generator.named_parameters()}
+    trainer.step(random_batches(4), TrainingProgress(2, 9, 0.6))
+    assert reached == {name for name, _ in trainer.unwrapped_generator.named_parameters()}
 
 
 @either_way
 def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(kind: str, tmp_path: Path) -> None:
     unbroken, resumed = trainer_with(kind), trainer_with(kind)
     for step in range(3):
-        unbroken.step(random_batches(4, seed=step), Moment(1, step, 0.1))
+        unbroken.step(random_batches(4, seed=step), TrainingProgress(1, step, 0.1))
     tensors, facts = trainer_state.capture(unbroken, unbroken.accelerator)
     checkpoint.save(tmp_path, 3, tensors, {"step": 3, **facts})
     trainer_state.restore(resumed, resumed.accelerator, tmp_path / "step_00000003")
-    outcomes = [trainer.step(random_batches(4, seed=3), Moment(2, 3, 0.2)) for trainer in (unbroken, resumed)]
+    outcomes = [trainer.step(random_batches(4, seed=3), TrainingProgress(2, 3, 0.2)) for trainer in (unbroken, resumed)]
     assert outcomes[0].keys() == outcomes[1].keys()
     assert all(torch.equal(value, outcomes[1][name]) for name, value in outcomes[0].items())
-    states = [trainer.bare_discriminator.state_dict() for trainer in (unbroken, resumed)]
+    states = [trainer.unwrapped_discriminator.state_dict() for trainer in (unbroken, resumed)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

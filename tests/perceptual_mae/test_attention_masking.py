@@ -17,12 +17,12 @@ from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.masking import attention, num_hidden, random
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 
-FIRST = Moment(1, 0, 0.0)
+FIRST = TrainingProgress(1, 0, 0.0)
 PLANTED = torch.tensor([0.02, 0.3, 0.01, 0.1, 0.05, 0.2, 0.04, 0.28])
 KIND = "masking.kind=attention"
 
@@ -93,16 +93,16 @@ def test_training_masks_hide_what_the_encoder_as_it_now_is_attends_to() -> None:
     (batch,) = random_batches(4)
     for _ in range(2):
         with torch.no_grad():
-            seen = trainer.bare_generator.encoder.class_attention(batch.to("cpu").images)[:, :, 1:].mean(1)
+            seen = trainer.unwrapped_generator.encoder.class_attention(batch.to("cpu").images)[:, :, 1:].mean(1)
         hidden = torch.zeros(4, 16, dtype=torch.bool).scatter(1, seen.topk(8).indices, True)
         assert torch.equal(trainer.draw_masks(batch, FIRST), hidden)
-        for weights in trainer.bare_generator.encoder.parameters():
+        for weights in trainer.unwrapped_generator.encoder.parameters():
             weights.data += 0.3 * torch.randn(weights.shape, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_mask_depends_on_seed_sample_pass_and_encoder_and_not_on_the_batch() -> None:
     one, other = debug_trainer("mse", KIND), debug_trainer("mse", KIND, "training.seed=1")
-    other.bare_generator.load_state_dict(one.bare_generator.state_dict())
+    other.unwrapped_generator.load_state_dict(one.unwrapped_generator.state_dict())
     (batch,) = random_batches(8)
     whole = one.draw_masks(batch, FIRST)
     assert torch.equal(whole, one.draw_masks(batch, FIRST))
@@ -110,7 +110,7 @@ def test_a_mask_depends_on_seed_sample_pass_and_encoder_and_not_on_the_batch() -
     assert torch.equal(whole[0::2], parts[0])
     assert torch.equal(whole[1::2], parts[1])
     assert not torch.equal(whole, other.draw_masks(batch, FIRST))
-    for parameter in one.bare_generator.encoder.parameters():
+    for parameter in one.unwrapped_generator.encoder.parameters():
         parameter.data *= 3
     assert not torch.equal(whole, one.draw_masks(batch, FIRST))
 
@@ -122,7 +122,7 @@ def test_every_micro_batch_is_looked_at_once_a_step_without_gradient(
 ) -> None:
     seen = watch_looks(monkeypatch)
     trainer = debug_trainer("ls_gan_p", KIND, *options)
-    scalars = trainer.step(random_batches(8, micro_batches), Moment(2, 9, 0.6))
+    scalars = trainer.step(random_batches(8, micro_batches), TrainingProgress(2, 9, 0.6))
     assert all(torch.isfinite(value) for value in scalars.values())
     assert seen == [(8 // micro_batches, False, False)] * micro_batches
 
@@ -131,10 +131,10 @@ def test_the_mask_has_no_gradient_to_the_encoder() -> None:
     """A step under these masks is the step that is taken under the same masks from somewhere else."""
     trainers = [debug_trainer("mse", *more) for more in ([KIND], [])]
     masks = trainers[0].draw_masks(*random_batches(8), FIRST)
-    trainers[1].draw_masks = lambda batch, moment: masks
+    trainers[1].draw_masks = lambda batch, progress: masks
     for trainer in trainers:
         trainer.step(random_batches(8), FIRST)
-    states = [trainer.bare_generator.state_dict() for trainer in trainers]
+    states = [trainer.unwrapped_generator.state_dict() for trainer in trainers]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 

@@ -29,7 +29,7 @@ class Classifier(nn.Module):
 
     "mean" averages the patch tokens of the last block and normalises with a LayerNorm of its own, in place of the
     encoder's final norm (MAE); "class_token" reads the class token after that norm (ViT). The encoder is taken over,
-    not copied. `paths` (B, blocks, 2): see `Block`.
+    not copied. `drop_path_masks` (B, blocks, 2): see `Block`.
     """
 
     classes: tuple[str, ...] = ()
@@ -48,8 +48,8 @@ class Classifier(nn.Module):
         nn.init.trunc_normal_(self.head.weight, std=HEAD_STD, generator=stream("classifier head", seed))
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, images: Tensor, paths: Tensor | None = None) -> Tensor:
-        tokens = self.encoder(images, paths)
+    def forward(self, images: Tensor, drop_path_masks: Tensor | None = None) -> Tensor:
+        tokens = self.encoder(images, drop_path_masks)
         pooled = tokens[:, 0] if self.pool == "class_token" else tokens[:, 1:].mean(1)
         logits: Tensor = self.head(self.norm(pooled))
         return logits

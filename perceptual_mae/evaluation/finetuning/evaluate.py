@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from perceptual_mae.data.subsets import Selection, balanced_share
+from perceptual_mae.data.subsets import Selection, class_balanced_subset
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, save_classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
@@ -82,7 +82,7 @@ def check_timm() -> None:
 def _share(data: LabelledData, fraction: float | None, seed: int) -> LabelledData:
     if fraction is None:
         return data
-    return replace(data, train=Selection(data.train, balanced_share(data.train, fraction, seed)))
+    return replace(data, train=Selection(data.train, class_balanced_subset(data.train, fraction, seed)))
 
 
 def _encoder(run: Run, seed: int, from_scratch: bool, ema: bool | None) -> Encoder:

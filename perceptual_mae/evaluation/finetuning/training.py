@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from perceptual_mae.data.batch import Batch
-from perceptual_mae.data.draws import TrainingPaths
+from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.data.loading import EpochPlan, TrainLoader, evaluation_batches
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform, Mixing
@@ -19,8 +19,8 @@ from perceptual_mae.evaluation.finetuning.classifier import Classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Watch, ignore
+from perceptual_mae.generator.encoder import NO_WEIGHT_DECAY
 from perceptual_mae.schedules import learning_rate, set_learning_rate
-from perceptual_mae.training.optimizers import SPARED
 
 BATCH_SIZE = 128
 TOP = 5
@@ -38,8 +38,8 @@ def train_classifier(
 ) -> list[dict[str, float]]:
     """Train a classifier in place; return each epoch's mean training loss and last learning rate.
 
-    Order, augmentation, mixing and paths are functions of the seed, the step and the image: two processes see the
-    batches that one sees. Raises UserError where the loss is no longer finite.
+    Order, augmentation, mixing and drop-path masks are functions of the seed, the step and the image: two processes see
+    the batches that one sees. Raises UserError where the loss is no longer finite.
     """
     encoder = classifier.encoder
     loader = TrainLoader(
@@ -56,7 +56,7 @@ def train_classifier(
         classifier, betas=recipe.betas, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
     network, optimizer = accelerator.prepare(classifier, optimizer)
-    draw_paths = TrainingPaths(recipe.drop_path, len(encoder.blocks), seed)
+    draw_drop_path_masks = DropPathMasks(recipe.drop_path, len(encoder.blocks), seed)
     mixing = Mixing(recipe, data.num_classes, seed) if recipe.mixes else None
     per_epoch = loader.plan.steps_per_epoch
     warmup, total = round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch
@@ -70,10 +70,12 @@ def train_classifier(
             )
             set_learning_rate(optimizer, rate)
             for batch in batches:
-                paths = draw_paths(batch)
+                drop_path_masks = draw_drop_path_masks(batch)
                 quiet = batch is not batches[-1]
                 with accelerator.no_sync(network) if quiet else nullcontext():
-                    part = _loss(network, batch.to(accelerator.device), paths, recipe, mixing, step) / len(batches)
+                    part = _loss(network, batch.to(accelerator.device), drop_path_masks, recipe, mixing, step) / len(
+                        batches
+                    )
                     accelerator.backward(part)
                 loss += part.detach()
             optimizer.step()
@@ -145,13 +147,18 @@ def check_batch(recipe: FinetuneRecipe, num_images: int, processes: int) -> None
 
 
 def _loss(
-    network: nn.Module, batch: Batch, paths: Tensor | None, recipe: FinetuneRecipe, mixing: Mixing | None, step: int
+    network: nn.Module,
+    batch: Batch,
+    drop_path_masks: Tensor | None,
+    recipe: FinetuneRecipe,
+    mixing: Mixing | None,
+    step: int,
 ) -> Tensor:
     images, targets, smoothing = batch.images, batch.labels, recipe.smoothing
     if mixing is not None:
         images, targets = mixing(images, targets, step)
         smoothing = 0.0  # it is in the targets
-    logits = network(images, None if paths is None else paths.to(images.device))
+    logits = network(images, None if drop_path_masks is None else drop_path_masks.to(images.device))
     return F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
 
 
@@ -165,7 +172,7 @@ def finetuning_optimizer(
     """
     from timm.optim import param_groups_layer_decay
 
-    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in SPARED]
+    spared = [name for name, _ in classifier.named_parameters() if name.rpartition(".")[2] in NO_WEIGHT_DECAY]
     groups = param_groups_layer_decay(
         classifier, weight_decay=weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
     )

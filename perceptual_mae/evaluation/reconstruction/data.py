@@ -5,14 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config import build, layers
+from perceptual_mae.config import build
 from perceptual_mae.config.errors import RejectedError
 from perceptual_mae.config.from_signature import find_kind
+from perceptual_mae.config.layers import list_recipes
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.image_folder import FOLDER_NAMES
 from perceptual_mae.data.image_tree import find_folder
-from perceptual_mae.data.subsets import fixed_choice
+from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import with_data
@@ -48,7 +49,7 @@ def open_held_out(
     return HeldOut(
         name or section.kind,
         dataset,
-        fixed_choice(len(dataset), limit),
+        random_subset(len(dataset), limit),
         split,
         build.build_evaluation_transform(config.data),
         section.workers,
@@ -64,7 +65,7 @@ def with_images(config: RunConfig, data: str | None, overrides: Sequence[str], s
     """
     changed = with_data(config, data, overrides)
     split = split or changed.evaluation.split
-    if data is None or changed.data.kind != "image_folder" or data in {layer.name for layer in layers.list_recipes()}:
+    if data is None or changed.data.kind != "image_folder" or data in {layer.name for layer in list_recipes()}:
         return changed
     root = Path(data).expanduser()
     own = config.data.options().get("root") if config.data.kind == "image_folder" else None

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from perceptual_mae import errors
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.errors import user_mistakes
 from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, find_weights, names_of
@@ -68,7 +68,7 @@ def evaluate_run(
     seed = config.evaluation.seed if seed is None else seed
     names = names_of(metrics)
     generator = open_generator(run, accelerator, ema)
-    hidden = errors.user_mistakes(lambda: num_hidden(generator.grid[0] * generator.grid[1], ratio))
+    hidden = user_mistakes(lambda: num_hidden(generator.grid[0] * generator.grid[1], ratio))
     setting = Setting(
         generator.image_size,
         generator.channels,
@@ -98,7 +98,7 @@ def evaluate_run(
         data.dataset,
         data.indices,
         data.transform,
-        lambda batch: errors.user_mistakes(lambda: masks(batch)),
+        lambda batch: user_mistakes(lambda: masks(batch)),
         accelerator,
         observers,
         batch_size=batch_size or config.evaluation.batch_size,

@@ -16,7 +16,7 @@ from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear
 from perceptual_mae.benchmark.flops_memory import count_flops
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.generator.vit import PatchEmbed
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 METHODS = ("ls_gan_p", "msg_gan_p", "stylegan2_ada_p")
@@ -66,7 +66,7 @@ class Account:
 
 def account(trainer: Trainer) -> Account:
     (batch,) = random_batches(4)
-    images, mask = batch.to("cpu").images, trainer.draw_masks(batch, Moment(1, 0, 0.0))
+    images, mask = batch.to("cpu").images, trainer.draw_masks(batch, TrainingProgress(1, 0, 0.0))
     layers: dict[str, int] = {}
     blurs, blurs_back, embedded = [], [], []
 
@@ -88,10 +88,10 @@ def account(trainer: Trainer) -> Account:
 
     hooks = [
         module.register_forward_hook(embed)
-        for module in trainer.bare_generator.modules()
+        for module in trainer.unwrapped_generator.modules()
         if isinstance(module, PatchEmbed)
     ]
-    for name, module in trainer.bare_discriminator.named_modules():
+    for name, module in trainer.unwrapped_discriminator.named_modules():
         if isinstance(module, Blur):
             hooks.append(module.register_forward_hook(blurred, with_kwargs=True))
         elif isinstance(module, EqualizedConv2d | EqualizedLinear | nn.Conv2d):
@@ -115,7 +115,7 @@ def account(trainer: Trainer) -> Account:
 
 
 def flops(trainer: Trainer, epoch: int, step: int) -> int:
-    return count_flops(lambda: trainer.step(random_batches(4), Moment(epoch, step, 0.5)))
+    return count_flops(lambda: trainer.step(random_batches(4), TrainingProgress(epoch, step, 0.5)))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,17 +137,17 @@ ENCODERS = {
 def test_a_plain_step_is_three_forwards_of_the_generator(form: str) -> None:
     trainer = debug_trainer("mse", *ENCODERS[form], *OPTIONS[:2])
     (batch,) = random_batches(4)
-    images, mask = batch.to("cpu").images, trainer.draw_masks(batch, Moment(1, 0, 0.0))
+    images, mask = batch.to("cpu").images, trainer.draw_masks(batch, TrainingProgress(1, 0, 0.0))
     g = count_flops(lambda: trainer.generator(images, mask))
     embedded = mask.numel() if form == "mask_tokens" else int((~mask).sum())
-    embedding = 2 * embedded * trainer.bare_generator.encoder.patch_embed.proj.weight.numel()
+    embedding = 2 * embedded * trainer.unwrapped_generator.encoder.patch_embed.proj.weight.numel()
     assert flops(trainer, 1, PLAIN) == flops(trainer, 2, PLAIN) == 3 * g - embedding
 
 
 def test_mask_tokens_make_the_encoder_dear_and_other_options_cost_no_product() -> None:
     costs = {}
     for form, options in ENCODERS.items():
-        generator = debug_trainer("mse", *options).bare_generator
+        generator = debug_trainer("mse", *options).unwrapped_generator
         images, mask = torch.rand(4, 3, 32, 32), (torch.arange(16) < 12).expand(4, -1)
         costs[form] = count_flops(lambda network=generator, x=images, m=mask: network(x, m))
     assert costs["plain"] == costs["options"] == costs["relative"]

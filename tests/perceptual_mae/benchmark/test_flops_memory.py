@@ -16,13 +16,13 @@ from perceptual_mae.benchmark.flops_memory import (
     kept_storages,
     peak_memory,
 )
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 
 def passes(trainer: Trainer, epoch: int, step: int, micro_batches: int = 1) -> tuple[float, float]:
     batches = random_batches(4, micro_batches)
-    counts = count_step(trainer, 4, partial(trainer.step, batches, Moment(epoch, step, 0.5)))
+    counts = count_step(trainer, 4, partial(trainer.step, batches, TrainingProgress(epoch, step, 0.5)))
     return counts.generator_passes, counts.discriminator_passes
 
 
@@ -99,11 +99,11 @@ def test_the_peak_of_a_pass_is_that_of_torchs_own_record() -> None:
 
 def test_a_trainer_keeps_weights_buffers_two_moments_each_and_the_average() -> None:
     trainer = debug_trainer("ls_gan_p", "training.ema_kimg=1")
-    trainer.step(random_batches(4), Moment(1, 1, 0.0))
+    trainer.step(random_batches(4), TrainingProgress(1, 1, 0.0))
     weights, fixed = (
         sum(
             tensor.numel()
-            for network in (trainer.bare_generator, trainer.bare_discriminator)
+            for network in (trainer.unwrapped_generator, trainer.unwrapped_discriminator)
             for tensor in kind(network)
         )
         for kind in (nn.Module.parameters, nn.Module.buffers)
@@ -118,7 +118,7 @@ def test_a_larger_batch_takes_more_memory_than_what_is_kept() -> None:
 
     def peak(size: int) -> int:
         batches = random_batches(size)
-        return peak_memory(trainer, lambda: len(trainer.step(batches, Moment(1, 1, 0.0))))[0]
+        return peak_memory(trainer, lambda: len(trainer.step(batches, TrainingProgress(1, 1, 0.0))))[0]
 
     peak(4)
     kept = sum(kept_storages(trainer).values())

@@ -12,7 +12,7 @@ from perceptual_mae.benchmark.profiler import Clock
 from perceptual_mae.benchmark.report import report, resident_peak
 from perceptual_mae.benchmark.step_kinds import StepKind
 from perceptual_mae.errors import UserError
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 
@@ -82,9 +82,9 @@ def test_configurations_take_turns_and_the_order_is_reversed_from_round_to_round
     taken: list[tuple[int, int]] = []
     step = Trainer.step
 
-    def recorded(self, batches, moment):  # type: ignore[no-untyped-def]
-        taken.append((id(self), moment.epoch))
-        return step(self, batches, moment)
+    def recorded(self, batches, progress):  # type: ignore[no-untyped-def]
+        taken.append((id(self), progress.epoch))
+        return step(self, batches, progress)
 
     monkeypatch.setattr(Trainer, "step", recorded)
     progress: list[tuple[int, int]] = []
@@ -107,7 +107,7 @@ def test_augmentation_that_adapts_is_held_where_it_costs_and_other_augmentation_
     overrides: list[str], held: float
 ) -> None:
     adapting = bench.enter("ada", debug_config("stylegan2_ada_p", *overrides))
-    adapting.step(Moment(1, 1, 1.0))
+    adapting.step(TrainingProgress(1, 1, 1.0))
     assert adapting.augment_p == held
     augmentation = adapting.trainer.adversary.augmentation
     assert augmentation.p == pytest.approx(held, abs=1e-3)

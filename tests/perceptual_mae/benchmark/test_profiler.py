@@ -9,7 +9,7 @@ import torch
 
 from conftest import debug_trainer, random_batches
 from perceptual_mae.benchmark.profiler import REST, Clock, Stopwatch, clock_of, watched
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 
@@ -81,7 +81,7 @@ def test_every_part_of_a_step_is_seen_in_either_order(method: str, order: str) -
     trainer = debug_trainer(method, f"training.order={order}")
     stopwatch = Stopwatch(fake_clock(iter(range(10_000))))
     with watched(trainer, stopwatch):
-        parts = stopwatch.time(lambda: trainer.step(random_batches(4), Moment(2, 16, 0.5)))
+        parts = stopwatch.time(lambda: trainer.step(random_batches(4), TrainingProgress(2, 16, 0.5)))
     assert set(parts) == PARTS[method]
 
 
@@ -90,13 +90,13 @@ def attributes(trainer: Trainer) -> dict[str, Any]:
     owners = {"trainer": trainer, "accelerator": trainer.accelerator, "objective": trainer.objective}
     owners |= {"optimizer": trainer.optimizer, "augmentation": trainer.adversary.augmentation}
     held = {f"{name}.{key}": id(value) for name, owner in owners.items() for key, value in vars(owner).items()}
-    hooks = [len(network._forward_hooks) for network in (trainer.bare_generator, trainer.bare_discriminator)]
+    hooks = [len(network._forward_hooks) for network in (trainer.unwrapped_generator, trainer.unwrapped_discriminator)]
     return held | {"backward": torch.autograd.backward, "grad": torch.autograd.grad, "hooks": hooks}
 
 
 def test_watching_changes_neither_the_step_nor_the_trainer() -> None:
     def step(trainer: Trainer) -> dict[str, torch.Tensor]:
-        return trainer.step(random_batches(4), Moment(2, 16, 0.5))
+        return trainer.step(random_batches(4), TrainingProgress(2, 16, 0.5))
 
     plain, seen = (debug_trainer("stylegan2_ada_p", "augment.initial_p=0.5") for _ in range(2))
     before, stopwatch, told = attributes(seen), Stopwatch(fake_clock(iter(range(10_000)))), []
@@ -106,5 +106,5 @@ def test_watching_changes_neither_the_step_nor_the_trainer() -> None:
     expected = step(plain)
     assert told[0].keys() == expected.keys()
     assert all(torch.equal(told[0][name], value) for name, value in expected.items())
-    weights = zip(plain.bare_generator.parameters(), seen.bare_generator.parameters(), strict=True)
+    weights = zip(plain.unwrapped_generator.parameters(), seen.unwrapped_generator.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in weights)

@@ -4,7 +4,7 @@ import pytest
 
 from conftest import debug_trainer
 from perceptual_mae.benchmark.step_kinds import mean_weights, step_kinds, work_at
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 ONE_TERM = [*(f"losses.{name}=null" for name in ("l1", "feature_matching", "style")), "losses.adversarial.weight=1"]
@@ -40,37 +40,37 @@ def test_the_mean_of_made_up_costs_is_that_of_a_long_run(method: str) -> None:
     costs = {"odd": 5.0, "even": 7.0, "r1": 3.0, "path_length": 2.0, "odd balance": 0.5, "even balance": 0.75}
     costs |= {"odd telemetry": 0.25, "even telemetry": 1.25}
 
-    def cost(moment: Moment) -> float:
-        return sum(costs[name] for name in work_at(trainer, moment))
+    def cost(progress: TrainingProgress) -> float:
+        return sum(costs[name] for name in work_at(trainer, progress))
 
-    steps = [Moment(epoch, step, 1.0) for epoch in (1, 2) for step in range(1600)]
+    steps = [TrainingProgress(epoch, step, 1.0) for epoch in (1, 2) for step in range(1600)]
     expected = sum(map(cost, steps)) / len(steps)
     kinds = step_kinds(trainer)
     assert sum(kind.weight for kind in kinds) == pytest.approx(1)
-    assert sum(kind.weight * cost(kind.moment(0)) for kind in kinds) == pytest.approx(expected)
+    assert sum(kind.weight * cost(kind.progress(0)) for kind in kinds) == pytest.approx(expected)
 
 
-def is_due(trainer: Trainer, name: str, moment: Moment) -> bool:
+def is_due(trainer: Trainer, name: str, progress: TrainingProgress) -> bool:
     adversary = trainer.adversary
     assert adversary is not None
     if name == "r1":
-        return adversary.r1 is not None and adversary.r1.is_due(moment.step)
+        return adversary.r1 is not None and adversary.r1.is_due(progress.step)
     if name == "path_length":
-        return adversary.path_length is not None and adversary.path_length.is_due(moment.step)
+        return adversary.path_length is not None and adversary.path_length.is_due(progress.step)
     assert name in ("balance", "telemetry")
-    return moment.step % 8 == 0
+    return progress.step % 8 == 0
 
 
 def test_a_kinds_moments_come_back_and_do_what_its_label_says() -> None:
     trainer = debug_trainer("stylegan2_ada_p")
     for kind in step_kinds(trainer):
         parity, *extra = kind.label.split(" + ")
-        moments = [kind.moment(number) for number in range(4)]
-        assert len({moment.step for moment in moments}) == 4
-        for moment in moments:
-            assert moment.epoch % 2 == (parity == "odd")
+        moments = [kind.progress(number) for number in range(4)]
+        assert len({progress.step for progress in moments}) == 4
+        for progress in moments:
+            assert progress.epoch % 2 == (parity == "odd")
             for name in ("r1", "path_length", "balance"):
-                assert is_due(trainer, name, moment) == (name in extra), kind.label
+                assert is_due(trainer, name, progress) == (name in extra), kind.label
 
 
 def test_epochs_are_taken_after_every_term_has_come_in() -> None:

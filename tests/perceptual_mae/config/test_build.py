@@ -9,7 +9,7 @@ from perceptual_mae.config.layers import list_methods, list_recipes
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.loss_networks import LIVE
-from perceptual_mae.schedules import Moment, learning_rate
+from perceptual_mae.schedules import TrainingProgress, learning_rate
 
 COUNTS = {"imagenet": (111_655_680, 111_907_840), "imagenet_vit_l": (329_239_296, 329_541_888)}
 
@@ -44,7 +44,7 @@ def test_two_methods_start_from_the_same_generator_and_see_the_same_masks() -> N
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     masks = [
         build.build_training_masks(config.masking, (4, 4), config.training.seed)(
-            random_batches(4)[0], Moment(1, 0, 0.0)
+            random_batches(4)[0], TrainingProgress(1, 0, 0.0)
         )
         for config in (one, other)
     ]
@@ -63,7 +63,8 @@ def test_the_masking_ratio_follows_its_ramp_with_exact_counts() -> None:
     config = debug_config("mse", "masking.ratio={from: 0.5, to: 0.75, over: 0.5}")
     masks = build.build_training_masks(config.masking, (4, 4), config.training.seed)
     hidden = {
-        progress: masks(random_batches(3)[0], Moment(1, 0, progress)).sum(1).tolist() for progress in (0, 0.25, 1)
+        progress: masks(random_batches(3)[0], TrainingProgress(1, 0, progress)).sum(1).tolist()
+        for progress in (0, 0.25, 1)
     }
     assert hidden == {0: [8] * 3, 0.25: [10] * 3, 1: [12] * 3}
     assert build.final_ratio(config.masking) == 0.75
@@ -71,9 +72,9 @@ def test_the_masking_ratio_follows_its_ramp_with_exact_counts() -> None:
 
 def test_a_mask_depends_on_sample_and_pass_and_not_on_the_batch() -> None:
     masks = build.build_training_masks(debug_config("mse").masking, (4, 4), debug_config("mse").training.seed)
-    moment = Moment(1, 0, 0.0)
-    whole = masks(random_batches(8)[0], moment)
-    parts = [masks(batch, moment) for batch in random_batches(8, micro_batches=2)]
+    progress = TrainingProgress(1, 0, 0.0)
+    whole = masks(random_batches(8)[0], progress)
+    parts = [masks(batch, progress) for batch in random_batches(8, micro_batches=2)]
     assert torch.equal(whole[0::2], parts[0])
     assert torch.equal(whole[1::2], parts[1])
 
@@ -102,4 +103,4 @@ def test_the_timetable_turns_epochs_into_steps() -> None:
     config = load_config(["imagenet", "mse", "training.epochs=300"])
     timetable = build.build_timetable(config.schedule, config.training.epochs, 100)
     assert (timetable.total_steps, timetable.warmup_steps) == (30_000, 4_000)
-    assert [timetable.moment(step).epoch for step in (0, 99, 100, 29_999)] == [1, 1, 2, 300]
+    assert [timetable.progress(step).epoch for step in (0, 99, 100, 29_999)] == [1, 1, 2, 300]

@@ -215,10 +215,10 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> No
         from perceptual_mae.data.loading import _EvaluationReader
         from perceptual_mae.data.shapes import Shapes
         from perceptual_mae.data.transforms import EvaluationTransform
-        from perceptual_mae.data.workers import Schedule, begin, worker_loader
+        from perceptual_mae.data.workers import BatchSampler, begin, worker_loader
 
         signal.signal(signal.{ending}, lambda *_: None)
-        schedule = Schedule()
+        schedule = BatchSampler()
         schedule.samples = ([(0, i)] for i in range(8))
         reader = _EvaluationReader(Shapes("train", num_images=8), EvaluationTransform((16, 16)))
         loader = worker_loader(reader, schedule, 2, persistent=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from perceptual_mae.data.cifar10 import Cifar10
 from perceptual_mae.data.digits import Digits
 from perceptual_mae.data.image_folder import ImageFolder
-from perceptual_mae.data.subsets import Selection, balanced_share, label_of
+from perceptual_mae.data.subsets import Selection, class_balanced_subset, label_of
 
 
 class Listed:
@@ -43,26 +43,26 @@ class Unlisted(Listed):
 @pytest.mark.parametrize(("fraction", "each"), [(0.01, 2), (0.1, 20), (0.0001, 1), (1.0, 200)])
 def test_every_class_gives_as_many(fraction: float, each: int) -> None:
     dataset = Listed([index % 3 for index in range(600)])
-    chosen = balanced_share(dataset, fraction, 0)
+    chosen = class_balanced_subset(dataset, fraction, 0)
     assert Counter(dataset.labels[index] for index in chosen) == {0: each, 1: each, 2: each}
     assert chosen == sorted(set(chosen))
 
 
 def test_rare_classes_give_all_they_have() -> None:
     dataset = Listed([0] * 900 + [1] * 5)
-    assert Counter(dataset.labels[index] for index in balanced_share(dataset, 0.1, 0)) == {0: 45, 1: 5}
+    assert Counter(dataset.labels[index] for index in class_balanced_subset(dataset, 0.1, 0)) == {0: 45, 1: 5}
 
 
 def test_a_seed_decides_and_smaller_shares_are_part_of_larger_ones() -> None:
     dataset = Listed([index % 5 for index in range(1000)])
-    assert balanced_share(dataset, 0.1, 3) == balanced_share(dataset, 0.1, 3)
-    assert balanced_share(dataset, 0.1, 3) != balanced_share(dataset, 0.1, 4)
-    assert set(balanced_share(dataset, 0.05, 3)) < set(balanced_share(dataset, 0.1, 3))
+    assert class_balanced_subset(dataset, 0.1, 3) == class_balanced_subset(dataset, 0.1, 3)
+    assert class_balanced_subset(dataset, 0.1, 3) != class_balanced_subset(dataset, 0.1, 4)
+    assert set(class_balanced_subset(dataset, 0.05, 3)) < set(class_balanced_subset(dataset, 0.1, 3))
 
 
 def test_sets_without_labels_at_hand_are_read() -> None:
     labels = [index % 2 for index in range(100)]
-    assert balanced_share(Unlisted(labels), 0.2, 1) == balanced_share(Listed(labels), 0.2, 1)
+    assert class_balanced_subset(Unlisted(labels), 0.2, 1) == class_balanced_subset(Listed(labels), 0.2, 1)
 
 
 def test_labels_are_those_of_the_images(tmp_path: Path) -> None:
@@ -78,5 +78,5 @@ def test_labels_are_those_of_the_images(tmp_path: Path) -> None:
 @pytest.mark.data
 def test_one_percent_of_cifar10_is_fifty_of_each_class(cifar10: Path) -> None:
     dataset = Cifar10("train", root=str(cifar10))
-    chosen = balanced_share(dataset, 0.01, 0)
+    chosen = class_balanced_subset(dataset, 0.01, 0)
     assert Counter(dataset[index][1] for index in chosen) == dict.fromkeys(range(10), 50)

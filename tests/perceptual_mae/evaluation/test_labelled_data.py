@@ -8,7 +8,7 @@ from PIL import Image
 
 from conftest import debug_config
 from perceptual_mae.data.shape_drawing import KINDS
-from perceptual_mae.data.subsets import shorten
+from perceptual_mae.data.subsets import limited
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import open_labelled, with_data
 
@@ -120,7 +120,7 @@ def test_a_limit_takes_the_same_images_of_every_class_each_time(animals: Path) -
 
 def test_a_shorter_set_holds_no_image_twice() -> None:
     dataset = open_labelled(debug_config("mse")).train
-    shorter = shorten(dataset, 50)
+    shorter = limited(dataset, 50)
     kept = {bytes(shorter[index][0].numpy()) for index in range(len(shorter))}
     assert len(shorter) == len(kept) == 50
     assert kept < {bytes(dataset[index][0].numpy()) for index in range(96)}

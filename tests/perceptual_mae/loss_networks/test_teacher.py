@@ -12,7 +12,7 @@ from torch import Tensor
 from conftest import debug_config
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.losses.perceptual import feature_matching
-from perceptual_mae.schedules import Moment, Timetable
+from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def train(trainer: Trainer, images: Tensor) -> list[dict[str, float]]:
     for step in range(STEPS):
         indices = torch.arange(25) + 25 * (step % 4)
         batch = Batch(images[indices], zeros - 1, indices, zeros + step // 4)
-        scalars = trainer.step([batch], Moment(1, step, step / STEPS))
+        scalars = trainer.step([batch], TrainingProgress(1, step, step / STEPS))
         told.append({name: float(value) for name, value in scalars.items()})
     return told
 
@@ -59,7 +59,7 @@ def distance(trainer: Trainer, teacher: torch.nn.Module, images: Tensor) -> floa
     batch = Batch(images, numbers, numbers, numbers - numbers + 99)
     real = batch.to("cpu").images
     with torch.no_grad():
-        fake = trainer.bare_generator(real, trainer.draw_masks(batch, Moment(1, 0, 0.0))).pyramid[0]
+        fake = trainer.unwrapped_generator(real, trainer.draw_masks(batch, TrainingProgress(1, 0, 0.0))).pyramid[0]
         return float(feature_matching(teacher(fake), teacher(real)))
 
 

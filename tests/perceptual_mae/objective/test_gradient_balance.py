@@ -5,7 +5,7 @@ import torch
 
 from conftest import debug_trainer, random_batches
 from perceptual_mae.objective.gradient_balance import Balance
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.gradients import at_decoder_input, pull
 
 
@@ -58,27 +58,27 @@ def test_an_overflow_does_not_stay() -> None:
 
 def test_the_trained_ratio_is_the_one_asked_for() -> None:
     trainer = debug_trainer("ls_gan_p", "losses.adversarial.weight={balanced: 0.3, cap: 100.0}")
-    trainer.step(random_batches(8), Moment(1, 0, 0.0))
-    scalars = trainer.step(random_batches(8), Moment(1, 8, 0.1))
+    trainer.step(random_batches(8), TrainingProgress(1, 0, 0.0))
+    scalars = trainer.step(random_batches(8), TrainingProgress(1, 8, 0.1))
     assert float(scalars["gradient_ratio/adversarial"]) == pytest.approx(0.3, rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p"])
 @pytest.mark.parametrize("step", [8, 9], ids=["measured", "not measured"])
 def test_gradients_are_those_of_the_total_however_they_are_collected(method: str, step: int) -> None:
-    moment, gradients = Moment(2, step, 0.5), []
+    progress, gradients = TrainingProgress(2, step, 0.5), []
     for collected in (True, False):
         trainer = debug_trainer(method, dtype=torch.float64)
         trainer.objective.balance.norms = {"l1": torch.tensor(1.0), "adversarial": torch.tensor(2.0)}
-        view = trainer.view(random_batches(4)[0], moment)
+        view = trainer.view(random_batches(4)[0], progress)
         reconstruction = trainer.generator(view.images, view.mask)
         if collected:
             trainer.learn(
-                reconstruction, trainer.look_again(trainer.sever(reconstruction, view), view, moment), moment, 1
+                reconstruction, trainer.look_again(trainer.sever(reconstruction, view), view, progress), progress, 1
             )
         else:
-            trainer.objective(trainer.look_again(reconstruction, view, moment), moment).total.backward()
-        gradients.append({name: value.grad for name, value in trainer.bare_generator.named_parameters()})
+            trainer.objective(trainer.look_again(reconstruction, view, progress), progress).total.backward()
+        gradients.append({name: value.grad for name, value in trainer.unwrapped_generator.named_parameters()})
     for name, value in gradients[0].items():
         torch.testing.assert_close(value, gradients[1][name], rtol=1e-9, atol=1e-14, msg=name)
 
@@ -88,8 +88,10 @@ def test_looking_at_all_terms_does_not_change_a_run() -> None:
     for log_every in (1, 1000):
         trainer = debug_trainer("msg_gan_p", f"training.log_every={log_every}")
         for step in (1, 8, 16):
-            scalars = trainer.step(random_batches(4), Moment(2, step, 0.5))
-        trained.append((trainer.bare_generator.state_dict(), {name for name in scalars if "gradient_share" in name}))
+            scalars = trainer.step(random_batches(4), TrainingProgress(2, step, 0.5))
+        trained.append(
+            (trainer.unwrapped_generator.state_dict(), {name for name in scalars if "gradient_share" in name})
+        )
     assert trained[0][1]
     assert not trained[1][1]
     assert all(torch.equal(value, trained[1][0][name]) for name, value in trained[0][0].items())
@@ -98,17 +100,17 @@ def test_looking_at_all_terms_does_not_change_a_run() -> None:
 def test_every_weighted_term_tells_its_gradient_at_the_decoders_input_and_at_every_level() -> None:
     trainer = debug_trainer("msg_gan_p", "optimizer.discriminator.lr=1e-30")  # the one that was asked beforehand
     trainer.objective.balance.norms = {"l1": torch.tensor(1.0), "adversarial": torch.tensor(2.0)}
-    moment = Moment(2, 0, 0.5)
-    view = trainer.view(random_batches(4)[0], moment)
+    progress = TrainingProgress(2, 0, 0.5)
+    view = trainer.view(random_batches(4)[0], progress)
     reconstruction = trainer.generator(view.images, view.mask)
-    losses = trainer.objective(trainer.look_again(reconstruction, view, moment), moment)
+    losses = trainer.objective(trainer.look_again(reconstruction, view, progress), progress)
     ends = {"decoder": reconstruction.latent}
     ends |= {str(level.shape[-1]): level for level in reconstruction.prediction}
     pulls = {
         name: torch.autograd.grad(losses.raw[name], tuple(ends.values()), retain_graph=True, allow_unused=True)
-        for name in trainer.objective.active(moment)
+        for name in trainer.objective.active(progress)
     }
-    scalars = trainer.step(random_batches(4), moment)
+    scalars = trainer.step(random_batches(4), progress)
     terms = {"l1", "feature_matching", "style", "adversarial"}
     for number, place in enumerate(ends):
         norms = {name: scalars[f"gradient/{place}/{name}"] for name in terms}
@@ -122,7 +124,7 @@ def test_every_weighted_term_tells_its_gradient_at_the_decoders_input_and_at_eve
 
 
 def test_a_single_term_has_nothing_to_share() -> None:
-    scalars = debug_trainer("mse").step(random_batches(4), Moment(1, 0, 0.0))
+    scalars = debug_trainer("mse").step(random_batches(4), TrainingProgress(1, 0, 0.0))
     assert not [name for name in scalars if name.startswith("gradient")]
 
 

@@ -5,7 +5,7 @@ import torch
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae.losses import TERMS, Term
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 
 
 def charbonnier(fake, real, *, epsilon: float = 1e-3):
@@ -21,16 +21,16 @@ def with_charbonnier(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("with_charbonnier")
 def test_a_new_term_is_one_function_and_one_line() -> None:
     trainer = debug_trainer("mse", "losses.charbonnier={weight: 0.5, epsilon: 0.01, when: even_epochs}")
-    assert "weighted/charbonnier" not in trainer.step(random_batches(2), Moment(1, 1, 0.1))
-    scalars = trainer.step(random_batches(2), Moment(2, 9, 0.6))
+    assert "weighted/charbonnier" not in trainer.step(random_batches(2), TrainingProgress(1, 1, 0.1))
+    scalars = trainer.step(random_batches(2), TrainingProgress(2, 9, 0.6))
     torch.testing.assert_close(scalars["weighted/charbonnier"], 0.5 * scalars["raw/charbonnier"])
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_a_term_reads_fields_that_exist(name: str) -> None:
     trainer = debug_trainer("ls_gan_p")
-    view = trainer.view(random_batches(2)[0], Moment(1, 1, 0.1))
-    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
+    view = trainer.view(random_batches(2)[0], TrainingProgress(1, 1, 0.1))
+    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, TrainingProgress(2, 1, 0.1))
     for field in TERMS[name].reads:
         assert getattr(seen, field) is not None
 
@@ -38,8 +38,8 @@ def test_a_term_reads_fields_that_exist(name: str) -> None:
 @pytest.mark.parametrize("name", TERMS)
 def test_every_term_reaches_the_generators_ends_with_a_finite_gradient(name: str) -> None:
     trainer = debug_trainer("ls_gan_p", "generator.skips=true", "generator.rgb_heads=true")
-    view = trainer.view(random_batches(2)[0], Moment(1, 1, 0.1))
-    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, Moment(2, 1, 0.1))
+    view = trainer.view(random_batches(2)[0], TrainingProgress(1, 1, 0.1))
+    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, TrainingProgress(2, 1, 0.1))
     value = TERMS[name].function(*(getattr(seen, field) for field in TERMS[name].reads))
     assert value.ndim == 0
     end = seen.latent if TERMS[name].acts_through_decoder else seen.tokens
@@ -53,9 +53,9 @@ def test_a_ramp_moves_the_weight_with_the_run() -> None:
         "ls_gan_p", "losses.l1.weight={from: 0.0, to: 1.0, over: 0.5}", "losses.adversarial.weight=0.01"
     )
     lines = trainer.objective
-    assert "l1" not in lines.active(Moment(1, 0, 0.0))  # weight 0: not computed
+    assert "l1" not in lines.active(TrainingProgress(1, 0, 0.0))  # weight 0: not computed
     for progress, weight in ((0.25, 0.5), (0.5, 1.0), (0.9, 1.0)):
-        scalars = trainer.step(random_batches(2), Moment(1, 1, progress))
+        scalars = trainer.step(random_batches(2), TrainingProgress(1, 1, progress))
         torch.testing.assert_close(scalars["weighted/l1"], weight * scalars["raw/l1"])
 
 

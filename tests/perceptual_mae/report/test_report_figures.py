@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from perceptual_mae.report import figures as pictures
-from perceptual_mae.report.comparison import Comparison, compare
+from perceptual_mae.report.comparison import RunComparison, compare
 from run_folders import make_run, probe
 
 
@@ -24,7 +24,7 @@ def both_poolings(accuracy: float) -> dict[str, Any]:
     return {"probe_cached": report}
 
 
-def compared(folder: Path) -> Comparison:
+def compared(folder: Path) -> RunComparison:
     """Plain pixels, and pixels normalised by statistics of the originals."""
     runs = [
         make_run(folder / "plain", psnr_masked=17.0, scores=both_poolings(0.5)),

@@ -19,7 +19,7 @@ def write(folder: Path, step: int, value: float = 1.0) -> Path:
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     path = write(tmp_path, 7)
     assert checkpoint.newest(tmp_path) == path
-    assert checkpoint.load_facts(path) == {"step": 7}
+    assert checkpoint.load_metadata(path) == {"step": 7}
     torch.testing.assert_close(checkpoint.load_tensors(path, "generator"), {"weight": torch.ones(3)})
     assert checkpoint.load_tensors(path, "discriminator") is None
 
@@ -30,7 +30,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) 
     content[-1] ^= 1
     (bad / "generator.safetensors").write_bytes(content)
     assert checkpoint.newest(tmp_path) == good
-    assert "generator.safetensors" in checkpoint.find_flaw(bad)
+    assert "generator.safetensors" in checkpoint.corruption(bad)
 
 
 def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae import Run, pretrain
 from perceptual_mae.data.batch import Batch
-from perceptual_mae.data.draws import TrainingPaths
+from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 
@@ -29,12 +29,12 @@ def batch_of(indices: list[int], one_pass: int = 1) -> Batch:
 def collected(trainer: Trainer) -> list[torch.Tensor | None]:
     """Collect the paths that the generator is handed."""
     seen: list[torch.Tensor | None] = []
-    trainer.bare_generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    trainer.unwrapped_generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
     return seen
 
 
 def test_paths_close_more_often_deeper_down_and_keep_their_mean() -> None:
-    paths = TrainingPaths(0.3, 4, seed=0)(batch_of(list(range(4000))))
+    paths = DropPathMasks(0.3, 4, seed=0)(batch_of(list(range(4000))))
     assert paths is not None
     assert paths.shape == (4000, 4, 2)
     for block, rate in enumerate((0.0, 0.1, 0.2, 0.3)):
@@ -45,21 +45,21 @@ def test_paths_close_more_often_deeper_down_and_keep_their_mean() -> None:
 
 
 def test_paths_belong_to_samples_passes_and_seeds() -> None:
-    draw = TrainingPaths(0.5, 6, seed=0)
+    draw = DropPathMasks(0.5, 6, seed=0)
     whole, part = draw(batch_of([4, 9, 2, 7])), draw(batch_of([9, 7]))
     assert whole is not None
     assert torch.equal(whole[[1, 3]], part)
-    assert not torch.equal(whole, TrainingPaths(0.5, 6, seed=1)(batch_of([4, 9, 2, 7])))
+    assert not torch.equal(whole, DropPathMasks(0.5, 6, seed=1)(batch_of([4, 9, 2, 7])))
     assert not torch.equal(whole, draw(batch_of([4, 9, 2, 7], one_pass=2)))
-    assert TrainingPaths(0.0, 6, seed=0)(batch_of([1])) is None
+    assert DropPathMasks(0.0, 6, seed=0)(batch_of([1])) is None
 
 
 def test_a_step_hands_each_image_its_own_paths() -> None:
     trainer = debug_trainer("mse", DROPS)
     seen = collected(trainer)
     (batch,) = random_batches(6)
-    trainer.step([batch], Moment(1, 1, 0.1))
-    assert torch.equal(seen[0], TrainingPaths(0.6, 2, seed=0)(batch))
+    trainer.step([batch], TrainingProgress(1, 1, 0.1))
+    assert torch.equal(seen[0], DropPathMasks(0.6, 2, seed=0)(batch))
     assert (seen[0] == 0).any()
 
 
@@ -70,8 +70,8 @@ def test_micro_batches_with_closed_paths_equal_one_batch(method: str, order: str
     for micro_batches in (1, 2):
         trainer = debug_trainer(method, DROPS, f"training.order={order}", dtype=torch.float64)
         for step in range(3):
-            trainer.step(random_batches(8, micro_batches, seed=step), Moment(1 + step // 2, step, step / 16))
-        states.append(trainer.bare_generator.state_dict())
+            trainer.step(random_batches(8, micro_batches, seed=step), TrainingProgress(1 + step // 2, step, step / 16))
+        states.append(trainer.unwrapped_generator.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-6, atol=1e-8, msg=name)
 
@@ -83,8 +83,8 @@ def test_a_repeated_forward_takes_the_same_paths() -> None:
     def keep(_: object, __: object, output: Reconstruction) -> None:
         made.append(output.pyramid[0].detach())
 
-    trainer.bare_generator.register_forward_hook(keep)
-    trainer.step(random_batches(8, 2), Moment(1, 1, 0.1))
+    trainer.unwrapped_generator.register_forward_hook(keep)
+    trainer.step(random_batches(8, 2), TrainingProgress(1, 1, 0.1))
     assert len(seen) == 4  # two micro-batches in each half
     for half in range(2):
         assert torch.equal(seen[half], seen[half + 2])
@@ -94,7 +94,7 @@ def test_a_repeated_forward_takes_the_same_paths() -> None:
 def test_path_length_takes_the_paths_of_its_half() -> None:
     trainer = debug_trainer("stylegan2_ada_p", DROPS)
     seen = collected(trainer)
-    trainer.step(random_batches(6), Moment(1, 4, 0.1))
+    trainer.step(random_batches(6), TrainingProgress(1, 4, 0.1))
     assert [len(paths) for paths in seen] == [6, 3]
     assert torch.equal(seen[0][:3], seen[1])
 
@@ -114,7 +114,7 @@ def test_without_paths_nothing_is_closed_and_training_mode_decides_nothing() -> 
 
 
 def test_paths_of_another_shape_are_refused() -> None:
-    generator = debug_trainer("mse").bare_generator
+    generator = debug_trainer("mse").unwrapped_generator
     with pytest.raises(ValueError, match=r"expected paths \(2, 2, 2\), got \(2, 3, 2\)"):
         generator(torch.rand(2, 3, 32, 32), torch.arange(16).expand(2, -1) < 12, torch.ones(2, 3, 2))
 
@@ -147,9 +147,9 @@ def stop_at(patch: pytest.MonkeyPatch, number: int) -> None:
     """Let a signal arrive while a step, counted from 0, is under way."""
     step = Trainer.step
 
-    def interrupted(self: Trainer, batches: Sequence[Batch], moment: Moment) -> dict[str, torch.Tensor]:
-        if moment.step == number:
+    def interrupted(self: Trainer, batches: Sequence[Batch], progress: TrainingProgress) -> dict[str, torch.Tensor]:
+        if progress.step == number:
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, batches, moment)
+        return step(self, batches, progress)
 
     patch.setattr(Trainer, "step", interrupted)

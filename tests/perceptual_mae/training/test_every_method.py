@@ -8,7 +8,7 @@ import torch
 from conftest import debug_config, debug_trainer, generator_of, random_batches
 from perceptual_mae import Run, pretrain
 from perceptual_mae.config.layers import list_methods
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 
 METHODS = sorted(method.name for method in list_methods())
 
@@ -17,18 +17,20 @@ METHODS = sorted(method.name for method in list_methods())
 def test_it_trains_with_1_2_3_and_5_images_in_odd_and_even_epochs(method: str) -> None:
     trainer = debug_trainer(method)
     for step, batch_size in enumerate((1, 2, 3, 5, 1)):
-        scalars = trainer.step(random_batches(batch_size), Moment(1 + step % 2, step, step / 16))
+        scalars = trainer.step(random_batches(batch_size), TrainingProgress(1 + step % 2, step, step / 16))
         assert all(torch.isfinite(value) for value in scalars.values())
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_trains_with_a_decoder_of_cross_attention(method: str) -> None:
     trainer = debug_trainer(method, "generator.decoder_attention=cross")
-    before = {name: value.clone() for name, value in trainer.bare_generator.named_parameters()}
+    before = {name: value.clone() for name, value in trainer.unwrapped_generator.named_parameters()}
     for step, batch_size in enumerate((1, 3)):
-        scalars = trainer.step(random_batches(batch_size), Moment(1 + step, 8 + step, 0.5))
+        scalars = trainer.step(random_batches(batch_size), TrainingProgress(1 + step, 8 + step, 0.5))
         assert all(torch.isfinite(value) for value in scalars.values())
-    assert [name for name, value in trainer.bare_generator.named_parameters() if torch.equal(value, before[name])] == []
+    assert [
+        name for name, value in trainer.unwrapped_generator.named_parameters() if torch.equal(value, before[name])
+    ] == []
 
 
 @pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
@@ -56,9 +58,9 @@ def test_it_moves_every_weight_of_a_generator_with_all_options_of_its_blocks(met
     options = {"layer_scale": "0.1", "drop_path": "0.3", "positions": "learned", "qkv_bias": "false"}
     options |= {"relative_positions": "true", "encoder_mask_tokens": "true"}
     trainer = debug_trainer(method, *(f"generator.{name}={value}" for name, value in options.items()))
-    before = {name: value.clone() for name, value in trainer.bare_generator.named_parameters()}
+    before = {name: value.clone() for name, value in trainer.unwrapped_generator.named_parameters()}
     for step, batch_size in enumerate((1, 3)):
-        scalars = trainer.step(random_batches(batch_size), Moment(1 + step, 8 + step, 0.5))
+        scalars = trainer.step(random_batches(batch_size), TrainingProgress(1 + step, 8 + step, 0.5))
         assert all(torch.isfinite(value) for value in scalars.values())
-    after = dict(trainer.bare_generator.named_parameters())
+    after = dict(trainer.unwrapped_generator.named_parameters())
     assert [name for name, value in after.items() if torch.equal(value, before[name])] == []

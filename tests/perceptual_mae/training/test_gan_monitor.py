@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from perceptual_mae.training.gan_monitor import ALARMS, Alarm, Health
+from perceptual_mae.training.gan_monitor import ALARMS, Alarm, GanMonitor
 
 TROUBLE = {
     "discriminator_wins": {"discriminator/accuracy_real": 1.0, "discriminator/accuracy_fake": 0.99},
@@ -29,7 +29,7 @@ HEALTHY = {
 
 @pytest.mark.parametrize("name", ALARMS)
 def test_an_alarm_fires_once_after_its_window_and_again_after_a_recovery(name: str) -> None:
-    health, window = Health(), ALARMS[name].window
+    health, window = GanMonitor(), ALARMS[name].window
     trouble = TROUBLE.get(name) or {ALARMS[name].watches[0]: 0.6}
     fired = [health.observe(trouble) for _ in range(2 * window)]
     assert [bool(messages) for messages in fired] == [number == window - 1 for number in range(2 * window)]
@@ -44,7 +44,7 @@ def test_an_alarm_fires_once_after_its_window_and_again_after_a_recovery(name: s
     ("accuracy", "alarm"), [(0.5, "discriminator_collapses"), (0.99, "discriminator_wins"), (0.7, None)]
 )
 def test_alarms_look_past_the_scatter_of_single_batches(accuracy: float, alarm: str | None, batch_size: int) -> None:
-    health, generator = Health(), torch.Generator().manual_seed(0)
+    health, generator = GanMonitor(), torch.Generator().manual_seed(0)
     fired = []
     for _ in range(200):
         right = [(torch.rand(batch_size, generator=generator) < accuracy).float().mean().item() for _ in range(2)]
@@ -59,7 +59,7 @@ def test_an_alarm_names_a_key_to_change(alarm: Alarm) -> None:
 
 
 def test_steps_without_a_measurement_do_not_count_as_healthy() -> None:
-    health = Health()
+    health = GanMonitor()
     for _ in range(ALARMS["adversarial_drowns"].window):
         health.observe({})
         fired = health.observe({"gradient_share/decoder/adversarial": 0.9})
@@ -67,7 +67,7 @@ def test_steps_without_a_measurement_do_not_count_as_healthy() -> None:
 
 
 def test_a_window_goes_on_where_it_was_saved() -> None:
-    health, resumed = Health(), Health()
+    health, resumed = GanMonitor(), GanMonitor()
     window = ALARMS["adversarial_drowns"].window
     for _ in range(window - 1):
         assert health.observe(TROUBLE["adversarial_drowns"]) == []
@@ -76,5 +76,5 @@ def test_a_window_goes_on_where_it_was_saved() -> None:
 
 
 def test_a_healthy_run_is_left_in_peace() -> None:
-    health = Health()
+    health = GanMonitor()
     assert not any(health.observe(HEALTHY) for _ in range(1000))

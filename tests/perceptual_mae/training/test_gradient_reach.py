@@ -14,10 +14,10 @@ from conftest import debug_trainer, random_batches
 from perceptual_mae.images import pyramid
 from perceptual_mae.losses import TERMS
 from perceptual_mae.objective.objective import WeightedTerm
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
-EVEN = Moment(2, 9, 0.6)
+EVEN = TrainingProgress(2, 9, 0.6)
 GENERATORS = {"mae": (False, False), "mae_heads": (False, True), "msg_mae": (True, True)}
 DISCRIMINATORS = {
     "ls_gan": ("ls_gan_p",),
@@ -68,10 +68,10 @@ def test_one_term_alone_reaches_every_tensor_of_the_generator_that_the_discrimin
 ) -> None:
     trainer = crossed(discriminator, generator, order)
     alone(trainer, term)
-    gradients = moved(trainer.bare_generator)
+    gradients = moved(trainer.unwrapped_generator)
     trainer.step(random_batches(4), EVEN)
     reached = {name for name, gradient in gradients.items() if gradient.any()}
-    names = {name for name, _ in trainer.bare_generator.named_parameters()}
+    names = {name for name, _ in trainer.unwrapped_generator.named_parameters()}
     # LS-GAN looks at the full size alone: the low heads learn from L1.
     unseen = {name for name in names if name.startswith("decoder.heads.")} if discriminator == "ls_gan" else set()
     assert reached == names - unseen
@@ -83,11 +83,11 @@ def test_one_term_alone_reaches_every_tensor_of_the_generator_that_the_discrimin
 def test_a_perceptual_term_reaches_the_encoder_through_the_skips_alone(term: str, discriminator: str) -> None:
     trainer = crossed(discriminator, "msg_mae", "sequential")
     alone(trainer, term)
-    encoder = trainer.bare_generator.encoder
+    encoder = trainer.unwrapped_generator.encoder
     encoder.norm.register_forward_hook(lambda module, inputs, output: output.detach())  # cuts the way to the decoder
     gradients = moved(encoder)
     trainer.step(random_batches(4), EVEN)
-    deepest = max(trainer.bare_generator.decoder.taps)
+    deepest = max(trainer.unwrapped_generator.decoder.taps)
     below = {"cls_token", *(name for name, _ in encoder.named_parameters() if name.startswith("patch_embed"))}
     below |= {
         f"blocks.{block}.{name}" for block in range(deepest) for name, _ in encoder.blocks[block].named_parameters()
@@ -103,8 +103,8 @@ def test_without_the_perceptual_terms_nothing_of_theirs_is_left_in_an_odd_epoch(
         for terms in (("l1", "adversarial"), ("l1", "adversarial", "feature_matching", "style")):
             trainer = crossed(discriminator, "msg_mae", "sequential")
             trainer.objective.lines = {name: trainer.objective.lines[name] for name in terms}
-            trainer.step(random_batches(4), Moment(epoch, 9, 0.6))
-            states.append(trainer.bare_generator.state_dict())
+            trainer.step(random_batches(4), TrainingProgress(epoch, 9, 0.6))
+            states.append(trainer.unwrapped_generator.state_dict())
         assert all(torch.equal(value, states[1][name]) for name, value in states[0].items()) == equal
 
 
@@ -115,7 +115,7 @@ def test_the_discriminator_is_moved_by_its_own_loss_alone(generator: str, order:
     trainer = crossed(discriminator, generator, order)
     (batch,) = random_batches(4)
     real, fake = real_and_fake(trainer, batch)
-    network = trainer.bare_discriminator
+    network = trainer.unwrapped_discriminator
     parameters = dict(network.named_parameters())
     on_real, on_fake = network(real).logits, network(fake).logits
     own = torch.autograd.grad(
@@ -137,10 +137,10 @@ def test_the_generator_is_moved_by_its_own_loss_alone(generator: str, order: str
     trainer.adversary = replace(trainer.adversary, learning_rate=lambda step: 0.0)  # the same before and after its turn
     alone(trainer, "adversarial")
     (batch,) = random_batches(4)
-    network = trainer.bare_generator
+    network = trainer.unwrapped_generator
     names = [name for name, _ in network.named_parameters()]
     _, fake = real_and_fake(trainer, batch, with_graph=True)
-    loss = 0.5 * (trainer.bare_discriminator(fake).logits - 1).square().mean()
+    loss = 0.5 * (trainer.unwrapped_discriminator(fake).logits - 1).square().mean()
     own = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
     gradients = moved(network)
     trainer.step([batch], EVEN)
@@ -151,10 +151,10 @@ def test_the_generator_is_moved_by_its_own_loss_alone(generator: str, order: str
 
 def real_and_fake(trainer: Trainer, batch, *, with_graph: bool = False) -> tuple[tuple[Tensor, ...], ...]:
     """The pyramids of one batch as the discriminator reads them, made without the trainer's help."""
-    levels = trainer.bare_discriminator.levels
+    levels = trainer.unwrapped_discriminator.levels
     images = batch.to("cpu").images
     with torch.set_grad_enabled(with_graph):
-        fake = trainer.bare_generator(images, trainer.draw_masks(batch, EVEN)).pyramid
+        fake = trainer.unwrapped_generator(images, trainer.draw_masks(batch, EVEN)).pyramid
     return pyramid(images, levels), fake[:levels] if len(fake) > 1 else pyramid(fake[0], levels)
 
 
@@ -164,9 +164,9 @@ def test_spectral_norms_move_in_the_discriminators_own_passes_alone() -> None:
     for order in ("lean", "sequential"):
         trainer = debug_trainer("ls_gan_p", "discriminator.norm=spectral", f"training.order={order}")
         trainer.adversary = replace(trainer.adversary, learning_rate=lambda step: 0.0)
-        before = {name: value.clone() for name, value in trainer.bare_discriminator.state_dict().items()}
+        before = {name: value.clone() for name, value in trainer.unwrapped_discriminator.state_dict().items()}
         trainer.step(random_batches(4), EVEN)
-        states.append(trainer.bare_discriminator.state_dict())
+        states.append(trainer.unwrapped_discriminator.state_dict())
         assert any(not torch.equal(value, before[name]) for name, value in states[-1].items())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
@@ -174,8 +174,8 @@ def test_spectral_norms_move_in_the_discriminators_own_passes_alone() -> None:
 def test_uniformity_reaches_the_encoder_and_nothing_behind_it() -> None:
     trainer = debug_trainer("mse", "losses.mse=null", "losses={uniformity: {weight: 1.0}}", "losses.l1.weight=0.0")
     trainer.optimizer.step, trainer.optimizer.zero_grad = lambda: None, lambda: None
-    trainer.step(random_batches(4), Moment(1, 0, 0.0))
-    generator = trainer.bare_generator
+    trainer.step(random_batches(4), TrainingProgress(1, 0, 0.0))
+    generator = trainer.unwrapped_generator
     for name, parameter in generator.encoder.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name

@@ -50,11 +50,13 @@ def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def test_the_encoder_is_the_others_at_step_0_and_nothing_else_is(other: Path) -> None:
     trainer, fresh = (at_step_0("ls_gan_p", *more) for more in ([f"generator.init_from={other}"], []))
     theirs = Run(other).generator(ema=True)
-    assert equal(trainer.bare_generator.encoder.state_dict(), theirs.encoder.state_dict())
-    assert not equal(trainer.bare_generator.encoder.state_dict(), Run(other).generator(ema=False).encoder.state_dict())
-    assert equal(trainer.bare_generator.decoder.state_dict(), fresh.bare_generator.decoder.state_dict())
-    assert not equal(trainer.bare_generator.decoder.state_dict(), theirs.decoder.state_dict())
-    assert equal(trainer.bare_discriminator.state_dict(), fresh.bare_discriminator.state_dict())
+    assert equal(trainer.unwrapped_generator.encoder.state_dict(), theirs.encoder.state_dict())
+    assert not equal(
+        trainer.unwrapped_generator.encoder.state_dict(), Run(other).generator(ema=False).encoder.state_dict()
+    )
+    assert equal(trainer.unwrapped_generator.decoder.state_dict(), fresh.unwrapped_generator.decoder.state_dict())
+    assert not equal(trainer.unwrapped_generator.decoder.state_dict(), theirs.decoder.state_dict())
+    assert equal(trainer.unwrapped_discriminator.state_dict(), fresh.unwrapped_discriminator.state_dict())
 
 
 def test_the_new_runs_own_average_begins_there_too(other: Path) -> None:
@@ -70,12 +72,14 @@ def test_a_run_without_averages_a_checkpoint_and_exported_files_serve_as_well(ot
     save_file(encoder.export_state_dict(), tmp_path / "encoder.safetensors")
     for path in (Run(other).checkpoint, tmp_path / "encoder.pt", tmp_path / "encoder.safetensors"):
         trainer = at_step_0("mse", f"generator.init_from={path}")
-        assert equal(trainer.bare_generator.encoder.state_dict(), encoder.state_dict())
+        assert equal(trainer.unwrapped_generator.encoder.state_dict(), encoder.state_dict())
 
 
 def test_the_images_are_normalised_as_the_new_run_says(other: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "perceptual_mae"):
-        encoder = at_step_0("mse", f"generator.init_from={other}", "data.mean=[0.5,0.4,0.3]").bare_generator.encoder
+        encoder = at_step_0(
+            "mse", f"generator.init_from={other}", "data.mean=[0.5,0.4,0.3]"
+        ).unwrapped_generator.encoder
     assert encoder.mean.flatten().tolist() == pytest.approx([0.5, 0.4, 0.3])
     assert equal(learnt(encoder.state_dict()), learnt(Run(other).generator().encoder.state_dict()))
     assert "was trained under another data.mean than this run has" in caplog.text

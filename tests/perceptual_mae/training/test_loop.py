@@ -160,11 +160,11 @@ def test_a_loss_that_stops_being_finite_stops_the_run_and_keeps_the_last_checkpo
 ) -> None:
     step = Trainer.step
 
-    def spoiled(self: Trainer, batches: object, moment: object) -> dict[str, torch.Tensor]:
-        if moment.step == 5:
-            for parameter in self.bare_generator.parameters():
+    def spoiled(self: Trainer, batches: object, progress: object) -> dict[str, torch.Tensor]:
+        if progress.step == 5:
+            for parameter in self.unwrapped_generator.parameters():
                 parameter.data.fill_(float("nan"))
-        return step(self, batches, moment)
+        return step(self, batches, progress)
 
     monkeypatch.setattr(Trainer, "step", spoiled)
     with pytest.raises(UserError, match=r"'discriminator/loss' stopped being finite at step 5.*step_00000004"):
@@ -192,7 +192,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(tmp_path: Path) 
 
 
 def test_alarms_reach_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop.Health, "observe", lambda *_: ["the generator has stopped looking"])
+    monkeypatch.setattr(loop.GanMonitor, "observe", lambda *_: ["the generator has stopped looking"])
     pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     assert "the generator has stopped looking" in (tmp_path / "run" / "log.txt").read_text()
 

@@ -13,14 +13,14 @@ from perceptual_mae import Run
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config import build
 from perceptual_mae.errors import UserError
-from perceptual_mae.objective.term_inputs import Comparison
+from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.run import checkpoint
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.loop import pretrain
 from perceptual_mae.training.trainer import Trainer
 
-ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
+ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
 KINDS = {
     "vgg16": "{kind: vgg16, weights: random, layers: [relu1_2, relu2_2]}",
     "dvae": "{kind: dvae, weights: random, width: 16}",
@@ -43,9 +43,9 @@ def passes_of(network: nn.Module) -> list[bool]:
     return passes
 
 
-def looked(trainer: Trainer, moment: Moment = EVEN) -> tuple[Comparison, object]:
-    view = trainer.view(random_batches(4)[0], moment)
-    return trainer.look_again(trainer.generator(view.images, view.mask), view, moment), view
+def looked(trainer: Trainer, progress: TrainingProgress = EVEN) -> tuple[TermInputs, object]:
+    view = trainer.view(random_batches(4)[0], progress)
+    return trainer.look_again(trainer.generator(view.images, view.mask), view, progress), view
 
 
 def only(networks: nn.ModuleDict) -> nn.Module:
@@ -88,7 +88,7 @@ def test_a_term_reaches_every_tensor_of_the_generator_through_each_network(name:
     trainer.objective.lines = {name: trainer.objective.lines[name]}
     seen, _ = looked(trainer)
     trainer.objective(seen, EVEN).total.backward()
-    gradients = {key: value.grad for key, value in trainer.bare_generator.named_parameters()}
+    gradients = {key: value.grad for key, value in trainer.unwrapped_generator.named_parameters()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
 
 
@@ -97,7 +97,7 @@ def test_a_snapshot_of_a_pyramids_discriminator_reaches_every_head() -> None:
     trainer.objective.lines = {"feature_matching": trainer.objective.lines["feature_matching"]}
     seen, _ = looked(trainer)
     trainer.objective(seen, EVEN).total.backward()
-    assert all(value.grad is not None and value.grad.any() for value in trainer.bare_generator.parameters())
+    assert all(value.grad is not None and value.grad.any() for value in trainer.unwrapped_generator.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,13 +115,13 @@ def test_steps_leave_a_fixed_network_bit_identical_and_without_gradient(kind: st
     trainer = debug_trainer("l1", "losses.style={weight: 1.0, network: " + KINDS[kind] + "}")
     network = only(trainer.networks.fixed)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    generator = trainer.bare_generator.decoder.pred.weight.clone()
+    generator = trainer.unwrapped_generator.decoder.pred.weight.clone()
     for step in range(1, 4):
-        trainer.step(random_batches(4, seed=step), Moment(1, step, 0.2))
+        trainer.step(random_batches(4, seed=step), TrainingProgress(1, step, 0.2))
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module.training for module in network.modules())
-    assert not torch.equal(generator, trainer.bare_generator.decoder.pred.weight)
+    assert not torch.equal(generator, trainer.unwrapped_generator.decoder.pred.weight)
 
 
 def test_fixed_networks_see_clean_images_and_snapshots_what_the_discriminator_sees() -> None:
@@ -144,19 +144,19 @@ def test_the_authors_snapshot_is_live_in_epochs_1_6_and_11_and_stale_in_between(
     trainer = debug_trainer("official_code", "training.order=lean")
     live_in = set()
     for epoch in range(1, 12):
-        moment = Moment(epoch, 8 * epoch, 0.1)
-        trainer.networks.follow(trainer.bare_discriminator, epoch)
-        seen, _ = looked(trainer, moment)
+        progress = TrainingProgress(epoch, 8 * epoch, 0.1)
+        trainer.networks.follow(trainer.unwrapped_discriminator, epoch)
+        seen, _ = looked(trainer, progress)
         live = seen.read("fake_features"), seen.read("fake_features", "snapshot")
         if all(torch.equal(*pair) for pair in zip(*live, strict=True)):
             live_in.add(epoch)
-        trainer.step(random_batches(4, seed=epoch), moment)
+        trainer.step(random_batches(4, seed=epoch), progress)
     assert live_in == {1, 6, 11}
 
 
 def test_under_bf16_the_snapshot_runs_in_the_discriminators_precision() -> None:
     trainer = debug_trainer("official_code", "training.precision=bf16")
-    trainer.networks.follow(trainer.bare_discriminator, 1)
+    trainer.networks.follow(trainer.unwrapped_discriminator, 1)
     seen, _ = looked(trainer)
     for field in ("fake_features", "real_features"):
         for copied, live in zip(seen.read(field, "snapshot"), seen.read(field), strict=True):
@@ -168,31 +168,36 @@ def test_under_bf16_the_snapshot_runs_in_the_discriminators_precision() -> None:
 def test_a_step_lets_the_snapshot_follow_before_the_discriminator_moves() -> None:
     for order in ("lean", "sequential"):
         trainer = debug_trainer("official_code", f"training.order={order}")
-        trainer.step(random_batches(4), Moment(1, 1, 0.1))
-        before = [value.clone() for value in trainer.bare_discriminator.parameters()]
-        trainer.step(random_batches(4), Moment(1, 2, 0.1))
+        trainer.step(random_batches(4), TrainingProgress(1, 1, 0.1))
+        before = [value.clone() for value in trainer.unwrapped_discriminator.parameters()]
+        trainer.step(random_batches(4), TrainingProgress(1, 2, 0.1))
         copied = list(only(trainer.networks.copies).parameters())
         assert all(torch.equal(*pair) for pair in zip(before, copied, strict=True))
-        assert not any(torch.equal(*pair) for pair in zip(trainer.bare_discriminator.parameters(), copied, strict=True))
+        assert not any(
+            torch.equal(*pair) for pair in zip(trainer.unwrapped_discriminator.parameters(), copied, strict=True)
+        )
 
 
 def test_a_resumed_snapshot_is_the_one_that_was_saved(tmp_path: Path) -> None:
     overrides = ("official_code", "training.order=lean")
     unbroken, first = debug_trainer(*overrides), debug_trainer(*overrides)
-    steps = [(seed, Moment(1 + seed // 2, seed, 0.1)) for seed in range(6)]  # epoch 1 is followed, 2 and 3 are not
-    for seed, moment in steps:
-        unbroken.step(random_batches(4, seed=seed), moment)
-    for seed, moment in steps[:3]:
-        first.step(random_batches(4, seed=seed), moment)
+    steps = [
+        (seed, TrainingProgress(1 + seed // 2, seed, 0.1)) for seed in range(6)
+    ]  # epoch 1 is followed, 2 and 3 are not
+    for seed, progress in steps:
+        unbroken.step(random_batches(4, seed=seed), progress)
+    for seed, progress in steps[:3]:
+        first.step(random_batches(4, seed=seed), progress)
     tensors, facts = trainer_state.capture(first, first.accelerator)
     saved = checkpoint.save(tmp_path, 3, tensors, facts)
     resumed = debug_trainer(*overrides, "training.seed=1")  # other weights, until the checkpoint is read
     trainer_state.restore(resumed, resumed.accelerator, saved)
     resumed.draw_masks = first.draw_masks
-    for seed, moment in steps[3:]:
-        resumed.step(random_batches(4, seed=seed), moment)
+    for seed, progress in steps[3:]:
+        resumed.step(random_batches(4, seed=seed), progress)
     whole, parts = (
-        nn.ModuleList([trainer.bare_generator, trainer.networks.copies]).state_dict() for trainer in (unbroken, resumed)
+        nn.ModuleList([trainer.unwrapped_generator, trainer.networks.copies]).state_dict()
+        for trainer in (unbroken, resumed)
     )
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     (saved / "loss_networks.safetensors").unlink()
@@ -301,7 +306,7 @@ def test_a_network_of_ones_own_is_read_built_and_frozen(tmp_path: Path, monkeypa
 def test_methods_of_fixed_networks_train_without_a_discriminator_in_every_epoch(method: str) -> None:
     trainer = debug_trainer(method)
     assert trainer.adversary is None
-    for moment in (ODD, EVEN):
-        scalars = trainer.step(random_batches(4), moment)
-        assert trainer.objective.active(moment) == ["l1", *PERCEPTUAL]
+    for progress in (ODD, EVEN):
+        scalars = trainer.step(random_batches(4), progress)
+        assert trainer.objective.active(progress) == ["l1", *PERCEPTUAL]
         assert all(torch.isfinite(value) for value in scalars.values())

@@ -16,7 +16,7 @@ from perceptual_mae.training.optimizers import generator_optimizer
 
 RATE = 1e-3
 EVERYTHING: dict[str, Any] = {"layer_scale": 0.1, "positions": "learned", "relative_positions": True}
-SPARED = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
+NO_WEIGHT_DECAY = ("cls_token", "mask_token", "pos_embed", "relative_position_bias_table")
 
 
 def classifier(depth: int, pool: Pool = "mean", **options: Any) -> Classifier:
@@ -85,7 +85,7 @@ def assert_only_matrices_decay(network: nn.Module, optimizer: Optimizer) -> None
     assert sorted(key for key, _ in owner) == sorted(id(parameter) for parameter in network.parameters())
     decays = dict(owner)
     for name, parameter in network.named_parameters():
-        spared = parameter.ndim == 1 or name.rpartition(".")[2] in SPARED
+        spared = parameter.ndim == 1 or name.rpartition(".")[2] in NO_WEIGHT_DECAY
         assert decays[id(parameter)] == (0.0 if spared else 0.05), name
 
 

@@ -6,19 +6,19 @@ from accelerate.optimizer import AcceleratedOptimizer
 
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae.config.layers import list_methods
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.trainer import Trainer
 
-ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
+ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
 ADVERSARIAL = sorted(method.name for method in list_methods() if debug_config(method.name).discriminator is not None)
 
 
-def stepped(method: str, order: str, *overrides: str, moments: tuple[Moment, ...] = (EVEN,)) -> Trainer:
+def stepped(method: str, order: str, *overrides: str, moments: tuple[TrainingProgress, ...] = (EVEN,)) -> Trainer:
     """A trainer in float64 after steps on random batches."""
     trainer = debug_trainer(method, *overrides, f"training.order={order}", dtype=torch.float64)
-    for moment in moments:
-        trainer.step(random_batches(4, seed=moment.step), moment)
+    for progress in moments:
+        trainer.step(random_batches(4, seed=progress.step), progress)
     return trainer
 
 
@@ -33,11 +33,13 @@ def company(method: str) -> list[str]:
     return ["augment=null", *(["penalties.path_length=null"] if penalised else [])]
 
 
-@pytest.mark.parametrize("moment", [ODD, EVEN, Moment(1, 0, 0.0)], ids=["odd", "even", "first"])
+@pytest.mark.parametrize("progress", [ODD, EVEN, TrainingProgress(1, 0, 0.0)], ids=["odd", "even", "first"])
 @pytest.mark.parametrize("method", ADVERSARIAL)
-def test_the_discriminator_takes_the_step_it_takes_in_sequential_order(method: str, moment: Moment) -> None:
-    lean, sequential = (stepped(method, order, *company(method), moments=(moment,)) for order in ("lean", "sequential"))
-    assert_same_weights(lean.bare_discriminator, sequential.bare_discriminator)
+def test_the_discriminator_takes_the_step_it_takes_in_sequential_order(method: str, progress: TrainingProgress) -> None:
+    lean, sequential = (
+        stepped(method, order, *company(method), moments=(progress,)) for order in ("lean", "sequential")
+    )
+    assert_same_weights(lean.unwrapped_discriminator, sequential.unwrapped_discriminator)
 
 
 @pytest.mark.parametrize("leaf", ["received", "clean_image"])
@@ -51,22 +53,22 @@ def test_under_one_draw_the_orders_agree_on_augmented_and_penalised_images(
         stepped("stylegan2_ada_p", order, "penalties.path_length=null", *more)
         for order, more in (("lean", overrides), ("sequential", overrides), ("sequential", overrides[1:]))
     )
-    assert_same_weights(lean.bare_discriminator, sequential.bare_discriminator)
+    assert_same_weights(lean.unwrapped_discriminator, sequential.unwrapped_discriminator)
     with pytest.raises(AssertionError):  # the augmentation has had its say
-        assert_same_weights(plain.bare_discriminator, sequential.bare_discriminator)
+        assert_same_weights(plain.unwrapped_discriminator, sequential.unwrapped_discriminator)
 
 
-@pytest.mark.parametrize("moment", [ODD, EVEN], ids=["odd", "even"])
+@pytest.mark.parametrize("progress", [ODD, EVEN], ids=["odd", "even"])
 @pytest.mark.parametrize("method", ADVERSARIAL)
 def test_the_generator_takes_the_step_it_takes_against_a_discriminator_that_stands_still(
-    method: str, moment: Moment
+    method: str, progress: TrainingProgress
 ) -> None:
-    measured = Moment(1, 0, 0.0)  # a balanced weight is zero before the first measurement
+    measured = TrainingProgress(1, 0, 0.0)  # a balanced weight is zero before the first measurement
     overrides = [*company(method), "optimizer.discriminator.lr=1e-30"]
     lean, sequential = (
-        stepped(method, order, *overrides, moments=(measured, moment)) for order in ("lean", "sequential")
+        stepped(method, order, *overrides, moments=(measured, progress)) for order in ("lean", "sequential")
     )
-    assert_same_weights(lean.bare_generator, sequential.bare_generator)
+    assert_same_weights(lean.unwrapped_generator, sequential.unwrapped_generator)
 
 
 @pytest.mark.parametrize("method", ADVERSARIAL)
@@ -74,7 +76,9 @@ def test_both_orders_tell_the_same_scalars(method: str) -> None:
     told = []
     for order in ("lean", "sequential"):
         trainer = debug_trainer(method, f"training.order={order}")
-        told.append([set(trainer.step(random_batches(4), moment)) for moment in (Moment(1, 0, 0.0), ODD, EVEN)])
+        told.append(
+            [set(trainer.step(random_batches(4), progress)) for progress in (TrainingProgress(1, 0, 0.0), ODD, EVEN)]
+        )
     assert told[0] == told[1]
 
 
@@ -82,10 +86,10 @@ def test_both_orders_tell_the_same_scalars(method: str) -> None:
 def test_lean_shows_the_discriminator_real_and_fake_once_each(method: str) -> None:
     trainer = debug_trainer(method, "training.order=lean", *company(method))
     passes: list[int] = []
-    trainer.bare_discriminator.register_forward_hook(lambda *_: passes.append(1))
-    for moment in (ODD, EVEN):
+    trainer.unwrapped_discriminator.register_forward_hook(lambda *_: passes.append(1))
+    for progress in (ODD, EVEN):
         passes.clear()
-        trainer.step(random_batches(4), moment)
+        trainer.step(random_batches(4), progress)
         assert len(passes) == 2
 
 
@@ -104,29 +108,29 @@ def test_lean_micro_batches_equal_one_batch(method: str) -> None:
     for micro_batches in (1, 2):
         trainer = debug_trainer(method, "training.order=lean", dtype=torch.float64)
         for step in range(4):
-            moment = Moment(1 + step // 2, step, step / 16)
-            scalars = trainer.step(random_batches(16, micro_batches, seed=step), moment)
+            progress = TrainingProgress(1 + step // 2, step, step / 16)
+            scalars = trainer.step(random_batches(16, micro_batches, seed=step), progress)
         scalars.pop("variety", None)  # a deviation over the images of one micro-batch
         trained.append((scalars, trainer))
     (whole, whole_trainer), (parts, parts_trainer) = trained
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-6, atol=1e-8, msg=name)
-    assert_same_weights(parts_trainer.bare_generator, whole_trainer.bare_generator)
-    assert_same_weights(parts_trainer.bare_discriminator, whole_trainer.bare_discriminator)
+    assert_same_weights(parts_trainer.unwrapped_generator, whole_trainer.unwrapped_generator)
+    assert_same_weights(parts_trainer.unwrapped_discriminator, whole_trainer.unwrapped_discriminator)
 
 
 def test_lean_runs_the_generator_once_a_micro_batch() -> None:
     trainer = debug_trainer("ls_gan_p", "training.order=lean")
     passes: list[int] = []
-    trainer.bare_generator.register_forward_hook(lambda *_: passes.append(1))
+    trainer.unwrapped_generator.register_forward_hook(lambda *_: passes.append(1))
     trainer.step(random_batches(8, 4), EVEN)
     assert len(passes) == 4
 
 
 def test_path_length_after_a_lean_step_leaves_the_discriminator_without_gradient() -> None:
     trainer = debug_trainer("stylegan2_ada_p", "training.order=lean")
-    trainer.step(random_batches(4), Moment(1, 4, 0.2))
-    assert all(parameter.grad is None for parameter in trainer.bare_discriminator.parameters())
+    trainer.step(random_batches(4), TrainingProgress(1, 4, 0.2))
+    assert all(parameter.grad is None for parameter in trainer.unwrapped_discriminator.parameters())
 
 
 def test_a_loss_scale_that_falls_in_a_lean_step_does_not_shrink_the_generators_gradient() -> None:
@@ -137,9 +141,9 @@ def test_a_loss_scale_that_falls_in_a_lean_step_does_not_shrink_the_generators_g
         trainer.accelerator.scaler = scaler
         trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
         trainer.discriminator_optimizer = AcceleratedOptimizer(trainer.discriminator_optimizer.optimizer, scaler=scaler)
-        weight = trainer.bare_generator.decoder.pred.weight
+        weight = trainer.unwrapped_generator.decoder.pred.weight
         if overflows:
-            next(trainer.bare_discriminator.parameters()).register_hook(lambda gradient: gradient / 0)
+            next(trainer.unwrapped_discriminator.parameters()).register_hook(lambda gradient: gradient / 0)
         scalars = trainer.step(random_batches(4), ODD)
         assert float(scalars["skipped/discriminator"]) == overflows
         assert float(scalars["skipped/generator"]) == 0

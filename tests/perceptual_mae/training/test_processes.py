@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from two_processes import CASES, train
 
 HERE = Path(__file__).parent
@@ -39,4 +39,4 @@ def test_two_processes_equal_one_with_the_same_global_batch(by_two: Path, method
 
 
 def test_the_cases_cross_an_even_epoch() -> None:
-    assert Moment(1 + 5 // 3, 5, 0.0).epoch == 2
+    assert TrainingProgress(1 + 5 // 3, 5, 0.0).epoch == 2

@@ -13,11 +13,11 @@ from discriminators.penalties import r1
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
 from perceptual_mae.objective.objective import Objective
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.trainer import Trainer
 
-ODD, EVEN = Moment(1, 3, 0.2), Moment(2, 9, 0.6)
+ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
 METHODS = sorted(method.name for method in list_methods())
 ADVERSARIAL = [name for name in METHODS if debug_config(name).discriminator is not None]
 
@@ -41,11 +41,11 @@ def test_the_discriminator_half_leaves_the_generator_bit_identical(method: str) 
     trainer = debug_trainer(method)
     for group in trainer.discriminator_optimizer.param_groups:
         group["lr"] = 1e-3
-    generator, discriminator = weights(trainer.bare_generator), weights(trainer.bare_discriminator)
+    generator, discriminator = weights(trainer.unwrapped_generator), weights(trainer.unwrapped_discriminator)
     trainer.discriminator_half(views(trainer), EVEN)
-    assert same(generator, trainer.bare_generator)
-    assert all(parameter.grad is None for parameter in trainer.bare_generator.parameters())
-    assert not same(discriminator, trainer.bare_discriminator)
+    assert same(generator, trainer.unwrapped_generator)
+    assert all(parameter.grad is None for parameter in trainer.unwrapped_generator.parameters())
+    assert not same(discriminator, trainer.unwrapped_discriminator)
 
 
 @pytest.mark.parametrize("method", ADVERSARIAL)
@@ -53,11 +53,11 @@ def test_the_generator_half_leaves_the_discriminator_bit_identical_and_without_g
     trainer = debug_trainer(method)
     for group in trainer.optimizer.param_groups:
         group["lr"] = 1e-3
-    generator, discriminator = weights(trainer.bare_generator), weights(trainer.bare_discriminator)
+    generator, discriminator = weights(trainer.unwrapped_generator), weights(trainer.unwrapped_discriminator)
     trainer.generator_half(views(trainer), EVEN)
-    assert same(discriminator, trainer.bare_discriminator)
-    assert all(parameter.grad is None for parameter in trainer.bare_discriminator.parameters())
-    assert not same(generator, trainer.bare_generator)
+    assert same(discriminator, trainer.unwrapped_discriminator)
+    assert all(parameter.grad is None for parameter in trainer.unwrapped_discriminator.parameters())
+    assert not same(generator, trainer.unwrapped_generator)
 
 
 @pytest.mark.parametrize("heads", ["false", "true"])
@@ -73,16 +73,16 @@ def test_every_trainable_tensor_gets_a_gradient_within_an_odd_and_an_even_epoch(
     def watch(name: str):
         return lambda gradient: touched.add(name) if gradient.abs().sum() > 0 else None
 
-    networks = {"generator": trainer.bare_generator}
+    networks = {"generator": trainer.unwrapped_generator}
     if trainer.adversary is not None:
-        networks["discriminator"] = trainer.bare_discriminator
+        networks["discriminator"] = trainer.unwrapped_discriminator
     expected = set()
     for owner, network in networks.items():
         for name, parameter in network.named_parameters():
             expected.add(f"{owner}.{name}")
             parameter.register_hook(watch(f"{owner}.{name}"))
-    for moment in (ODD, EVEN, EVEN):
-        trainer.step(random_batches(4), moment)
+    for progress in (ODD, EVEN, EVEN):
+        trainer.step(random_batches(4), progress)
     assert touched == expected
 
 
@@ -95,13 +95,13 @@ def test_a_perceptual_term_alone_reaches_every_head_and_through_the_skips_the_en
     (view,) = views(trainer)
     losses = trainer.objective(trainer.look_again(view.reconstruction, view, EVEN), EVEN)
     losses.total.backward()
-    gradients = {key: value.grad for key, value in trainer.bare_generator.named_parameters()}
+    gradients = {key: value.grad for key, value in trainer.unwrapped_generator.named_parameters()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
 
 
 def test_perceptual_terms_are_on_in_even_epochs_counted_from_one() -> None:
     objective: Objective = debug_trainer("ls_gan_p").objective
-    active = {epoch: objective.active(Moment(epoch, 0, 0.0)) for epoch in range(1, 7)}
+    active = {epoch: objective.active(TrainingProgress(epoch, 0, 0.0)) for epoch in range(1, 7)}
     for epoch in (1, 3, 5):
         assert active[epoch] == ["l1", "adversarial"]
     for epoch in (2, 4, 6):
@@ -111,7 +111,7 @@ def test_perceptual_terms_are_on_in_even_epochs_counted_from_one() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_the_total_is_the_sum_of_the_terms_each_counted_once(method: str) -> None:
     trainer = debug_trainer(method)
-    trainer.step(random_batches(4), Moment(2, 8, 0.5))
+    trainer.step(random_batches(4), TrainingProgress(2, 8, 0.5))
     scalars = trainer.step(random_batches(4), EVEN)
     weighted = [value for name, value in scalars.items() if name.startswith("weighted/")]
     torch.testing.assert_close(scalars["total"], torch.stack(weighted).sum())
@@ -125,7 +125,7 @@ def test_features_come_from_the_live_discriminator() -> None:
     (view,) = views(trainer)
     comparison = trainer.look_again(view.reconstruction, view, EVEN)
     with torch.no_grad():
-        expected = trainer.bare_discriminator((view.images,)).features
+        expected = trainer.unwrapped_discriminator((view.images,)).features
     for own, live in zip(comparison.real_features, expected, strict=True):
         torch.testing.assert_close(own, live, rtol=0, atol=0)
     assert not any(feature.requires_grad for feature in comparison.real_features)
@@ -135,18 +135,18 @@ def test_features_come_from_the_live_discriminator() -> None:
 def test_no_discriminator_pass_runs_that_no_active_term_reads() -> None:
     trainer = debug_trainer("ls_gan_p", "training.order=sequential")  # lean has two passes to begin with
     passes = []
-    trainer.bare_discriminator.register_forward_hook(lambda *_: passes.append(1))
-    trainer.step(random_batches(4), Moment(1, 3, 0.1))
+    trainer.unwrapped_discriminator.register_forward_hook(lambda *_: passes.append(1))
+    trainer.step(random_batches(4), TrainingProgress(1, 3, 0.1))
     assert len(passes) == 3  # real and fake for the discriminator, fake for the adversarial term
     passes.clear()
-    trainer.step(random_batches(4), Moment(2, 9, 0.6))
+    trainer.step(random_batches(4), TrainingProgress(2, 9, 0.6))
     assert len(passes) == 4  # and real for the perceptual terms
 
 
 def test_one_generator_forward_serves_both_halves() -> None:
     trainer = debug_trainer("ls_gan_p")
     passes = []
-    trainer.bare_generator.register_forward_hook(lambda *_: passes.append(1))
+    trainer.unwrapped_generator.register_forward_hook(lambda *_: passes.append(1))
     trainer.step(random_batches(4), EVEN)
     assert len(passes) == 1
 
@@ -155,8 +155,8 @@ def test_one_generator_forward_serves_both_halves() -> None:
 @pytest.mark.parametrize("method", ["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
 def test_any_batch_size_trains(method: str, batch_size: int) -> None:
     trainer = debug_trainer(method)
-    for moment in (Moment(1, 0, 0.0), EVEN):
-        scalars = trainer.step(random_batches(batch_size), moment)
+    for progress in (TrainingProgress(1, 0, 0.0), EVEN):
+        scalars = trainer.step(random_batches(batch_size), progress)
         assert all(torch.isfinite(value) for value in scalars.values())
 
 
@@ -173,9 +173,9 @@ def test_accumulated_micro_batches_equal_one_batch(method: str) -> None:
     for micro_batches in (1, 2):
         trainer = debug_trainer(method, "training.order=sequential", dtype=torch.float64)
         for step in range(4):
-            moment = Moment(1 + step // 2, step, step / 16)
-            scalars = trainer.step(random_batches(16, micro_batches, seed=step), moment)
-        trained.append((scalars, weights(trainer.bare_generator)))
+            progress = TrainingProgress(1 + step // 2, step, step / 16)
+            scalars = trainer.step(random_batches(16, micro_batches, seed=step), progress)
+        trained.append((scalars, weights(trainer.unwrapped_generator)))
     (whole, whole_weights), (parts, parts_weights) = trained
     for name in whole:
         if name != "variety":  # a deviation over the images of one micro-batch
@@ -189,8 +189,8 @@ def test_a_plain_run_repeats_bit_for_bit() -> None:
     for _ in range(2):
         trainer = debug_trainer("ls_gan_p")
         for step in range(3):
-            trainer.step(random_batches(4, seed=step), Moment(2, step, 0.1))
-        outcomes.append(weights(trainer.bare_generator))
+            trainer.step(random_batches(4, seed=step), TrainingProgress(2, step, 0.1))
+        outcomes.append(weights(trainer.unwrapped_generator))
     assert all(torch.equal(value, outcomes[1][name]) for name, value in outcomes[0].items())
 
 
@@ -198,11 +198,11 @@ def test_the_average_of_weights_follows_the_generator() -> None:
     trainer = debug_trainer("mse", "training.ema_kimg=0.01")
     before = copy.deepcopy(weights(trainer.ema.module))
     for step in range(3):
-        trainer.step(random_batches(8), Moment(1, step + 1, 0.2))
+        trainer.step(random_batches(8), TrainingProgress(1, step + 1, 0.2))
     name, decay = "decoder.pred.weight", 0.5 ** (8 / 10)  # half-life of 10 images, 8 a step
     average = weights(trainer.ema.module)[name]
-    trainer.step(random_batches(8), Moment(1, 4, 0.2))
-    expected = decay * average + (1 - decay) * weights(trainer.bare_generator)[name]
+    trainer.step(random_batches(8), TrainingProgress(1, 4, 0.2))
+    expected = decay * average + (1 - decay) * weights(trainer.unwrapped_generator)[name]
     torch.testing.assert_close(trainer.ema.module.state_dict()[name], expected)
     assert not torch.equal(before[name], average)
 
@@ -211,7 +211,7 @@ def test_a_generator_learns_one_batch_by_heart() -> None:
     trainer = debug_trainer("l1")
     batches = random_batches(2)
     smooth = [replace(batch, images=batch.images // 8 + 96) for batch in batches]
-    losses = [float(trainer.step(smooth, Moment(1, min(step, 8), 0.5))["raw/l1"]) for step in range(150)]
+    losses = [float(trainer.step(smooth, TrainingProgress(1, min(step, 8), 0.5))["raw/l1"]) for step in range(150)]
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -223,7 +223,7 @@ def test_a_step_that_the_fp16_scaler_skips_is_counted_and_the_next_one_trains_ag
     trainer.accelerator.scaler = scaler
     trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
     trainer.discriminator_optimizer = AcceleratedOptimizer(trainer.discriminator_optimizer.optimizer, scaler=scaler)
-    networks = (trainer.bare_generator, trainer.bare_discriminator)
+    networks = (trainer.unwrapped_generator, trainer.unwrapped_discriminator)
     overflows = [next(network.parameters()).register_hook(lambda gradient: gradient / 0) for network in networks]
     before = [weights(network) for network in networks]
     scalars = trainer.step(random_batches(4), ODD)
@@ -248,8 +248,8 @@ def test_bf16_agrees_with_full_precision_and_losses_stay_float32(order: str) -> 
     outcomes = []
     for kind in ("no", "bf16"):
         trainer = debug_trainer("ls_gan_p", f"training.precision={kind}", f"training.order={order}")
-        trainer.step(random_batches(8), Moment(1, 0, 0.0))
-        outcomes.append(trainer.step(random_batches(8), Moment(2, 9, 0.5)))
+        trainer.step(random_batches(8), TrainingProgress(1, 0, 0.0))
+        outcomes.append(trainer.step(random_batches(8), TrainingProgress(2, 9, 0.5)))
     for name in ("raw/l1", "raw/feature_matching", "raw/style", "raw/adversarial", "discriminator/loss"):
         torch.testing.assert_close(outcomes[1][name], outcomes[0][name], rtol=0.05, atol=1e-3)
         assert outcomes[1][name].dtype == torch.float32
@@ -258,9 +258,9 @@ def test_bf16_agrees_with_full_precision_and_losses_stay_float32(order: str) -> 
 @pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
 def test_a_generator_that_gives_every_image_the_same_answer_shows(method: str) -> None:
     trainer = debug_trainer(method)
-    assert float(trainer.step(random_batches(8), Moment(1, 0, 0.0))["variety"]) > 0.05
-    torch.nn.init.zeros_(trainer.bare_generator.decoder.pred.weight)
-    assert float(trainer.step(random_batches(8), Moment(1, 8, 0.1))["variety"]) < 1e-3
+    assert float(trainer.step(random_batches(8), TrainingProgress(1, 0, 0.0))["variety"]) > 0.05
+    torch.nn.init.zeros_(trainer.unwrapped_generator.decoder.pred.weight)
+    assert float(trainer.step(random_batches(8), TrainingProgress(1, 8, 0.1))["variety"]) < 1e-3
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
@@ -268,7 +268,7 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
     seen = []
     trainer.optimizer.optimizer.register_step_pre_hook(
         lambda *_: seen.append(
-            torch.stack([parameter.grad.norm() for parameter in trainer.bare_generator.parameters()]).norm()
+            torch.stack([parameter.grad.norm() for parameter in trainer.unwrapped_generator.parameters()]).norm()
         )
     )
     scalars = trainer.step(random_batches(4), ODD)
@@ -303,21 +303,23 @@ def test_the_augmentation_adapts_every_fourth_step_by_the_speed_that_is_asked_fo
     trainer.adversary = replace(
         trainer.adversary, learning_rate=lambda step: 0.0
     )  # a discriminator that stays undecided: r_t below its target
-    seen = [float(trainer.step(random_batches(8), Moment(1, step + 1, 0.1))["augment/p"]) for step in range(8)]
+    seen = [
+        float(trainer.step(random_batches(8), TrainingProgress(1, step + 1, 0.1))["augment/p"]) for step in range(8)
+    ]
     assert seen == pytest.approx([0.5] * 3 + [0.468] * 4 + [0.436])
 
 
 def test_penalties_are_lazy_and_only_path_length_moves_the_generator_again() -> None:
     trainer = debug_trainer("stylegan2_ada_p")
     for step, expected in ((0, {"penalty/r1", "penalty/path_length"}), (4, {"penalty/path_length"}), (5, set())):
-        scalars = trainer.step(random_batches(4), Moment(1, step, 0.1))
+        scalars = trainer.step(random_batches(4), TrainingProgress(1, step, 0.1))
         assert {name for name in scalars if name.startswith("penalty/")} == expected
         assert all(float(scalars[name]) >= 0 for name in expected)
-    discriminator = weights(trainer.bare_discriminator)
-    generator = weights(trainer.bare_generator)
-    trainer.path_half([trainer.view(random_batches(4)[0], EVEN)], Moment(1, 8, 0.1))
-    assert same(discriminator, trainer.bare_discriminator)
-    assert not same(generator, trainer.bare_generator)
+    discriminator = weights(trainer.unwrapped_discriminator)
+    generator = weights(trainer.unwrapped_generator)
+    trainer.path_half([trainer.view(random_batches(4)[0], EVEN)], TrainingProgress(1, 8, 0.1))
+    assert same(discriminator, trainer.unwrapped_discriminator)
+    assert not same(generator, trainer.unwrapped_generator)
 
 
 def test_path_length_shortens_adams_stride_for_the_extra_step() -> None:
@@ -332,10 +334,10 @@ def test_the_path_step_is_clipped_like_the_other_one() -> None:
     norms = []
     trainer.optimizer.optimizer.register_step_pre_hook(
         lambda *_: norms.append(
-            float(torch.stack([parameter.grad.norm() for parameter in trainer.bare_generator.parameters()]).norm())
+            float(torch.stack([parameter.grad.norm() for parameter in trainer.unwrapped_generator.parameters()]).norm())
         )
     )
-    trainer.step(random_batches(4), Moment(1, 4, 0.2))
+    trainer.step(random_batches(4), TrainingProgress(1, 4, 0.2))
     assert len(norms) == 2
     assert max(norms) <= 1e-3 * (1 + 1e-3)
 
@@ -345,18 +347,18 @@ def test_r1_joins_the_discriminators_gradient() -> None:
     for gamma in (0.0, 50.0):
         trainer = debug_trainer("stylegan2_ada_p", f"penalties.r1.gamma={gamma}", "penalties.path_length=null")
         seen: list[torch.Tensor] = []
-        weight = next(trainer.bare_discriminator.parameters())
+        weight = next(trainer.unwrapped_discriminator.parameters())
         trainer.discriminator_optimizer.optimizer.register_step_pre_hook(
             lambda *_, seen=seen, weight=weight: seen.append(weight.grad.clone())
         )
-        trainer.step(random_batches(4), Moment(1, 0, 0.0))
+        trainer.step(random_batches(4), TrainingProgress(1, 0, 0.0))
         gradients.append((seen[0], weight, trainer))
     (without, _, _), (with_penalty, _, trainer) = gradients
     fresh = debug_trainer("stylegan2_ada_p", "penalties.path_length=null")
     image = (random_batches(4)[0].to("cpu").images,)
     leaves = tuple(level.requires_grad_() for level in fresh.levels_of(image))
-    logits = fresh.bare_discriminator(leaves).logits.flatten(1).mean(1)
-    (expected,) = torch.autograd.grad(16 * r1(logits, leaves, 50.0), next(fresh.bare_discriminator.parameters()))
+    logits = fresh.unwrapped_discriminator(leaves).logits.flatten(1).mean(1)
+    (expected,) = torch.autograd.grad(16 * r1(logits, leaves, 50.0), next(fresh.unwrapped_discriminator.parameters()))
     torch.testing.assert_close(with_penalty - without, expected, rtol=1e-3, atol=1e-5)
 
 
@@ -368,13 +370,13 @@ def test_the_discriminator_learns_on_images_augmented_apart_and_compares_feature
     monkeypatch.setattr(Adversary, "look", lambda self, name, *rest: (looks.append(name), look(self, name, *rest))[1])
     apart = ("training.order=sequential", "augment.initial_p=0.8", "penalties.path_length=null")
     trainer = debug_trainer("stylegan2_ada_p", *apart)
-    trainer.step(random_batches(4), Moment(2, 9, 0.5))
+    trainer.step(random_batches(4), TrainingProgress(2, 9, 0.5))
     assert looks == ["real", "fake", "pair"]
     view = trainer.view(random_batches(4)[0], EVEN)
     perfect = replace(trainer.generator(view.images, view.mask), pyramid=trainer.levels_of((view.images,)))
-    seen = trainer.look_again(perfect, view, Moment(2, 9, 0.5))
+    seen = trainer.look_again(perfect, view, TrainingProgress(2, 9, 0.5))
     assert all(torch.equal(*pair) for pair in zip(seen.fake_features, seen.real_features, strict=True))
-    clean = trainer.bare_discriminator(perfect.pyramid).features
+    clean = trainer.unwrapped_discriminator(perfect.pyramid).features
     assert not torch.allclose(clean[0], seen.real_features[0])
 
 
@@ -385,21 +387,21 @@ def test_how_sure_the_discriminator_is_counts_from_where_it_is_undecided(kind: s
     )
     trainer.adversary = replace(trainer.adversary, learning_rate=lambda step: 0.0)
     with torch.no_grad():
-        for parameter in trainer.bare_discriminator.parameters():
+        for parameter in trainer.unwrapped_discriminator.parameters():
             parameter.zero_()
-        list(trainer.bare_discriminator.parameters())[-1].fill_(0.3)  # says 0.3 to everything
-    assert float(trainer.step(random_batches(4), Moment(1, 1, 0.1))["augment/r_t"]) == expected
+        list(trainer.unwrapped_discriminator.parameters())[-1].fill_(0.3)  # says 0.3 to everything
+    assert float(trainer.step(random_batches(4), TrainingProgress(1, 1, 0.1))["augment/r_t"]) == expected
 
 
 def test_the_running_path_length_is_that_of_the_first_half_of_the_images() -> None:
     trainer = debug_trainer("stylegan2_ada_p", "penalties.path_length.decay=1.0")
     sizes = []
-    forward = trainer.bare_generator.forward
-    trainer.bare_generator.forward = lambda images, *rest: (sizes.append(len(images)), forward(images, *rest))[1]
-    first = trainer.step(random_batches(8), Moment(1, 4, 0.2))
+    forward = trainer.unwrapped_generator.forward
+    trainer.unwrapped_generator.forward = lambda images, *rest: (sizes.append(len(images)), forward(images, *rest))[1]
+    first = trainer.step(random_batches(8), TrainingProgress(1, 4, 0.2))
     assert sizes == [8, 4]
     assert float(first["penalty/path_length"]) == 0  # nothing to compare with yet
-    second = trainer.step(random_batches(8), Moment(1, 8, 0.2))
+    second = trainer.step(random_batches(8), TrainingProgress(1, 8, 0.2))
     # With decay 1 the mean is the latest batch's; the second penalty compares its lengths with the first's mean.
     means = [float(scalars["path_length/mean"]) for scalars in (first, second)]
     assert min(means) > 0

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from conftest import PERCEPTUAL, debug_trainer, random_batches
-from perceptual_mae.schedules import Moment
+from perceptual_mae.schedules import TrainingProgress
 
 SEQUENTIAL = "training.order=sequential"
 METHODS = {
@@ -41,16 +41,16 @@ def train(method: str, accumulation: int) -> dict[str, torch.Tensor]:
     outcome = {}
     for step in range(6):
         own = random_batches(16, stride, seed=step)[first : first + accumulation]
-        scalars = trainer.step(own, Moment(1 + step // 3, step, step / 16))
+        scalars = trainer.step(own, TrainingProgress(1 + step // 3, step, step / 16))
         scalars.pop("variety", None)  # a deviation over the images of one micro-batch
         for name, value in scalars.items():
             everywhere = accelerator.gather(value.reshape(1))
             outcome[f"{step}/{name}"] = everywhere.mean()
             if name.startswith(("augment/", "path_length/")):  # the same number on every process, not only on average
                 outcome[f"{step}/{name}/spread"] = everywhere.max() - everywhere.min()
-    networks = {"generator": trainer.bare_generator}
+    networks = {"generator": trainer.unwrapped_generator}
     if trainer.adversary is not None:
-        networks["discriminator"] = trainer.bare_discriminator
+        networks["discriminator"] = trainer.unwrapped_discriminator
     states = {owner: network.state_dict() for owner, network in networks.items()}
     return outcome | {f"{owner}/{name}": value for owner, state in states.items() for name, value in state.items()}
 
