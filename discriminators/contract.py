@@ -8,12 +8,16 @@ from torch import Tensor
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What a discriminator says and what it saw."""
+    """A discriminator's logits and the features they came from."""
 
     logits: Tensor
     """(B, ...), raw: high for real, low for fake, never squashed."""
     features: tuple[Tensor, ...]
     """(B, C_j, H_j, W_j), shallow to deep."""
+
+    def detach(self) -> "DiscriminatorOutput":
+        """Return the same numbers without their graph."""
+        return DiscriminatorOutput(self.logits.detach(), tuple(feature.detach() for feature in self.features))
 
 
 @runtime_checkable

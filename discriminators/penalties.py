@@ -20,8 +20,8 @@ class R1:
     gamma "auto" is 0.0002 x pixels / images of the global batch (Training GANs with Limited Data). `leaf` is what the
     gradient is taken at: the tensors the discriminator receives, or the clean image before pooling and augmentation.
 
-        leaves, seen = r1.watch(real, lambda pyramid: ada.apply(draws, pyramid))
-        loss = r1(discriminator(seen).logits, leaves)
+        leaves, shown = r1.require_input_gradients(real, lambda pyramid: ada.apply(draws, pyramid))
+        loss = r1(discriminator(shown).logits, leaves)
     """
 
     def __init__(
@@ -44,7 +44,9 @@ class R1:
         """Return whether the penalty is computed at this step, counted from 0."""
         return step % self.every == 0 and self.gamma > 0
 
-    def watch(self, real: Images, augment: Callable[[Images], Images] = tuple) -> tuple[Images, Images]:
+    def require_input_gradients(
+        self, real: Images, augment: Callable[[Images], Images] = tuple
+    ) -> tuple[Images, Images]:
         """Return the leaves and the pyramid to show the discriminator; `real` holds clean images, largest first."""
         if self.leaf == "received":
             leaves = tuple(level.detach().requires_grad_() for level in augment(real))
@@ -135,7 +137,7 @@ def r1(real_logits: Tensor, leaves: Images, gamma: float) -> Tensor:
     the penalty at the full-size image, up to the products of levels. No level need be read by the discriminator.
     """
     if not all(level.requires_grad for level in leaves):
-        raise ValueError("R1 needs images that require a gradient; take them from R1.watch")
+        raise ValueError("R1 needs images that require a gradient; take them from R1.require_input_gradients")
     with torch.autocast(real_logits.device.type, enabled=False):
         gradients = torch.autograd.grad(real_logits.sum(), tuple(leaves), create_graph=True, allow_unused=True)
         # The last bias has no part in any gradient, but must have one of its own where processes wait for all of them.

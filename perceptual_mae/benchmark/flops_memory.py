@@ -20,7 +20,7 @@ class StepCounts:
     """`flops` are 2 for a multiplication and an addition, of products and convolutions alone; passes count forwards.
 
     A pass is the whole batch through a network once. `peak_memory` is in bytes: weights, gradients, optimiser states
-    and what the step keeps beside them at its fullest progress.
+    and what the step keeps beside them at its fullest moment.
     """
 
     flops: int
@@ -78,7 +78,7 @@ def counted_forwards(network: nn.Module | None) -> Iterator[list[int]]:
 
 
 def peak_memory(trainer: Trainer, step: Callable[[], int]) -> tuple[int, int]:
-    """Return the bytes a trainer takes at the fullest progress of a step, as if it were alone, and the step's result.
+    """Return the bytes a trainer takes at the fullest moment of a step, as if it were alone, and the step's result.
 
     On a CPU these are the bytes of tensors, without what an operation uses within itself.
     """

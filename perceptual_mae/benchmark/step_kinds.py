@@ -84,8 +84,11 @@ def work_at(trainer: Trainer, progress: TrainingProgress) -> Work:
     adversary, objective = trainer.adversary, trainer.objective
     parity = "even" if progress.epoch % 2 == 0 else "odd"
     # What belongs to the objective costs more where there are more terms: it is told apart by parity.
-    ours = [name for name in objective.active(progress) if isinstance(objective.lines[name].when, Every)]
-    ours += ["balance"] * bool(objective.balanced_now(progress)) + ["telemetry"] * bool(objective.watched_now(progress))
+    active, balance = objective.active(progress), objective.balance
+    ours = [name for name in active if isinstance(objective.lines[name].when, Every)]
+    if balance.is_due(progress.step):
+        ours += ["balance"] * bool(balance.anchored_terms(active))
+        ours += ["telemetry"] * bool(balance.telemetry_terms(active, progress.step))
     penalties = {"r1": adversary.r1, "path_length": adversary.path_length} if adversary is not None else {}
     due = [name for name, penalty in penalties.items() if penalty is not None and penalty.is_due(progress.step)]
     return frozenset([parity, *due, *(f"{parity} {name}" for name in ours)])
@@ -100,7 +103,7 @@ def label(work: Work) -> str:
 def intervals(trainer: Trainer) -> list[int]:
     """List how many steps pass between two of the same, for everything that is not done in every step."""
     adversary, objective = trainer.adversary, trainer.objective
-    found = [objective.balance.every, objective.telemetry_every]
+    found = [objective.balance.every, objective.balance.telemetry_every]
     found += [line.when.every for line in objective.lines.values() if isinstance(line.when, Every)]
     if adversary is not None:
         found += [penalty.every for penalty in (adversary.r1, adversary.path_length) if penalty is not None]

@@ -56,17 +56,14 @@ class FixedMasks:
 
 @dataclass(frozen=True)
 class DropPathMasks:
-    """Draws a training batch's paths through the encoder: functions of (seed, pass over the data, sample index).
-
-    None where the rate is 0 and all are open.
-    """
+    """Draws a training batch's drop-path masks (B, depth, 2): functions of (seed, pass over the data, sample index)."""
 
     rate: float
     depth: int
     seed: int
 
-    def __call__(self, batch: Batch) -> Tensor | None:
-        return draw_drop_path_masks(self.rate, self.depth, batch.draws("drop path", self.seed)) if self.rate else None
+    def __call__(self, batch: Batch) -> Tensor:
+        return draw_drop_path_masks(self.rate, self.depth, batch.draws("drop path", self.seed))
 
 
 def draw_drop_path_masks(rate: float, depth: int, generators: Sequence[torch.Generator]) -> Tensor:

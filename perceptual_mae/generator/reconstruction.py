@@ -1,7 +1,6 @@
 """What the generator hands out. Shapes: B images, C channels, L patches, d decoder width."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -26,21 +25,6 @@ class Reconstruction:
     latent: Tensor
     grid: Size
     uses_target_statistics: bool = False
-
-    @property
-    def ends(self) -> tuple[Tensor, ...]:
-        """Where the generator ends and losses begin: the levels of the prediction, the tokens, the latent."""
-        return (*self.prediction, self.tokens, self.latent)
-
-    def severed(self, to_images: Callable[[Pyramid], Pyramid]) -> "Reconstruction":
-        """The same numbers on leaves of their own: gradients of losses stop at its `ends`.
-
-        `to_images` makes the pyramid of a prediction. What is pulled at the severed ends is pushed into the generator
-        at the attached ones, once, however many terms there are.
-        """
-        *prediction, tokens, latent = (end.detach().requires_grad_() for end in self.ends)
-        pyramid = to_images(tuple(prediction))
-        return replace(self, pyramid=pyramid, prediction=tuple(prediction), tokens=tokens, latent=latent)
 
     def composite(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) whose visible patches are those of `images` and whose hidden ones are reconstructed."""

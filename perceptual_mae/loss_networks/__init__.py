@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from perceptual_mae.loss_networks.collection import LIVE, Eyes, LossNetworks, watches_discriminator
+from perceptual_mae.loss_networks.collection import LIVE, FeatureExtractors, LossNetworks, watches_discriminator
 from perceptual_mae.loss_networks.discriminator_features import Snapshot, live_discriminator
 from perceptual_mae.loss_networks.dvae import dvae
 from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
@@ -26,4 +26,12 @@ LOSS_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "named": named,
 }
 
-__all__ = ["LIVE", "LOSS_NETWORKS", "Eyes", "Features", "FrozenNetwork", "LossNetworks", "watches_discriminator"]
+__all__ = [
+    "LIVE",
+    "LOSS_NETWORKS",
+    "FeatureExtractors",
+    "Features",
+    "FrozenNetwork",
+    "LossNetworks",
+    "watches_discriminator",
+]

@@ -14,8 +14,8 @@ from perceptual_mae.loss_networks.frozen import Features
 LIVE = "discriminator"
 """The key of the discriminator itself, which is nobody's copy."""
 
-Eyes = Mapping[str, Callable[[Pyramid], Features]]
-"""By key, what a network finds in a pyramid of images."""
+FeatureExtractors = Mapping[str, Callable[[Pyramid], Features]]
+"""By key, functions from a pyramid of images to a network's features."""
 
 
 def watches_discriminator(kind: Callable[..., object]) -> bool:
@@ -47,24 +47,26 @@ class LossNetworks:
         for copy in self.copies.values():
             copy.follow(discriminator, epoch)  # type: ignore[operator]
 
-    def eyes(self, show: Callable[[Pyramid], Pyramid], autocast: Callable[[], AbstractContextManager[None]]) -> Eyes:
-        """Return by key how each network looks at a pyramid, for a `TermInputs`; none looks yet.
+    def extractors(
+        self, show: Callable[[Pyramid], Pyramid], autocast: Callable[[], AbstractContextManager[None]]
+    ) -> FeatureExtractors:
+        """Return by key how each network's features are extracted from a pyramid; no network runs yet.
 
-        show: what a pyramid goes through before the discriminator sees it. autocast: opens the precision that the
-        discriminator runs in. Fixed networks see the images as they are, in their own precision.
+        show: what a pyramid goes through before the discriminator sees it, and its copies with it. autocast: opens the
+        precision that the discriminator runs in. Fixed networks see the images as they are, in their own precision.
         """
 
-        def directly(network: nn.Module, pyramid: Pyramid) -> Features:
+        def from_images(network: nn.Module, pyramid: Pyramid) -> Features:
             features: Features = network(pyramid[0])
             return features
 
-        def through(copy: nn.Module, pyramid: Pyramid) -> Features:
+        def from_shown(copy: nn.Module, pyramid: Pyramid) -> Features:
             with autocast():
                 features: Features = copy(show(pyramid))
                 return features
 
-        looks = {key: partial(directly, network) for key, network in self.fixed.items()}
-        return looks | {key: partial(through, copy) for key, copy in self.copies.items()}
+        fixed = {key: partial(from_images, network) for key, network in self.fixed.items()}
+        return fixed | {key: partial(from_shown, copy) for key, copy in self.copies.items()}
 
     def untrained(self) -> list[str]:
         """List the keys of networks whose weights are random."""

@@ -10,45 +10,80 @@ over micro-batches and processes, and a measurement counts from the step after i
 processes nor of micro-batches changes a run. Until the first measurement a balanced term has weight 0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from perceptual_mae.generator.reconstruction import Reconstruction
 
 Norms = dict[str, dict[str, Tensor]]
 """Gradient norms of terms by name, then by place: `decoder` (its input), and the levels by their size (`32`)."""
 
 
-class Balance:
-    """Gradient norms of unweighted terms, measured place by place; those at the decoder's input are smoothed."""
+class GradientBalance:
+    """Gradient norms of unweighted terms, measured every few steps; those at the decoder's input are smoothed.
 
-    def __init__(self, every: int = 8, decay: float = 0.8) -> None:
-        self.every, self.decay = every, decay
+    `balanced` names the terms whose weight follows L1's gradient. All terms are measured together about every
+    `telemetry_every` steps, when a measurement is due anyway: it costs a backward pass a term, and changes nothing.
+    """
+
+    def __init__(
+        self, balanced: Sequence[str] = (), telemetry_every: int = 50, *, every: int = 8, decay: float = 0.8
+    ) -> None:
+        self.balanced, self.telemetry_every, self.every, self.decay = tuple(balanced), telemetry_every, every, decay
         self.norms: dict[str, Tensor] = {}
         """Smoothed norms at the decoder's input."""
         self._squares: dict[tuple[str, str], Tensor] = {}
-        self._parts = 0
+        self._micro_batches = 0
 
     def is_due(self, step: int) -> bool:
         return step % self.every == 0
 
+    def anchored_terms(self, active: Iterable[str]) -> list[str]:
+        """Name L1 and the balanced terms among those that are on; none where no weight follows L1's gradient."""
+        return [name for name in active if name == "l1" or name in self.balanced] if self.balanced else []
+
+    def telemetry_terms(self, active: Sequence[str], step: int) -> list[str]:
+        """Name all terms that are on, where it is time to measure them all and there are several to compare."""
+        return list(active) if step % self.telemetry_every < self.every and len(active) > 1 else []
+
+    def measure(
+        self, raw: Mapping[str, Tensor], reconstruction: Reconstruction, step: int, scale: float | Tensor = 1.0
+    ) -> None:
+        """Add one micro-batch: gradients of its unweighted losses at every level and at the decoder's input.
+
+        `scale` (fp16) multiplies the losses on the way back and is divided out. No parameter's gradient is touched.
+        """
+        levels, latent = reconstruction.prediction, reconstruction.latent
+        for name in dict.fromkeys([*self.anchored_terms(raw), *self.telemetry_terms(list(raw), step)]):
+            *above, decoder = torch.autograd.grad(
+                raw[name] * scale, (*levels, latent), retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            places = {"decoder": decoder}
+            if len(levels) > 1:
+                places |= {level_name(level): gradient for level, gradient in zip(levels, above, strict=True)}
+            self.add({name: {place: gradient / scale for place, gradient in places.items()}})
+        self._micro_batches += 1
+
     def add(self, gradients: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Add one micro-batch: the gradients of its mean losses by name and place."""
+        """Add gradients of a micro-batch's mean losses, by name and place, to the squares of this measurement."""
         for name, places in gradients.items():
             for place, gradient in places.items():
                 full = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
                 square = full.square().sum()
                 self._squares[name, place] = self._squares.get((name, place), torch.zeros_like(square)) + square
-        self._parts += 1
 
     def finish(self, reduce_sum: Callable[[Tensor], Tensor]) -> Norms:
         """Close a measurement and return the norms of the global batch: `reduce_sum` adds a tensor over processes."""
         if not self._squares:
+            self._micro_batches = 0
             return {}
         keys = sorted(self._squares)
         squares = [self._squares[key] for key in keys]
-        *sums, parts = reduce_sum(torch.stack([*squares, squares[0].new_tensor(self._parts)])).unbind()
-        self._squares, self._parts = {}, 0
+        count = squares[0].new_tensor(self._micro_batches)
+        *sums, parts = reduce_sum(torch.stack([*squares, count])).unbind()
+        self._squares, self._micro_batches = {}, 0
         measured: Norms = {}
         for (name, place), square in zip(keys, sums, strict=True):
             measured.setdefault(name, {})[place] = square.sqrt() / parts
@@ -74,3 +109,9 @@ class Balance:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.norms = {key.removeprefix("norm."): value for key, value in state.items()}
+
+
+def level_name(level: Tensor) -> str:
+    """Return a level's size in pixels as telemetry names it: `32`, or `32x64` where sides differ."""
+    height, width = level.shape[-2:]
+    return f"{height}" if height == width else f"{height}x{width}"

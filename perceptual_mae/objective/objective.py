@@ -1,6 +1,6 @@
 """The generator's objective: weights x terms x phases (Perceptual MAE eq. 6).
 
-The table TERMS reads as the equation does. A term is a pure function of what its line says it reads.
+The table `losses.TERMS` reads as the equation does. A term is a pure function of what its line says it reads.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.loss_networks import LIVE
-from perceptual_mae.losses import Term
-from perceptual_mae.objective.gradient_balance import Balance
+from perceptual_mae.losses import FEATURES, Term
+from perceptual_mae.objective.gradient_balance import GradientBalance
 from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import Balanced, TrainingProgress, Weight, When, is_active, value_at
-from perceptual_mae.training.gradients import Gradients, at_decoder_input, pull, weighted_sum
 
 
 @dataclass(frozen=True)
@@ -32,9 +30,13 @@ class WeightedTerm:
     options: Mapping[str, Any] = field(default_factory=dict)
     network: str = LIVE
 
-    def __call__(self, seen: TermInputs) -> Tensor:
+    def __call__(self, inputs: TermInputs) -> Tensor:
         """Return the unweighted loss (a scalar) of what the term reads."""
-        return self.term.function(*(seen.read(name, self.network) for name in self.term.reads), **self.options)
+        fields = [
+            inputs.features(name, self.network) if name in FEATURES else getattr(inputs, name)
+            for name in self.term.reads
+        ]
+        return self.term.function(*fields, **self.options)
 
 
 @dataclass(frozen=True)
@@ -47,108 +49,67 @@ class Losses:
 
 
 class Objective:
-    """The weighted sum of the terms that are on, and the balance of those whose weight follows L1's gradient.
-
-    Every `telemetry_every` steps or a few more, when the balance is measured anyway, all terms' gradients are looked
-    at: it costs a pass a term, and changes nothing.
-    """
+    """The weighted sum of the terms that are on, and the balance of those whose weight follows L1's gradient."""
 
     def __init__(self, lines: Mapping[str, WeightedTerm], telemetry_every: int = 50) -> None:
-        self.lines, self.telemetry_every = dict(lines), telemetry_every
-        self.balance = Balance()
-        self.balanced = [name for name, line in self.lines.items() if isinstance(line.weight, Balanced)]
+        self.lines = dict(lines)
+        balanced = [name for name, line in self.lines.items() if isinstance(line.weight, Balanced)]
+        self.balance = GradientBalance(balanced, telemetry_every)
+
+    def weights(self, progress: TrainingProgress) -> dict[str, float | Tensor]:
+        """Return the weights of the terms that are on; those whose number is zero are off and not computed."""
+        weights: dict[str, float | Tensor] = {}
+        for name, line in self.lines.items():
+            if not is_active(line.when, progress):
+                continue
+            if isinstance(line.weight, Balanced):
+                weights[name] = self.balance.coefficient(name, line.weight.balanced, line.weight.cap)
+            elif weight := value_at(line.weight, progress.fraction):
+                weights[name] = weight
+        return weights
 
     def active(self, progress: TrainingProgress) -> list[str]:
-        """Name the terms that are on at this progress; those whose weight is zero are not computed."""
-        return [
-            name
-            for name, line in self.lines.items()
-            if is_active(line.when, progress)
-            and (isinstance(line.weight, Balanced) or value_at(line.weight, progress.fraction))
-        ]
+        """Name the terms that are on."""
+        return list(self.weights(progress))
 
-    def __call__(self, seen: TermInputs, progress: TrainingProgress) -> Losses:
+    def reads(self, progress: TrainingProgress) -> set[str]:
+        """Name what the terms that are on read; features count where they are the discriminator's own."""
+        lines = [self.lines[name] for name in self.weights(progress)]
+        return {name for line in lines for name in line.term.reads if line.network == LIVE or name not in FEATURES}
+
+    def __call__(self, inputs: TermInputs, progress: TrainingProgress) -> Losses:
         raw, weighted = {}, {}
-        for name in self.active(progress):
-            raw[name] = self.lines[name](seen)
-            weighted[name] = raw[name] * self._weight(name, progress)
+        for name, weight in self.weights(progress).items():
+            raw[name] = self.lines[name](inputs)
+            weighted[name] = raw[name] * weight
         assert weighted, f"no term is on in epoch {progress.epoch}, step {progress.step}"
         return Losses(torch.stack(tuple(weighted.values())).sum(), raw, weighted)
 
-    def gradients(
-        self,
-        losses: Losses,
-        seen: Reconstruction,
-        attached: Reconstruction,
-        progress: TrainingProgress,
-        scale: float | Tensor,
-    ) -> Gradients:
-        """Return `scale` times the total's gradients at the ends of the severed reconstruction that the terms `seen`.
-
-        Terms that are measured in this step are differentiated one by one, down to the decoder's input.
-        """
-        apart, watched = self.balanced_now(progress), self.watched_now(progress)
-        pulled = {name: pull(losses.raw[name] * scale, seen.ends) for name in {**apart, **watched}}
-        if pulled:
-            self.balance.add({name: self._places(pulled[name], attached, scale) for name in pulled})
-        parts = [(self._weight(name, progress), pulled[name]) for name in apart]
-        if together := [value for name, value in losses.weighted.items() if name not in apart]:
-            parts.append((1.0, pull(torch.stack(together).sum() * scale, seen.ends, keep_graph=False)))
-        return weighted_sum(parts)
-
     def conclude(self, progress: TrainingProgress, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Close a step's measurement over all micro-batches and processes; return what it found, by name.
+        """Close a step's measurement over all micro-batches and processes; return what is recorded of it, by name.
 
         `gradient_ratio/TERM`: a balanced term's weighted gradient at the decoder's input, relative to L1's, smoothed.
         `gradient/PLACE/TERM`: every weighted term's gradient norm; `gradient_share/PLACE/TERM`: its part of their sum.
         """
-        measured = self.balance.finish(reduce_sum)
-        if not measured:
+        norms = self.balance.finish(reduce_sum)
+        if not norms:
             return {}
-        # The weights of this step; from the next one on, those of balanced terms follow what is found here.
-        weights = {name: self._weight(name, progress) for name in measured}
-        self.balance.follow({name: measured[name]["decoder"] for name in self.balanced_now(progress)})
-        told = {f"gradient_ratio/{name}": ratio for name, ratio in self._ratios(progress).items()}
-        watched = list(self.watched_now(progress))
-        for place in measured[watched[0]] if watched else ():
-            norms = {name: measured[name][place] * weights[name] for name in watched}
-            total = torch.stack(list(norms.values())).sum().clamp_min(1e-20)
-            told |= {f"gradient/{place}/{name}": norm for name, norm in norms.items()}
-            told |= {f"gradient_share/{place}/{name}": norm / total for name, norm in norms.items()}
-        return told
-
-    def balanced_now(self, progress: TrainingProgress) -> dict[str, None]:
-        """Name L1 and the balanced terms that are on, where their gradients are due; the rest goes together."""
-        if not self.balanced or not self.balance.is_due(progress.step):
-            return {}
-        return {name: None for name in self.active(progress) if name == "l1" or name in self.balanced}
-
-    def watched_now(self, progress: TrainingProgress) -> dict[str, None]:
-        """Name all terms that are on, where it is time to look at them and there are several to compare."""
-        active = self.active(progress)
-        is_time = self.balance.is_due(progress.step) and progress.step % self.telemetry_every < self.balance.every
-        return dict.fromkeys(active) if is_time and len(active) > 1 else {}
-
-    def _places(self, gradients: Gradients, attached: Reconstruction, scale: float | Tensor) -> dict[str, Tensor]:
-        """Return a term's gradients by place: the decoder's input and, where there is a pyramid, each level's size."""
-        places = {"decoder": at_decoder_input(gradients, attached.ends)}
-        levels = attached.prediction if len(attached.prediction) > 1 else ()
-        for level, gradient in zip(levels, gradients, strict=False):
-            height, width = level.shape[-2:]
-            name = f"{height}" if height == width else f"{height}x{width}"
-            places[name] = torch.zeros_like(level) if gradient is None else gradient
-        return {place: gradient / scale for place, gradient in places.items()}
+        before, active = self.weights(progress), self.active(progress)
+        self.balance.follow({name: norms[name]["decoder"] for name in self.balance.anchored_terms(active)})
+        scalars = {f"gradient_ratio/{name}": ratio for name, ratio in self._ratios(progress).items()}
+        # What the terms weigh in this step; from the next one on, balanced weights follow what was measured here.
+        terms = self.balance.telemetry_terms(active, progress.step)
+        for place in norms[terms[0]] if terms else ():
+            weighted = {name: norms[name][place] * before[name] for name in terms}
+            total = torch.stack(list(weighted.values())).sum().clamp_min(1e-20)
+            scalars |= {f"gradient/{place}/{name}": norm for name, norm in weighted.items()}
+            scalars |= {f"gradient_share/{place}/{name}": norm / total for name, norm in weighted.items()}
+        return scalars
 
     def _ratios(self, progress: TrainingProgress) -> dict[str, Tensor]:
-        anchor = self.balance.norms.get("l1")
-        if anchor is None or "l1" not in self.lines:
+        weights, norms = self.weights(progress), self.balance.norms
+        if "l1" not in norms or "l1" not in self.lines:
             return {}
-        reference = anchor * self._weight("l1", progress)
-        names = [name for name in self.balanced_now(progress) if name != "l1"]
-        return {name: self.balance.norms[name] * self._weight(name, progress) / reference for name in names}
-
-    def _weight(self, name: str, progress: TrainingProgress) -> float | Tensor:
-        weight = self.lines[name].weight
-        if isinstance(weight, Balanced):
-            return self.balance.coefficient(name, weight.balanced, weight.cap)
-        return value_at(weight, progress.fraction)
+        l1 = norms["l1"] * weights.get("l1", 0.0)
+        names = [name for name in self.balance.anchored_terms(weights) if name != "l1"]
+        return {name: norms[name] * weights[name] / l1 for name in names}

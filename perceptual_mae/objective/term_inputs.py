@@ -1,103 +1,64 @@
-"""What the terms of an objective may look at, computed only when somebody looks."""
+"""What the terms of an objective may read; what costs something is computed at its first use, once."""
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from discriminators import DiscriminatorOutput
-from perceptual_mae.generator.masked_autoencoder import Reconstruction
-from perceptual_mae.images import Pyramid, Size
-from perceptual_mae.loss_networks import LIVE, Eyes, Features
-from perceptual_mae.losses import FEATURES
+from perceptual_mae.generator.reconstruction import Reconstruction
+from perceptual_mae.images import Pyramid, pyramid
+from perceptual_mae.loss_networks import LIVE, FeatureExtractors, Features
 
 
 class TermInputs:
-    """Real and fake side by side, with what the discriminator and other loss networks make of both.
+    """Real and fake images, and what the discriminator and other loss networks make of both.
 
-    Images are pyramids in [0, 1], largest first. `prediction` and `target` are the same pyramids in the space the
-    generator predicts in (normalised, and per patch under `norm_pix`). The discriminator's outputs, the real pyramids
-    and what other networks see (`eyes`, by key) are functions called at first use, once: no network runs that no
-    active term reads, and terms that know the same network share its passes.
+    images: (B, C, H, W) in [0, 1]. `real` and `fake` are pyramids in [0, 1], largest first; `prediction` and `target`
+    are the same in the space the generator predicts in (normalised, and per patch under `norm_pix`); `target(images,
+    levels)` makes the latter. The discriminator's outputs are given where an active term reads them; features of other
+    networks come from `extractors`, by the network's key, and terms that share a network share its passes. Nothing that
+    the fake is compared with is differentiated.
     """
 
     def __init__(
         self,
+        images: Tensor,
         reconstruction: Reconstruction,
-        real: Callable[[], Pyramid],
-        target: Callable[[], Pyramid],
-        on_fake: Callable[[], DiscriminatorOutput] | None = None,
-        on_real: Callable[[], DiscriminatorOutput] | None = None,
-        eyes: Eyes | None = None,
+        target: Callable[[Tensor, int], Pyramid],
+        real_output: DiscriminatorOutput | None = None,
+        fake_output: DiscriminatorOutput | None = None,
+        extractors: FeatureExtractors | None = None,
     ) -> None:
-        self.reconstruction = reconstruction
-        self._eyes, self._seen = eyes or {}, dict[tuple[str, str], Features]()
-        self._real, self._target, self._on_fake, self._on_real = real, target, on_fake, on_real
-
-    def read(self, field: str, network: str = LIVE) -> Any:
-        """Return a field by name; features are those that the loss network of that key finds."""
-        if network == LIVE or field not in FEATURES:
-            return getattr(self, field)
-        if (network, field) not in self._seen:
-            if field == "fake_features":
-                self._seen[network, field] = self._eyes[network](self.fake)
-            else:
-                with torch.no_grad():  # what the fake is compared with is never differentiated
-                    self._seen[network, field] = self._eyes[network](self.real)
-        return self._seen[network, field]
-
-    @property
-    def fake(self) -> Pyramid:
-        return self.reconstruction.pyramid
-
-    @property
-    def prediction(self) -> Pyramid:
-        return self.reconstruction.prediction
-
-    @property
-    def mask(self) -> Tensor:
-        return self.reconstruction.mask
-
-    @property
-    def grid(self) -> Size:
-        return self.reconstruction.grid
-
-    @property
-    def tokens(self) -> Tensor:
-        return self.reconstruction.tokens
-
-    @property
-    def latent(self) -> Tensor:
-        return self.reconstruction.latent
+        self._images, self._target = images, target
+        self.fake, self.prediction = reconstruction.pyramid, reconstruction.prediction
+        self.mask, self.grid = reconstruction.mask, reconstruction.grid
+        self.tokens, self.latent = reconstruction.tokens, reconstruction.latent
+        self._features: dict[tuple[str, str], Features] = {}
+        if fake_output is not None:
+            self.fake_logits = fake_output.logits
+            self._features[LIVE, "fake_features"] = fake_output.features
+        if real_output is not None:
+            self._features[LIVE, "real_features"] = tuple(feature.detach() for feature in real_output.features)
+        self._extractors = extractors or {}
 
     @cached_property
     def real(self) -> Pyramid:
-        return self._real()
+        """The original as a pyramid of as many levels as the fake's."""
+        return pyramid(self._images, len(self.fake))
 
     @cached_property
     def target(self) -> Pyramid:
-        return self._target()
+        """The original in the space of `prediction`."""
+        return self._target(self._images, len(self.fake))
 
-    @cached_property
-    def on_fake(self) -> DiscriminatorOutput:
-        assert self._on_fake is not None, "a term reads the discriminator, but there is none"
-        return self._on_fake()
-
-    @cached_property
-    def on_real(self) -> DiscriminatorOutput:
-        assert self._on_real is not None, "a term reads the discriminator, but there is none"
-        return self._on_real()
-
-    @property
-    def fake_logits(self) -> Tensor:
-        return self.on_fake.logits
-
-    @property
-    def fake_features(self) -> tuple[Tensor, ...]:
-        return self.on_fake.features
-
-    @property
-    def real_features(self) -> tuple[Tensor, ...]:
-        return self.on_real.features
+    def features(self, field: str, network: str = LIVE) -> Features:
+        """Return `fake_features` or `real_features`, maps (B, C_j, H_j, W_j), of the loss network of that key."""
+        if (network, field) not in self._features:
+            if field == "fake_features":
+                self._features[network, field] = self._extractors[network](self.fake)
+            else:
+                with torch.no_grad():
+                    self._features[network, field] = self._extractors[network](self.real)
+        return self._features[network, field]

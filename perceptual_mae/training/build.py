@@ -75,7 +75,9 @@ def build_trainer(
         build.build_penalty(config.penalties, name, image, training.batch_size) for name in ("r1", "path_length")
     )
     peak, betas = build.generator_adam(optimizer, training.batch_size, path_length)
-    adversary = None
+    adversary, drop_path_masks = None, None
+    if generator.drop_path:
+        drop_path_masks = DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed)
     if discriminator is not None:
         loss, center = build.build_discriminator_loss(config.losses)
         rate = optimizer.discriminator.lr
@@ -102,7 +104,7 @@ def build_trainer(
         ),
         adversary,
         build.build_loss_networks(config.losses, image, discriminator, training.seed),
-        DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed),
+        drop_path_masks,
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(training),

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, a progress line, Accelerate's trackers."""
+"""The metrics of a run: what a step reports, averages over a log interval, and what each key means."""
 
 import logging
 import math
@@ -18,19 +18,77 @@ from perceptual_mae.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Scalars = dict[str, float]
+Scalars = dict[str, Tensor]
+"""What a step reports, by name: scalars, detached, on the device."""
+
+Numbers = dict[str, float]
+"""The same, fetched from the device."""
+
+METRICS_KEYS: dict[str, str] = {
+    "epoch": "epoch of the last step, from 1",
+    "step": "optimiser steps taken so far",
+    "images_seen": "images trained on so far: step x training.batch_size",
+    "total": "the generator's loss: the sum of all weighted terms",
+    "raw/TERM": "loss of a term before weighting",
+    "weighted/TERM": "the same times its weight: what the total adds up",
+    "variety": "how much reconstructions differ from image to image, relative to the originals (about 1; near 0: mode "
+    "collapse); every 8 steps, of batches of two images or more",
+    "discriminator/loss": "the discriminator's loss, without its penalty",
+    "discriminator/real": "mean logit of real images",
+    "discriminator/fake": "mean logit of reconstructions",
+    "discriminator/accuracy_real": "share of real images whose mean logit is above the loss's decision level",
+    "discriminator/accuracy_fake": "share of reconstructions whose mean logit is below it",
+    "penalty/r1": "R1, times its interval; in the steps in which it is due",
+    "penalty/path_length": "path length penalty, times its interval; in the steps in which it is due",
+    "path_length/mean": "running mean of path lengths, to which the penalty pulls",
+    "augment/p": "probability of each of ADA's operations",
+    "augment/r_t": "mean sign of real logits, which ADA holds at augment.target; from the first measurement on",
+    "gradient_ratio/TERM": "a balanced term's weighted gradient at the decoder's input over L1's, smoothed; "
+    "every 8 steps",
+    "gradient/PLACE/TERM": "norm of a term's weighted gradient; PLACE is `decoder` (its input) or a level's size in "
+    "pixels; about every training.log_every steps",
+    "gradient_share/PLACE/TERM": "the same over the sum of all terms' norms at that place",
+    "gradient_norm/generator": "norm of the generator's gradient before clipping; with optimizer.clip_norm",
+    "gradient_norm/path_length": "the same for the path length's own update",
+    "skipped/NETWORK": "share of steps that the fp16 loss scaler skipped; with training.precision=fp16",
+    "active": "names of the terms that are on",
+    "learning_rate/generator": "learning rate of the last step",
+    "learning_rate/discriminator": "learning rate of the last step",
+    "images_per_second": "training images a second, over all processes, since the last record",
+    "data_wait": "share of that time spent waiting for the data loader",
+    "evaluation": "scores of held-out images, at the end of an epoch (see the scoring page)",
+}
+"""What stands in metrics.jsonl, one object a log interval: means over the steps that report a key, nested at `/`."""
+
+
+@torch.no_grad()
+def discriminator_statistics(real_logits: Tensor, fake_logits: Tensor, center: float) -> Scalars:
+    """Return mean logits and accuracies, by each image's mean logit against `center`; logits are (B, ...)."""
+    real, fake = (logits.float().flatten(1).mean(1) for logits in (real_logits, fake_logits))
+    return {
+        "discriminator/real": real.mean(),
+        "discriminator/fake": fake.mean(),
+        "discriminator/accuracy_real": (real > center).float().mean(),
+        "discriminator/accuracy_fake": (fake < center).float().mean(),
+    }
+
+
+@torch.no_grad()
+def output_diversity(fake: Tensor, real: Tensor) -> Tensor:
+    """Return how much reconstructions (B, C, H, W) differ from image to image, relative to the originals (about 1)."""
+    return fake.std(0).mean() / real.std(0).mean().clamp_min(1e-6)
 
 
 class Meter:
     """Keeps the scalars of the steps since the last report on the device and fetches them all at once."""
 
     def __init__(self) -> None:
-        self.steps: list[tuple[int, dict[str, Tensor]]] = []
+        self.steps: list[tuple[int, Scalars]] = []
 
-    def add(self, step: int, scalars: dict[str, Tensor]) -> None:
+    def add(self, step: int, scalars: Scalars) -> None:
         self.steps.append((step, scalars))
 
-    def fetch(self, accelerator: Accelerator) -> list[tuple[int, Scalars]]:
+    def fetch(self, accelerator: Accelerator) -> list[tuple[int, Numbers]]:
         """Return each step's scalars, averaged over processes, and start anew. This waits for the device."""
         flat = [value.float() for _, scalars in self.steps for value in scalars.values()]
         if not flat:
@@ -41,7 +99,7 @@ class Meter:
         return fetched
 
 
-def first_non_finite(steps: Sequence[tuple[int, Scalars]]) -> tuple[int, str] | None:
+def first_non_finite(steps: Sequence[tuple[int, Numbers]]) -> tuple[int, str] | None:
     """Return the step and the name of the first loss that is not a finite number, or None."""
     for step, scalars in steps:
         for name, value in scalars.items():
@@ -50,14 +108,16 @@ def first_non_finite(steps: Sequence[tuple[int, Scalars]]) -> tuple[int, str] | 
     return None
 
 
-def average(steps: Sequence[tuple[int, Scalars]]) -> Scalars:
+def average(steps: Sequence[tuple[int, Numbers]]) -> Numbers:
     """Average each scalar over the steps that report it."""
-    names = {name: None for _, scalars in steps for name in scalars}
-    seen = {name: [scalars[name] for _, scalars in steps if name in scalars] for name in names}
-    return {name: sum(values) / len(values) for name, values in seen.items()}
+    values: dict[str, list[float]] = {}
+    for _, scalars in steps:
+        for name, value in scalars.items():
+            values.setdefault(name, []).append(value)
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
-def nest(scalars: Scalars) -> dict[str, Any]:
+def nest(scalars: Numbers) -> dict[str, Any]:
     """Turn `a/b` names into nested mappings, as they stand in metrics.jsonl."""
     tree: dict[str, Any] = {}
     for name, value in scalars.items():

@@ -56,7 +56,7 @@ def train_classifier(
         classifier, betas=recipe.betas, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
     )
     network, optimizer = accelerator.prepare(classifier, optimizer)
-    draw_drop_path_masks = DropPathMasks(recipe.drop_path, len(encoder.blocks), seed)
+    drops = DropPathMasks(recipe.drop_path, len(encoder.blocks), seed) if recipe.drop_path else None
     mixing = Mixing(recipe, data.num_classes, seed) if recipe.mixes else None
     per_epoch = loader.plan.steps_per_epoch
     warmup, total = round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch
@@ -70,7 +70,7 @@ def train_classifier(
             )
             set_learning_rate(optimizer, rate)
             for batch in batches:
-                drop_path_masks = draw_drop_path_masks(batch)
+                drop_path_masks = drops(batch) if drops is not None else None
                 quiet = batch is not batches[-1]
                 with accelerator.no_sync(network) if quiet else nullcontext():
                     part = _loss(network, batch.to(accelerator.device), drop_path_masks, recipe, mixing, step) / len(
