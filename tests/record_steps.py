@@ -89,7 +89,7 @@ ADAPTIVE = ["augment.initial_p=0.3", "augment.kimg=0.5"]
 OPTIONS = {
     "stylegan2_ada_p": ADAPTIVE,
     "mae_stylegan2_ada_p": ADAPTIVE,
-    "ls_gan": ["optimizer.clip_norm=0.5"],
+    "ls_gan": ["optimizer.clip_norm=0.5", "discriminator.norm=spectral"],
     "msg_gan": ["generator.drop_path=0.3"],
 }
 """What keeps parts of the step alive that the method alone would not reach."""
