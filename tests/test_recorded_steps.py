@@ -1,0 +1,61 @@
+"""Twenty steps of every shipped method are, number by number, the steps that were recorded (see record_steps.py)."""
+
+import pytest
+
+from record_steps import STEPS, Case, cases, find_differences, load, record, record_by_two
+
+QUICK = {("mse", "lean", 1), ("mse", "lean", 2)} | {
+    (method, order, accumulation)
+    for method in ("ls_gan_p", "msg_gan_p", "stylegan2_ada_p", "official_code")
+    for order, accumulation in (("lean", 1), ("sequential", 2))
+}
+"""Cases that together pass through both orders, both accumulations and every part of the step in seconds."""
+
+Recording = dict[str, dict[str, list[float]]]
+
+
+def marked(case: Case) -> object:
+    is_quick = case.processes == 1 and (case.method, case.order, case.accumulation) in QUICK
+    return pytest.param(case, id=str(case), marks=[] if is_quick else [pytest.mark.slow])
+
+
+@pytest.fixture(scope="module")
+def recording() -> Recording:
+    return load()
+
+
+@pytest.fixture(scope="module")
+def by_two() -> Recording:
+    """All cases of two gloo processes, in one launch."""
+    return record_by_two()
+
+
+def test_the_recording_holds_every_case_and_no_other(recording: Recording) -> None:
+    assert set(recording) == {str(case) for processes in (1, 2) for case in cases(processes)}
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in cases(1)])
+def test_one_process_takes_the_recorded_steps(case: Case, recording: Recording) -> None:
+    assert find_differences(record(case), recording[str(case)]) == []
+
+
+@pytest.mark.parametrize("case", [marked(case) for case in cases(2)])
+def test_two_processes_take_the_recorded_steps(case: Case, by_two: Recording, recording: Recording) -> None:
+    assert find_differences(by_two[str(case)], recording[str(case)]) == []
+
+
+def test_the_recorded_steps_meet_every_part_of_the_step_more_than_once(recording: Recording) -> None:
+    case = recording[str(Case("stylegan2_ada_p", "lean", 1, 1))]
+    counts = {name.removeprefix("scalar/"): numbers[0] for name, numbers in case.items() if name.startswith("scalar/")}
+    due = {"total": STEPS, "raw/style": 9, "penalty/r1": 2, "penalty/path_length": 5, "variety": 3}
+    due |= {"gradient_ratio/adversarial": 3, "gradient_share/decoder/l1": 3, "augment/r_t": 17}
+    assert {name: counts[name] for name in due} == due
+    assert case["scalar/augment/p"][1] != case["scalar/augment/p"][2]
+
+
+def test_a_missing_an_additional_and_a_changed_number_are_told() -> None:
+    recorded = {"scalar/total": [20, 1.0, 0.5, 100.0], "weights/generator": [3.0, 1e-9]}
+    assert find_differences(recorded, recorded) == []
+    found = {"scalar/total": [20, 1.0, 0.5, 100.0 + 1e-6], "scalar/new": [1, 0.0, 0.0, 0.0]}
+    told = [line.partition(":")[0] for line in find_differences(found, recorded)]
+    assert told == ["scalar/new", "scalar/total", "weights/generator"]
