@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from conftest import debug_config, random_batches
-from perceptual_mae.assembly import build_trainer, make_accelerator
-from perceptual_mae.build import Timetable
+from perceptual_mae.config.layers import list_methods
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.layers import list_methods
-from perceptual_mae.trainer import Trainer
+from perceptual_mae.schedules import Timetable
+from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.trainer import Trainer
 
 HERE = Path(__file__).parent
 RECORDING = HERE / "recordings" / "steps.json.gz"
@@ -46,7 +46,7 @@ def build(arguments: list[str]) -> Trainer:
 
 def take_step(trainer: Trainer, batches: list[Batch], step: int) -> dict[str, Tensor]:
     """Take one step on this process's micro-batches and return its scalars."""
-    return trainer.step(batches, TIMETABLE.moment(step))
+    return trainer.step(batches, TIMETABLE.progress(step))
 
 
 def processes_of(trainer: Trainer) -> tuple[int, int]:
@@ -56,8 +56,8 @@ def processes_of(trainer: Trainer) -> tuple[int, int]:
 
 def networks_of(trainer: Trainer) -> dict[str, nn.Module]:
     """Return what a run's checkpoint keeps the weights of."""
-    networks = {"generator": trainer.bare_generator, "ema": trainer.ema.module, "copies": trainer.networks.copies}
-    return networks | ({"discriminator": trainer.bare_discriminator} if trainer.adversary else {})
+    networks = {"generator": trainer.unwrapped_generator, "ema": trainer.ema.module, "copies": trainer.networks.copies}
+    return networks | ({"discriminator": trainer.unwrapped_discriminator} if trainer.adversary else {})
 
 
 def optimizers_of(trainer: Trainer) -> dict[str, Optimizer]:
