@@ -17,7 +17,7 @@ def compare_command(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write Markdown, LaTeX, JSON and figures there; none: print.")
     ] = None,
-    title: Annotated[str, typer.Option(help="Of the page, the tables and the figures.")] = "TermInputs",
+    title: Annotated[str, typer.Option(help="Of the page, the tables and the figures.")] = "Comparison",
     form: Annotated[Form, typer.Option("--format", help="What is printed.")] = "markdown",
     bench: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Times from pmae bench --json; without it no time is shown.")

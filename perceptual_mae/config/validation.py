@@ -256,7 +256,7 @@ def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(
             ("schedule.warmup_epochs", "training.epochs"),
             f"a warm-up of {schedule.warmup_epochs:g} epochs is longer than the run of {training.epochs}; "
-            "limited it or set schedule.warmup_ratio",
+            "shorten it or set schedule.warmup_ratio",
         )
     if training.batch_size % training.accumulation:
         yield Mistake(

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.errors import user_mistakes
 from perceptual_mae.images import Size
 from perceptual_mae.masking import draw_masks, num_hidden
 from perceptual_mae.schedules import Ramp, TrainingProgress, value_at
@@ -34,9 +33,7 @@ class TrainingMasks:
     def __call__(self, batch: Batch, progress: TrainingProgress) -> Tensor:
         hidden = num_hidden(self.grid[0] * self.grid[1], value_at(self.ratio, progress.fraction))
         attention = self.attention(batch).cpu() if self.attention is not None else None
-        return user_mistakes(
-            lambda: draw_masks(self.draw, self.grid, hidden, batch.draws("mask", self.seed), attention)
-        )
+        return draw_masks(self.draw, self.grid, hidden, batch.draws("mask", self.seed), attention)
 
 
 @dataclass(frozen=True)
