@@ -5,6 +5,7 @@ import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -14,9 +15,12 @@ from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.schedules import Timetable
+from perceptual_mae.generator.reconstruction import Reconstruction
+from perceptual_mae.objective.objective import Losses, Objective
+from perceptual_mae.objective.term_inputs import TermInputs
+from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer, make_accelerator
-from perceptual_mae.training.trainer import Trainer
+from perceptual_mae.training.trainer import MicroBatch, Trainer
 
 DEBUG = str(Path(__file__).with_name("debug.yaml"))
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
@@ -71,6 +75,42 @@ def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Traine
         return build_trainer(config, make_accelerator(config), Timetable(8, 16, 1))
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def term_inputs(trainer: Trainer, progress: TrainingProgress, size: int = 4) -> tuple[TermInputs, MicroBatch]:
+    """What terms read of a random batch through the frozen discriminator, all of it, and the batch."""
+    (batch,) = trainer.prepare(random_batches(size), progress)
+    reconstruction = trainer.generator(batch.images, batch.mask)
+    return inputs_of(trainer, reconstruction, batch, progress), batch
+
+
+def inputs_of_step(trainer: Trainer, batches: list[Batch], progress: TrainingProgress) -> list[TermInputs]:
+    """Take a step; return what its terms were given, by micro-batch."""
+    inputs: list[TermInputs] = []
+
+    def recorded(objective: Objective, given: TermInputs, progress: TrainingProgress) -> Losses:
+        inputs.append(given)
+        return call(objective, given, progress)
+
+    call = Objective.__call__
+    with mock.patch.object(Objective, "__call__", recorded):
+        trainer.step(batches, progress)
+    return inputs
+
+
+def inputs_of(
+    trainer: Trainer, reconstruction: Reconstruction, batch: MicroBatch, progress: TrainingProgress
+) -> TermInputs:
+    """What terms read of a reconstruction through the frozen discriminator, real and fake augmented alike."""
+    target, outputs, augment = trainer.unwrapped_generator.target, [], tuple
+    if trainer.adversary is not None:
+        augment = trainer.augmentation("pair", batch, progress)
+        frozen = trainer.unwrapped_discriminator.requires_grad_(False).eval()
+        outputs = [frozen(augment(trainer.levels(images))) for images in ((batch.images,), reconstruction.pyramid)]
+    extractors = trainer.networks.extractors(
+        lambda levels: augment(trainer.levels(levels)), trainer.accelerator.autocast
+    )
+    return TermInputs(batch.images, reconstruction, target, *(outputs or (None, None)), extractors)
 
 
 def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3, 32, 32), seed: int = 0) -> list[Batch]:

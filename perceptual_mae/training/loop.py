@@ -263,7 +263,7 @@ class Pretraining:
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
-        tensors, facts = trainer_state.capture(self.trainer, self.accelerator)
+        tensors, facts = trainer_state.state_dict(self.trainer, self.accelerator)
         facts |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
         facts |= {"alarms": self.health.state_dict(), "losses": self.last_losses}
         checkpoint.save(self.checkpoints, self.step, tensors, facts)
@@ -278,7 +278,7 @@ class Pretraining:
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
-        facts = trainer_state.restore(self.trainer, self.accelerator, path)
+        facts = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
         before, now = facts.get("training_images", len(self.train_data)), len(self.train_data)
         if now != before:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The state of a trainer as tensors and facts, and back: everything a run needs to go on exactly.
+"""The state of a trainer as tensors and metadata, and back: everything a run needs to go on exactly.
 
 Masks, data order and augmentation are functions of (seed, pass, index), so there is no random state to keep.
 """
@@ -13,8 +13,8 @@ from perceptual_mae.run import checkpoint
 from perceptual_mae.training.trainer import Trainer
 
 
-def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """Return a trainer's tensors by group and its facts, as `checkpoint.save` takes them."""
+def state_dict(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return a trainer's tensors by group and its metadata, as `checkpoint.save` takes them."""
     tensors = {
         "generator": trainer.unwrapped_generator.state_dict(),
         "optimizer": checkpoint.optimizer_tensors(trainer.optimizer),
@@ -31,33 +31,33 @@ def capture(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, dict[
             tensors["path_length"] = trainer.adversary.path_length.state_dict()
     if trainer.networks.copies:
         tensors["loss_networks"] = trainer.networks.copies.state_dict()
-    facts = {
+    metadata = {
         "ema_updates": int(trainer.ema.n_averaged) if trainer.ema is not None else 0,
         "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
     }
-    return tensors, facts
+    return tensors, metadata
 
 
-def restore(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str, Any]:
-    """Put a trainer back to a checkpoint and return the checkpoint's facts."""
+def load_state_dict(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str, Any]:
+    """Put a trainer back to a checkpoint and return the checkpoint's metadata."""
     checkpoint.load_module(trainer.unwrapped_generator, checkpoint.load_tensors(path, "generator"), path)
     checkpoint.load_optimizer(trainer.optimizer, checkpoint.load_tensors(path, "optimizer") or {})
     balance = checkpoint.load_tensors(path, "balance") or {}
     trainer.objective.balance.load_state_dict({key: value.to(accelerator.device) for key, value in balance.items()})
-    facts = checkpoint.load_metadata(path)
+    metadata = checkpoint.load_metadata(path)
     if trainer.ema is not None:
         checkpoint.load_module(trainer.ema.module, checkpoint.load_tensors(path, "generator_ema"), path)
-        trainer.ema.n_averaged.fill_(facts["ema_updates"])
+        trainer.ema.n_averaged.fill_(metadata["ema_updates"])
     if trainer.adversary is not None:
         checkpoint.load_module(trainer.unwrapped_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
         moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
         checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
-        if trainer.adversary.augmentation is not None and (kept := checkpoint.load_tensors(path, "augmentation")):
-            trainer.adversary.augmentation.load_state_dict(kept)
-        if trainer.adversary.path_length is not None and (kept := checkpoint.load_tensors(path, "path_length")):
-            trainer.adversary.path_length.load_state_dict(kept)
+        if trainer.adversary.augmentation is not None and (saved := checkpoint.load_tensors(path, "augmentation")):
+            trainer.adversary.augmentation.load_state_dict(saved)
+        if trainer.adversary.path_length is not None and (saved := checkpoint.load_tensors(path, "path_length")):
+            trainer.adversary.path_length.load_state_dict(saved)
     if trainer.networks.copies:
         checkpoint.load_module(trainer.networks.copies, checkpoint.load_tensors(path, "loss_networks"), path)
-    if accelerator.scaler is not None and facts["scaler"]:
-        accelerator.scaler.load_state_dict(facts["scaler"])
-    return facts
+    if accelerator.scaler is not None and metadata["scaler"]:
+        accelerator.scaler.load_state_dict(metadata["scaler"])
+    return metadata

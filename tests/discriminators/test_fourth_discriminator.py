@@ -115,9 +115,9 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(kind: str, t
     unbroken, resumed = trainer_with(kind), trainer_with(kind)
     for step in range(3):
         unbroken.step(random_batches(4, seed=step), TrainingProgress(1, step, 0.1))
-    tensors, facts = trainer_state.capture(unbroken, unbroken.accelerator)
+    tensors, facts = trainer_state.state_dict(unbroken, unbroken.accelerator)
     checkpoint.save(tmp_path, 3, tensors, {"step": 3, **facts})
-    trainer_state.restore(resumed, resumed.accelerator, tmp_path / "step_00000003")
+    trainer_state.load_state_dict(resumed, resumed.accelerator, tmp_path / "step_00000003")
     outcomes = [trainer.step(random_batches(4, seed=3), TrainingProgress(2, 3, 0.2)) for trainer in (unbroken, resumed)]
     assert outcomes[0].keys() == outcomes[1].keys()
     assert all(torch.equal(value, outcomes[1][name]) for name, value in outcomes[0].items())

@@ -157,7 +157,7 @@ def test_visible_tokens_return_to_their_places(kind):
     mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)], looked_at)
     visible = (~mask).nonzero()[:, 1].view(3, -1)
     tokens = torch.randn(3, 1 + visible.shape[1], 16)
-    placed = generator.decoder.place(tokens, visible) - generator.decoder.pos_embed
+    placed = generator.decoder.scatter_visible(tokens, visible) - generator.decoder.pos_embed
     torch.testing.assert_close(placed[:, 0], tokens[:, 0])
     for image in range(3):
         expected = generator.decoder.mask_token[0, 0].repeat(64, 1)

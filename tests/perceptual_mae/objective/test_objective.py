@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from conftest import debug_config, debug_trainer, random_batches
-from perceptual_mae.losses import TERMS, Term
+from conftest import debug_config, debug_trainer, random_batches, term_inputs
+from perceptual_mae.losses import FEATURES, TERMS, Term
+from perceptual_mae.objective.objective import WeightedTerm
 from perceptual_mae.schedules import TrainingProgress
 
 
@@ -29,20 +30,18 @@ def test_a_new_term_is_one_function_and_one_line() -> None:
 @pytest.mark.parametrize("name", TERMS)
 def test_a_term_reads_fields_that_exist(name: str) -> None:
     trainer = debug_trainer("ls_gan_p")
-    view = trainer.view(random_batches(2)[0], TrainingProgress(1, 1, 0.1))
-    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, TrainingProgress(2, 1, 0.1))
+    inputs, _ = term_inputs(trainer, TrainingProgress(2, 1, 0.1))
     for field in TERMS[name].reads:
-        assert getattr(seen, field) is not None
+        assert (inputs.features(field) if field in FEATURES else getattr(inputs, field)) is not None
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_every_term_reaches_the_generators_ends_with_a_finite_gradient(name: str) -> None:
     trainer = debug_trainer("ls_gan_p", "generator.skips=true", "generator.rgb_heads=true")
-    view = trainer.view(random_batches(2)[0], TrainingProgress(1, 1, 0.1))
-    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, TrainingProgress(2, 1, 0.1))
-    value = TERMS[name].function(*(getattr(seen, field) for field in TERMS[name].reads))
+    inputs, _ = term_inputs(trainer, TrainingProgress(2, 1, 0.1))
+    value = WeightedTerm(TERMS[name])(inputs)
     assert value.ndim == 0
-    end = seen.latent if TERMS[name].acts_through_decoder else seen.tokens
+    end = inputs.latent if TERMS[name].acts_through_decoder else inputs.tokens
     (gradient,) = torch.autograd.grad(value, end)
     assert bool(gradient.isfinite().all())
     assert float(gradient.abs().sum()) > 0
@@ -59,7 +58,7 @@ def test_a_ramp_moves_the_weight_with_the_run() -> None:
         torch.testing.assert_close(scalars["weighted/l1"], weight * scalars["raw/l1"])
 
 
-def test_terms_that_look_through_a_network_need_a_verdict_or_compare_images_say_so() -> None:
+def test_terms_say_whether_they_read_features_logits_or_images() -> None:
     assert {name for name, term in TERMS.items() if term.reads_features} == {"feature_matching", "style"}
     assert {name for name, term in TERMS.items() if term.reads_logits} == {"adversarial"}
     assert {name for name, term in TERMS.items() if not term.compares_images} == {"l1", "mse", "uniformity"}

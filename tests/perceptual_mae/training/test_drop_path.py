@@ -51,7 +51,6 @@ def test_paths_belong_to_samples_passes_and_seeds() -> None:
     assert torch.equal(whole[[1, 3]], part)
     assert not torch.equal(whole, DropPathMasks(0.5, 6, seed=1)(batch_of([4, 9, 2, 7])))
     assert not torch.equal(whole, draw(batch_of([4, 9, 2, 7], one_pass=2)))
-    assert DropPathMasks(0.0, 6, seed=0)(batch_of([1])) is None
 
 
 def test_a_step_hands_each_image_its_own_paths() -> None:
@@ -99,6 +98,11 @@ def test_path_length_takes_the_paths_of_its_half() -> None:
     assert torch.equal(seen[0][:3], seen[1])
 
 
+def test_without_a_rate_nothing_is_drawn() -> None:
+    assert debug_trainer("mse").draw_drop_path_masks is None
+    assert debug_trainer("mse", DROPS).draw_drop_path_masks is not None
+
+
 def test_without_paths_nothing_is_closed_and_training_mode_decides_nothing() -> None:
     torch.manual_seed(0)
     sizes = {"width": 32, "depth": 2, "heads": 2, "decoder_width": 32, "decoder_depth": 1, "decoder_heads": 2}
@@ -115,7 +119,7 @@ def test_without_paths_nothing_is_closed_and_training_mode_decides_nothing() -> 
 
 def test_paths_of_another_shape_are_refused() -> None:
     generator = debug_trainer("mse").unwrapped_generator
-    with pytest.raises(ValueError, match=r"expected paths \(2, 2, 2\), got \(2, 3, 2\)"):
+    with pytest.raises(ValueError, match=r"expected drop_path_masks \(2, 2, 2\), got \(2, 3, 2\)"):
         generator(torch.rand(2, 3, 32, 32), torch.arange(16).expand(2, -1) < 12, torch.ones(2, 3, 2))
 
 

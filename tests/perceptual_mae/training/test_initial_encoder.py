@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from test_pretraining import stop_after, trained
 
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
@@ -21,6 +20,7 @@ from perceptual_mae.training.build import build_trainer, make_accelerator
 from perceptual_mae.training.initial_encoder import find_start, open_start
 from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
+from test_loop import stop_after, trained
 
 SHORT = ("training.epochs=1", "training.epoch_images=16")
 NOWHERE = Path("nowhere")

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from conftest import PERCEPTUAL, debug_config, debug_trainer, random_batches
+from conftest import PERCEPTUAL, debug_config, debug_trainer, inputs_of, random_batches, term_inputs
 from perceptual_mae import Run
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config import build
 from perceptual_mae.errors import UserError
-from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.run import checkpoint
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.loop import pretrain
-from perceptual_mae.training.trainer import Trainer
 
 ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
 KINDS = {
@@ -41,11 +39,6 @@ def passes_of(network: nn.Module) -> list[bool]:
         lambda _, seen: passes.append((seen[0] if isinstance(seen[0], Tensor) else seen[0][0]).requires_grad)
     )
     return passes
-
-
-def looked(trainer: Trainer, progress: TrainingProgress = EVEN) -> tuple[TermInputs, object]:
-    view = trainer.view(random_batches(4)[0], progress)
-    return trainer.look_again(trainer.generator(view.images, view.mask), view, progress), view
 
 
 def only(networks: nn.ModuleDict) -> nn.Module:
@@ -74,8 +67,8 @@ def test_terms_of_other_settings_have_networks_of_their_own() -> None:
         "ls_gan_p", *through(shallow, "feature_matching"), *through(KINDS["vgg16"], "style"), "discriminator.norm=none"
     )
     assert list(trainer.networks.fixed) == ["vgg16", "vgg16_2"]
-    seen, _ = looked(trainer)
-    counts = {name: len(seen.read("fake_features", trainer.objective.lines[name].network)) for name in PERCEPTUAL}
+    inputs, _ = term_inputs(trainer, EVEN)
+    counts = {name: len(inputs.features("fake_features", trainer.objective.lines[name].network)) for name in PERCEPTUAL}
     assert counts == {"feature_matching": 1, "style": 2}
     mixed = debug_trainer("ls_gan_p", *through(KINDS["snapshot"], "style"))
     assert [mixed.objective.lines[name].network for name in PERCEPTUAL] == ["discriminator", "snapshot"]
@@ -86,8 +79,8 @@ def test_terms_of_other_settings_have_networks_of_their_own() -> None:
 def test_a_term_reaches_every_tensor_of_the_generator_through_each_network(name: str, kind: str) -> None:
     trainer = debug_trainer("ls_gan_p", *through(KINDS[kind]), "generator.skips=true")
     trainer.objective.lines = {name: trainer.objective.lines[name]}
-    seen, _ = looked(trainer)
-    trainer.objective(seen, EVEN).total.backward()
+    inputs, _ = term_inputs(trainer, EVEN)
+    trainer.objective(inputs, EVEN).total.backward()
     gradients = {key: value.grad for key, value in trainer.unwrapped_generator.named_parameters()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
 
@@ -95,19 +88,19 @@ def test_a_term_reaches_every_tensor_of_the_generator_through_each_network(name:
 def test_a_snapshot_of_a_pyramids_discriminator_reaches_every_head() -> None:
     trainer = debug_trainer("msg_gan_p", *through(KINDS["snapshot"]))
     trainer.objective.lines = {"feature_matching": trainer.objective.lines["feature_matching"]}
-    seen, _ = looked(trainer)
-    trainer.objective(seen, EVEN).total.backward()
+    inputs, _ = term_inputs(trainer, EVEN)
+    trainer.objective(inputs, EVEN).total.backward()
     assert all(value.grad is not None and value.grad.any() for value in trainer.unwrapped_generator.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_of_the_original_are_never_differentiated(kind: str) -> None:
     trainer = debug_trainer("ls_gan_p", *through(KINDS[kind]))
-    view = trainer.view(random_batches(4)[0], EVEN)
-    view.images.requires_grad_()  # even where somebody else wants its gradient
-    seen = trainer.look_again(trainer.generator(view.images, view.mask), view, EVEN)
-    assert all(feature.requires_grad for feature in seen.read("fake_features", kind))
-    assert not any(feature.requires_grad for feature in seen.read("real_features", kind))
+    (batch,) = trainer.prepare(random_batches(4), EVEN)
+    batch.images.requires_grad_()  # even where somebody else wants its gradient
+    inputs = inputs_of(trainer, trainer.generator(batch.images, batch.mask), batch, EVEN)
+    assert all(feature.requires_grad for feature in inputs.features("fake_features", kind))
+    assert not any(feature.requires_grad for feature in inputs.features("real_features", kind))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "snapshot"])
@@ -131,12 +124,12 @@ def test_fixed_networks_see_clean_images_and_snapshots_what_the_discriminator_se
         *through(KINDS["vgg16"], "feature_matching"),
         *through(KINDS["snapshot"], "style"),
     )
-    seen, view = looked(trainer)
-    clean = only(trainer.networks.fixed)(view.images)
-    assert all(torch.equal(*pair) for pair in zip(seen.read("real_features", "vgg16"), clean, strict=True))
-    live = seen.read("real_features")
-    assert all(torch.equal(*pair) for pair in zip(seen.read("real_features", "snapshot"), live, strict=True))
-    on_clean = only(trainer.networks.copies)(trainer.levels_of((view.images,)))
+    inputs, batch = term_inputs(trainer, EVEN)
+    clean = only(trainer.networks.fixed)(batch.images)
+    assert all(torch.equal(*pair) for pair in zip(inputs.features("real_features", "vgg16"), clean, strict=True))
+    live = inputs.features("real_features")
+    assert all(torch.equal(*pair) for pair in zip(inputs.features("real_features", "snapshot"), live, strict=True))
+    on_clean = only(trainer.networks.copies)(trainer.levels((batch.images,)))
     assert not torch.allclose(on_clean[0], live[0])
 
 
@@ -146,8 +139,8 @@ def test_the_authors_snapshot_is_live_in_epochs_1_6_and_11_and_stale_in_between(
     for epoch in range(1, 12):
         progress = TrainingProgress(epoch, 8 * epoch, 0.1)
         trainer.networks.follow(trainer.unwrapped_discriminator, epoch)
-        seen, _ = looked(trainer, progress)
-        live = seen.read("fake_features"), seen.read("fake_features", "snapshot")
+        inputs, _ = term_inputs(trainer, progress)
+        live = inputs.features("fake_features"), inputs.features("fake_features", "snapshot")
         if all(torch.equal(*pair) for pair in zip(*live, strict=True)):
             live_in.add(epoch)
         trainer.step(random_batches(4, seed=epoch), progress)
@@ -157,12 +150,14 @@ def test_the_authors_snapshot_is_live_in_epochs_1_6_and_11_and_stale_in_between(
 def test_under_bf16_the_snapshot_runs_in_the_discriminators_precision() -> None:
     trainer = debug_trainer("official_code", "training.precision=bf16")
     trainer.networks.follow(trainer.unwrapped_discriminator, 1)
-    seen, _ = looked(trainer)
+    inputs, _ = term_inputs(trainer, EVEN)
     for field in ("fake_features", "real_features"):
-        for copied, live in zip(seen.read(field, "snapshot"), seen.read(field), strict=True):
+        for copied, live in zip(inputs.features(field, "snapshot"), inputs.features(field), strict=True):
             assert torch.equal(copied.float(), live)
     full = debug_trainer("official_code")
-    assert not torch.equal(looked(full)[0].read("real_features")[-1], seen.read("real_features")[-1])
+    assert not torch.equal(
+        term_inputs(full, EVEN)[0].features("real_features")[-1], inputs.features("real_features")[-1]
+    )
 
 
 def test_a_step_lets_the_snapshot_follow_before_the_discriminator_moves() -> None:
@@ -188,10 +183,10 @@ def test_a_resumed_snapshot_is_the_one_that_was_saved(tmp_path: Path) -> None:
         unbroken.step(random_batches(4, seed=seed), progress)
     for seed, progress in steps[:3]:
         first.step(random_batches(4, seed=seed), progress)
-    tensors, facts = trainer_state.capture(first, first.accelerator)
-    saved = checkpoint.save(tmp_path, 3, tensors, facts)
+    tensors, metadata = trainer_state.state_dict(first, first.accelerator)
+    saved = checkpoint.save(tmp_path, 3, tensors, metadata)
     resumed = debug_trainer(*overrides, "training.seed=1")  # other weights, until the checkpoint is read
-    trainer_state.restore(resumed, resumed.accelerator, saved)
+    trainer_state.load_state_dict(resumed, resumed.accelerator, saved)
     resumed.draw_masks = first.draw_masks
     for seed, progress in steps[3:]:
         resumed.step(random_batches(4, seed=seed), progress)
@@ -202,7 +197,7 @@ def test_a_resumed_snapshot_is_the_one_that_was_saved(tmp_path: Path) -> None:
     assert all(torch.equal(value, parts[name]) for name, value in whole.items())
     (saved / "loss_networks.safetensors").unlink()
     with pytest.raises(UserError, match="holds no"):
-        trainer_state.restore(resumed, resumed.accelerator, saved)
+        trainer_state.load_state_dict(resumed, resumed.accelerator, saved)
 
 
 def test_features_of_a_file_train_and_its_path_is_all_a_run_keeps(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from accelerate.optimizer import AcceleratedOptimizer
 from conftest import debug_config, debug_trainer, random_batches
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import TrainingProgress
-from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.trainer import Trainer
 
 ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
@@ -27,7 +26,7 @@ def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None
         torch.testing.assert_close(first.state_dict()[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
 
-def company(method: str) -> list[str]:
+def without_what_differs(method: str) -> list[str]:
     """Leave out what differs on purpose: how often is drawn, and the path length's second step of the generator."""
     penalised = debug_config(method).penalties.get("path_length") is not None
     return ["augment=null", *(["penalties.path_length=null"] if penalised else [])]
@@ -37,7 +36,7 @@ def company(method: str) -> list[str]:
 @pytest.mark.parametrize("method", ADVERSARIAL)
 def test_the_discriminator_takes_the_step_it_takes_in_sequential_order(method: str, progress: TrainingProgress) -> None:
     lean, sequential = (
-        stepped(method, order, *company(method), moments=(progress,)) for order in ("lean", "sequential")
+        stepped(method, order, *without_what_differs(method), moments=(progress,)) for order in ("lean", "sequential")
     )
     assert_same_weights(lean.unwrapped_discriminator, sequential.unwrapped_discriminator)
 
@@ -46,8 +45,8 @@ def test_the_discriminator_takes_the_step_it_takes_in_sequential_order(method: s
 def test_under_one_draw_the_orders_agree_on_augmented_and_penalised_images(
     leaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = Adversary.look
-    monkeypatch.setattr(Adversary, "look", lambda self, name, *rest: look(self, "pair", *rest))
+    augmentation = Trainer.augmentation
+    monkeypatch.setattr(Trainer, "augmentation", lambda self, name, *rest: augmentation(self, "pair", *rest))
     overrides = ("augment.initial_p=0.8", f"penalties.r1.leaf={leaf}", "penalties.r1.every=1")
     lean, sequential, plain = (
         stepped("stylegan2_ada_p", order, "penalties.path_length=null", *more)
@@ -64,7 +63,7 @@ def test_the_generator_takes_the_step_it_takes_against_a_discriminator_that_stan
     method: str, progress: TrainingProgress
 ) -> None:
     measured = TrainingProgress(1, 0, 0.0)  # a balanced weight is zero before the first measurement
-    overrides = [*company(method), "optimizer.discriminator.lr=1e-30"]
+    overrides = [*without_what_differs(method), "optimizer.discriminator.lr=1e-30"]
     lean, sequential = (
         stepped(method, order, *overrides, moments=(measured, progress)) for order in ("lean", "sequential")
     )
@@ -72,19 +71,19 @@ def test_the_generator_takes_the_step_it_takes_against_a_discriminator_that_stan
 
 
 @pytest.mark.parametrize("method", ADVERSARIAL)
-def test_both_orders_tell_the_same_scalars(method: str) -> None:
-    told = []
+def test_both_orders_report_the_same_scalars(method: str) -> None:
+    names = []
     for order in ("lean", "sequential"):
         trainer = debug_trainer(method, f"training.order={order}")
-        told.append(
+        names.append(
             [set(trainer.step(random_batches(4), progress)) for progress in (TrainingProgress(1, 0, 0.0), ODD, EVEN)]
         )
-    assert told[0] == told[1]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
 def test_lean_shows_the_discriminator_real_and_fake_once_each(method: str) -> None:
-    trainer = debug_trainer(method, "training.order=lean", *company(method))
+    trainer = debug_trainer(method, "training.order=lean", *without_what_differs(method))
     passes: list[int] = []
     trainer.unwrapped_discriminator.register_forward_hook(lambda *_: passes.append(1))
     for progress in (ODD, EVEN):
@@ -94,12 +93,14 @@ def test_lean_shows_the_discriminator_real_and_fake_once_each(method: str) -> No
 
 
 def test_lean_draws_one_augmentation_for_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[str] = []
-    look = Adversary.look
-    monkeypatch.setattr(Adversary, "look", lambda self, name, *rest: (looks.append(name), look(self, name, *rest))[1])
+    purposes: list[str] = []
+    augmentation = Trainer.augmentation
+    monkeypatch.setattr(
+        Trainer, "augmentation", lambda self, name, *rest: (purposes.append(name), augmentation(self, name, *rest))[1]
+    )
     trainer = debug_trainer("stylegan2_ada_p", "training.order=lean", "augment.initial_p=0.8")
     trainer.step(random_batches(4), EVEN)
-    assert looks == ["pair"]
+    assert purposes == ["pair"]
 
 
 @pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])

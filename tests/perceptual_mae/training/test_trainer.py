@@ -8,14 +8,14 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from conftest import debug_config, debug_trainer, random_batches
+from conftest import debug_config, debug_trainer, inputs_of_step, random_batches, term_inputs
 from discriminators.penalties import r1
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
+from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.schedules import TrainingProgress
-from perceptual_mae.training.adversary import Adversary
-from perceptual_mae.training.trainer import Trainer
+from perceptual_mae.training.trainer import MicroBatch, Trainer
 
 ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
 METHODS = sorted(method.name for method in list_methods())
@@ -30,34 +30,60 @@ def same(before: dict[str, torch.Tensor], module: nn.Module) -> bool:
     return all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
-def views(trainer: Trainer, batch_size: int = 4) -> list:
-    made = [trainer.view(batch, EVEN) for batch in random_batches(batch_size)]
-    made[0].reconstruction = trainer.generator(made[0].images, made[0].mask)
-    return made
+def gradients_at_updates(trainer: Trainer) -> dict[str, dict[str, torch.Tensor]]:
+    """Afterwards this holds, by network, the gradients that its last update was taken with."""
+    gradients: dict[str, dict[str, torch.Tensor]] = {}
+
+    def record(name: str, network: nn.Module) -> None:
+        named = network.named_parameters()
+        gradients[name] = {key: each.grad.clone() for key, each in named if each.grad is not None}
+
+    networks = {"generator": (trainer.unwrapped_generator, trainer.optimizer)}
+    if trainer.adversary is not None:
+        networks["discriminator"] = (trainer.unwrapped_discriminator, trainer.discriminator_optimizer)
+    for name, (network, optimizer) in networks.items():
+        optimizer.optimizer.register_step_pre_hook(lambda *_, name=name, network=network: record(name, network))
+    return gradients
 
 
+@pytest.mark.parametrize("order", ["lean", "sequential"])
 @pytest.mark.parametrize("method", ADVERSARIAL)
-def test_the_discriminator_half_leaves_the_generator_bit_identical(method: str) -> None:
-    trainer = debug_trainer(method)
-    for group in trainer.discriminator_optimizer.param_groups:
-        group["lr"] = 1e-3
-    generator, discriminator = weights(trainer.unwrapped_generator), weights(trainer.unwrapped_discriminator)
-    trainer.discriminator_half(views(trainer), EVEN)
-    assert same(generator, trainer.unwrapped_generator)
-    assert all(parameter.grad is None for parameter in trainer.unwrapped_generator.parameters())
-    assert not same(discriminator, trainer.unwrapped_discriminator)
+def test_each_update_moves_its_own_network_and_leaves_the_other_bit_identical(method: str, order: str) -> None:
+    for still in ("generator", "discriminator"):
+        trainer = debug_trainer(method, f"training.order={order}")
+        if still == "generator":
+            trainer.learning_rate = lambda step: 0.0
+        else:
+            trainer.adversary = replace(trainer.adversary, learning_rate=lambda step: 0.0)
+        networks = {"generator": trainer.unwrapped_generator, "discriminator": trainer.unwrapped_discriminator}
+        before = {name: [each.detach().clone() for each in network.parameters()] for name, network in networks.items()}
+        for progress in (ODD, EVEN):
+            trainer.step(random_batches(4), progress)
+        for name, network in networks.items():
+            is_same = all(torch.equal(*pair) for pair in zip(network.parameters(), before[name], strict=True))
+            assert is_same == (name == still)
+            assert all(parameter.grad is None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("order", ["lean", "sequential"])
 @pytest.mark.parametrize("method", ADVERSARIAL)
-def test_the_generator_half_leaves_the_discriminator_bit_identical_and_without_gradient(method: str) -> None:
-    trainer = debug_trainer(method)
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = 1e-3
-    generator, discriminator = weights(trainer.unwrapped_generator), weights(trainer.unwrapped_discriminator)
-    trainer.generator_half(views(trainer), EVEN)
-    assert same(discriminator, trainer.unwrapped_discriminator)
-    assert all(parameter.grad is None for parameter in trainer.unwrapped_discriminator.parameters())
-    assert not same(generator, trainer.unwrapped_generator)
+def test_the_discriminators_gradient_is_that_of_its_own_loss_alone(method: str, order: str) -> None:
+    overrides = [f"training.order={order}", "augment=null", *without_penalties(method)]
+    trainer, fresh = (debug_trainer(method, *overrides, dtype=torch.float64) for _ in range(2))
+    gradients = gradients_at_updates(trainer)
+    trainer.step(random_batches(4), EVEN)
+    (batch,) = fresh.prepare(random_batches(4), EVEN)
+    with torch.no_grad():
+        fake = fresh.levels(fresh.unwrapped_generator(batch.images, batch.mask).pyramid)
+    real, fake = (fresh.unwrapped_discriminator(levels) for levels in (fresh.levels((batch.images,)), fake))
+    fresh.adversary.loss(real.logits, fake.logits).backward()
+    for name, parameter in fresh.unwrapped_discriminator.named_parameters():
+        torch.testing.assert_close(gradients["discriminator"][name], parameter.grad, rtol=1e-9, atol=1e-14, msg=name)
+
+
+def without_penalties(method: str) -> list[str]:
+    penalties = debug_config(method).penalties
+    return [f"penalties.{name}=null" for name in ("r1", "path_length") if penalties.get(name) is not None]
 
 
 @pytest.mark.parametrize("heads", ["false", "true"])
@@ -92,9 +118,8 @@ def test_a_perceptual_term_alone_reaches_every_head_and_through_the_skips_the_en
     trainer = debug_trainer(method)
     line = trainer.objective.lines[name]
     trainer.objective.lines = {name: line}
-    (view,) = views(trainer)
-    losses = trainer.objective(trainer.look_again(view.reconstruction, view, EVEN), EVEN)
-    losses.total.backward()
+    inputs, _ = term_inputs(trainer, EVEN)
+    trainer.objective(inputs, EVEN).total.backward()
     gradients = {key: value.grad for key, value in trainer.unwrapped_generator.named_parameters()}
     assert [key for key, gradient in gradients.items() if gradient is None or not gradient.any()] == []
 
@@ -120,16 +145,16 @@ def test_the_total_is_the_sum_of_the_terms_each_counted_once(method: str) -> Non
         torch.testing.assert_close(scalars[f"weighted/{name}"], weight * scalars[f"raw/{name}"])
 
 
-def test_features_come_from_the_live_discriminator() -> None:
-    trainer = debug_trainer("ls_gan_p")
-    (view,) = views(trainer)
-    comparison = trainer.look_again(view.reconstruction, view, EVEN)
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+def test_features_come_from_the_live_discriminator(order: str) -> None:
+    trainer = debug_trainer("ls_gan_p", f"training.order={order}", "optimizer.discriminator.lr=1e-30")
+    (inputs,) = inputs_of_step(trainer, random_batches(4), EVEN)
     with torch.no_grad():
-        expected = trainer.unwrapped_discriminator((view.images,)).features
-    for own, live in zip(comparison.real_features, expected, strict=True):
+        expected = trainer.unwrapped_discriminator((random_batches(4)[0].to("cpu").images,)).features
+    for own, live in zip(inputs.features("real_features"), expected, strict=True):
         torch.testing.assert_close(own, live, rtol=0, atol=0)
-    assert not any(feature.requires_grad for feature in comparison.real_features)
-    assert all(feature.requires_grad for feature in comparison.fake_features)
+    assert not any(feature.requires_grad for feature in inputs.features("real_features"))
+    assert all(feature.requires_grad for feature in inputs.features("fake_features"))
 
 
 def test_no_discriminator_pass_runs_that_no_active_term_reads() -> None:
@@ -287,13 +312,16 @@ def test_the_discriminators_rate_is_constant_or_follows_the_generators(schedule:
 def test_real_and_fake_are_augmented_apart_for_the_discriminator_and_together_for_their_features() -> None:
     trainer = debug_trainer("stylegan2_ada_p", "augment.initial_p=0.8")
     indices, image = torch.arange(4), torch.rand(4, 3, 32, 32)
-    looks = {name: trainer.adversary.look(name, indices, 5)((image,))[0] for name in ("real", "fake", "pair")}
-    assert not torch.allclose(looks["real"], looks["fake"])
-    again = trainer.adversary.look("pair", indices, 5)((image,))[0]
-    assert torch.equal(looks["pair"], again)
-    assert not torch.allclose(again, trainer.adversary.look("pair", indices, 6)((image,))[0])
-    one = trainer.adversary.look("pair", indices[2:3], 5)((image[2:3],))[0]
-    torch.testing.assert_close(one, again[2:3])
+
+    def augmented(purpose: str, step: int, images: slice = slice(None)) -> torch.Tensor:
+        batch = MicroBatch(image[images], torch.zeros(0), indices[images])
+        return trainer.augmentation(purpose, batch, TrainingProgress(1, step, 0.1))((image[images],))[0]
+
+    assert not torch.allclose(augmented("real", 5), augmented("fake", 5))
+    pair = augmented("pair", 5)
+    assert torch.equal(augmented("pair", 5), pair)
+    assert not torch.allclose(augmented("pair", 6), pair)
+    torch.testing.assert_close(augmented("pair", 5, slice(2, 3)), pair[2:3])
 
 
 def test_the_augmentation_adapts_every_fourth_step_by_the_speed_that_is_asked_for() -> None:
@@ -317,7 +345,9 @@ def test_penalties_are_lazy_and_only_path_length_moves_the_generator_again() -> 
         assert all(float(scalars[name]) >= 0 for name in expected)
     discriminator = weights(trainer.unwrapped_discriminator)
     generator = weights(trainer.unwrapped_generator)
-    trainer.path_half([trainer.view(random_batches(4)[0], EVEN)], TrainingProgress(1, 8, 0.1))
+    progress = TrainingProgress(1, 8, 0.1)
+    prepared = trainer.prepare(random_batches(4), progress)
+    trainer.update_path_length(trainer.adversary.path_length, prepared, progress)
     assert same(discriminator, trainer.unwrapped_discriminator)
     assert not same(generator, trainer.unwrapped_generator)
 
@@ -337,9 +367,11 @@ def test_the_path_step_is_clipped_like_the_other_one() -> None:
             float(torch.stack([parameter.grad.norm() for parameter in trainer.unwrapped_generator.parameters()]).norm())
         )
     )
-    trainer.step(random_batches(4), TrainingProgress(1, 4, 0.2))
-    assert len(norms) == 2
-    assert max(norms) <= 1e-3 * (1 + 1e-3)
+    trainer.step(random_batches(4), TrainingProgress(1, 4, 0.2))  # the first application only measures
+    scalars = trainer.step(random_batches(4), TrainingProgress(1, 8, 0.4))
+    assert len(norms) == 4
+    assert float(scalars["gradient_norm/path_length"]) > 1e-3
+    assert norms[-1] == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_r1_joins_the_discriminators_gradient() -> None:
@@ -356,7 +388,7 @@ def test_r1_joins_the_discriminators_gradient() -> None:
     (without, _, _), (with_penalty, _, trainer) = gradients
     fresh = debug_trainer("stylegan2_ada_p", "penalties.path_length=null")
     image = (random_batches(4)[0].to("cpu").images,)
-    leaves = tuple(level.requires_grad_() for level in fresh.levels_of(image))
+    leaves = tuple(level.requires_grad_() for level in fresh.levels(image))
     logits = fresh.unwrapped_discriminator(leaves).logits.flatten(1).mean(1)
     (expected,) = torch.autograd.grad(16 * r1(logits, leaves, 50.0), next(fresh.unwrapped_discriminator.parameters()))
     torch.testing.assert_close(with_penalty - without, expected, rtol=1e-3, atol=1e-5)
@@ -365,19 +397,28 @@ def test_r1_joins_the_discriminators_gradient() -> None:
 def test_the_discriminator_learns_on_images_augmented_apart_and_compares_features_of_images_augmented_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    looks: list[str] = []
-    look = Adversary.look
-    monkeypatch.setattr(Adversary, "look", lambda self, name, *rest: (looks.append(name), look(self, name, *rest))[1])
+    purposes: list[str] = []
+    augmentation = Trainer.augmentation
+    monkeypatch.setattr(
+        Trainer, "augmentation", lambda self, name, *rest: (purposes.append(name), augmentation(self, name, *rest))[1]
+    )
     apart = ("training.order=sequential", "augment.initial_p=0.8", "penalties.path_length=null")
     trainer = debug_trainer("stylegan2_ada_p", *apart)
-    trainer.step(random_batches(4), TrainingProgress(2, 9, 0.5))
-    assert looks == ["real", "fake", "pair"]
-    view = trainer.view(random_batches(4)[0], EVEN)
-    perfect = replace(trainer.generator(view.images, view.mask), pyramid=trainer.levels_of((view.images,)))
-    seen = trainer.look_again(perfect, view, TrainingProgress(2, 9, 0.5))
-    assert all(torch.equal(*pair) for pair in zip(seen.fake_features, seen.real_features, strict=True))
-    clean = trainer.unwrapped_discriminator(perfect.pyramid).features
-    assert not torch.allclose(clean[0], seen.real_features[0])
+    forward = trainer.unwrapped_generator.forward
+
+    def perfect(images: torch.Tensor, *rest: torch.Tensor) -> Reconstruction:
+        """Reconstruct every image exactly: features are then equal where both are augmented alike."""
+        made = forward(images, *rest)
+        exact = zip(made.pyramid, trainer.levels((images,)), strict=True)
+        return replace(made, pyramid=tuple(0 * level + real for level, real in exact))
+
+    trainer.unwrapped_generator.forward = perfect
+    (inputs,) = inputs_of_step(trainer, random_batches(4), TrainingProgress(2, 9, 0.5))
+    assert purposes == ["real", "fake", "pair"]
+    pairs = zip(inputs.features("fake_features"), inputs.features("real_features"), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+    clean = trainer.unwrapped_discriminator(inputs.fake).features
+    assert not torch.allclose(clean[0], inputs.features("real_features")[0])
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("least_squares", -1.0), ("hinge", 1.0)])
