@@ -15,7 +15,7 @@ from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accelerator import make_accelerator
-from perceptual_mae.evaluation.reconstruction.data import HeldOut
+from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
@@ -77,7 +77,7 @@ class Pretraining:
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, training=True, path=path)
         self.train_data = config.data.build("train")
-        self.held_out = config.data.build(config.evaluation.split)
+        self.held_out = open_held_out(config, limit=config.evaluation.limit)
         plan = build.build_plan(config.training, len(self.train_data))
         self.timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
         self.loader = TrainLoader(
@@ -223,23 +223,13 @@ class Pretraining:
     @torch.no_grad()
     def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
         """Score `evaluation.limit` held-out images under fixed masks, by averaged weights where the run keeps them."""
-        data, evaluation = self.config.data, self.config.evaluation
-        held_out = HeldOut(
-            data.kind,
-            self.held_out,
-            random_subset(len(self.held_out), evaluation.limit),
-            evaluation.split,
-            build.build_evaluation_transform(data),
-            data.workers,
-            evaluation.limit,
-        )
         scores = score_training(
             self.reconstruct,
-            held_out,
+            self.held_out,
             self.fixed_masks(),
             self.accelerator,
             channels=self.generator.channels,
-            batch_size=evaluation.batch_size,
+            batch_size=self.config.evaluation.batch_size,
             patch_size=self.generator.patch_size,
             baselines=baselines,
         )
@@ -261,9 +251,9 @@ class Pretraining:
         count = self.config.evaluation.grid_images
         if not count or not self.accelerator.is_main_process:
             return
-        transform = build.build_evaluation_transform(self.config.data)
-        chosen = random_subset(len(self.held_out), count)
-        batch = next(evaluation_batches(self.held_out, transform, batch_size=count, indices=chosen))
+        dataset, transform = self.held_out.dataset, self.held_out.transform
+        indices = random_subset(len(dataset), count)
+        batch = next(evaluation_batches(dataset, transform, batch_size=count, indices=indices))
         mask = self.fixed_masks()(batch)
         images = batch.to(self.accelerator.device).images
         page = sheet(reconstruction_columns(images, self.reconstruct(images, mask)))
