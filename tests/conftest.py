@@ -14,12 +14,13 @@ from accelerate.state import AcceleratorState, GradientState
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.objective.objective import Losses, Objective
 from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import Timetable, TrainingProgress
-from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import MicroBatch, Trainer
 
 DEBUG = str(Path(__file__).with_name("debug.yaml"))
@@ -72,7 +73,7 @@ def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Traine
     config = debug_config(*arguments)
     torch.set_default_dtype(dtype)
     try:
-        return build_trainer(config, make_accelerator(config), Timetable(8, 16, 1))
+        return build_trainer(config, make_accelerator(config, training=True), Timetable(8, 16, 1))
     finally:
         torch.set_default_dtype(torch.float32)
 

@@ -19,9 +19,10 @@ from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.seeding import stream
-from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.loop import is_out_of_memory
 from perceptual_mae.training.trainer import Trainer
 
@@ -116,7 +117,7 @@ def measure(
 
 def enter(name: str, config: RunConfig) -> Candidate:
     """Build a configuration's trainer, at its full learning rate, and batches of random images."""
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, training=True)
     if accelerator.num_processes > 1:
         raise UserError("bench measures one process; start it without a launcher")
     trainer = build_trainer(config, accelerator, Timetable(2**30, 2**40, 0))

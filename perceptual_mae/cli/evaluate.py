@@ -9,8 +9,9 @@ from perceptual_mae.cli.evaluate_tables import baseline_table, notes, score_tabl
 from perceptual_mae.cli.options import Scored
 from perceptual_mae.cli.output import check_out
 from perceptual_mae.cli.progress import Watcher
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.metrics.selection import names_of
-from perceptual_mae.evaluation.open_run import check_ema, make_accelerator, report_path
+from perceptual_mae.evaluation.open_run import check_ema, report_path
 from perceptual_mae.evaluation.reconstruction.data import HeldOut, open_held_out, with_images, with_masking
 from perceptual_mae.evaluation.reconstruction.evaluate import Evaluation, evaluate_run
 from perceptual_mae.evaluation.reconstruction.per_image import write_csv

@@ -67,7 +67,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         told.append("norm_pix: patches were un-normalised with the true patch's mean and deviation")
     for subject, found in report["scores"].items():
         if identical := found.get(f"psnr{COUNTED}"):
-            told.append(f"{subject}: {identical} images equal their originals, their PSNR is infinite and not averaged")
+            told.append(f"{subject}: {identical} images equal their originals and count with a PSNR of 100 dB")
     if report["unreadable_images"]:
         told.append(f"{report['unreadable_images']} images could not be read and were left out")
     told += [_network(name, facts) for name, facts in report["feature_networks"].items()]

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
-from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled, with_data
 from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.generator.encoder import Encoder
@@ -77,15 +75,6 @@ def open_run(
     config = with_data(run.config, data, overrides)
     labelled = open_labelled(config, name=data, split=split, limit=limit, test_limit=test_limit)
     return Opened(run, labelled, make_accelerator(run.config), ema)
-
-
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """Return Accelerate's view of processes, device and the run's precision (bf16 where fp16 has no GPU)."""
-    precision = config.training.precision
-    AcceleratorState._reset_state()  # it keeps the precision of whatever was opened before
-    if precision == "fp16" and not torch.cuda.is_available():
-        precision = "bf16"
-    return Accelerator(mixed_precision=precision)
 
 
 def open_generator(run: Run, accelerator: Accelerator, ema: bool | None) -> MaskedAutoencoder:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from perceptual_mae.evaluation.metrics.pixels import PSNR_CEILING
 from perceptual_mae.report.comparability import SUMMARY
 from perceptual_mae.report.run_records import Entry
 
@@ -161,6 +162,8 @@ def _walk(tree: Any, names: Sequence[str]) -> float | None:
 def _number(value: Any) -> float | None:
     if isinstance(value, dict):
         value = value.get("mean")
+    if value == "inf":  # a PSNR of identical images, in files written before it had a ceiling
+        value = PSNR_CEILING
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 

@@ -1,13 +1,10 @@
 """From a configuration to a trainer on whatever processes and devices there are."""
 
-import warnings
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -15,7 +12,6 @@ from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.adversary import Adversary
@@ -24,24 +20,6 @@ from perceptual_mae.training.optimizers import discriminator_optimizer, generato
 from perceptual_mae.training.trainer import Trainer
 
 Value = TypeVar("Value")
-
-
-def make_accelerator(config: RunConfig, path: Path | None = None) -> Accelerator:
-    """Return Accelerate's view of processes, device and precision; the trackers write to `path`."""
-    # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
-    constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-    # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        mixed_precision=config.training.precision,
-        log_with=list(config.tracking.trackers) or None,
-        project_dir=path,
-        kwargs_handlers=[constant_buffers],
-    )
-    if config.training.precision == "fp16" and accelerator.device.type == "cpu":
-        raise UserError("training.precision: fp16 needs a GPU; use bf16 or no")  # Accelerate would train in float32
-    return accelerator
 
 
 def as_main_process(value: Value) -> Value:

@@ -14,13 +14,15 @@ from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.reconstruction.own_score import score_reconstructions
+from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.reconstruction.data import open_held_out
+from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import trainer_state
-from perceptual_mae.training.build import as_main_process, build_trainer, make_accelerator
+from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.initial_encoder import find_start
 from perceptual_mae.training.messages import farewell, headline
@@ -73,9 +75,9 @@ class Pretraining:
     def __init__(self, config: RunConfig, path: Path, *, quiet: bool = False) -> None:
         self.config, self.path = config, path
         check_trackers(config.tracking.trackers)
-        self.accelerator = make_accelerator(config, path)
+        self.accelerator = make_accelerator(config, training=True, path=path)
         self.train_data = config.data.build("train")
-        self.held_out = config.data.build(config.evaluation.split)
+        self.held_out = open_held_out(config, limit=config.evaluation.limit)
         plan = build.build_plan(config.training, len(self.train_data))
         self.timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
         self.loader = TrainLoader(
@@ -221,18 +223,17 @@ class Pretraining:
     @torch.no_grad()
     def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
         """Score `evaluation.limit` held-out images under fixed masks, by averaged weights where the run keeps them."""
-        evaluation = self.config.evaluation
-        batches = evaluation_batches(
+        scores = score_training(
+            self.reconstruct,
             self.held_out,
-            build.build_evaluation_transform(self.config.data),
-            batch_size=evaluation.batch_size,
-            workers=self.config.data.workers,
-            indices=random_subset(len(self.held_out), evaluation.limit),
+            self.fixed_masks(),
+            self.accelerator,
+            channels=self.generator.channels,
+            batch_size=self.config.evaluation.batch_size,
+            patch_size=self.generator.patch_size,
+            baselines=baselines,
         )
-        masks = self.fixed_masks()
-        return score_reconstructions(
-            self.reconstruct, batches, masks, self.accelerator, self.generator.patch_size, baselines=baselines
-        )
+        return as_main_process(scores)
 
     def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
         generator = self.trainer.ema.module if self.trainer.ema is not None else self.generator
@@ -250,9 +251,9 @@ class Pretraining:
         count = self.config.evaluation.grid_images
         if not count or not self.accelerator.is_main_process:
             return
-        transform = build.build_evaluation_transform(self.config.data)
-        chosen = random_subset(len(self.held_out), count)
-        batch = next(evaluation_batches(self.held_out, transform, batch_size=count, indices=chosen))
+        dataset, transform = self.held_out.dataset, self.held_out.transform
+        indices = random_subset(len(dataset), count)
+        batch = next(evaluation_batches(dataset, transform, batch_size=count, indices=indices))
         mask = self.fixed_masks()(batch)
         images = batch.to(self.accelerator.device).images
         page = sheet(reconstruction_columns(images, self.reconstruct(images, mask)))

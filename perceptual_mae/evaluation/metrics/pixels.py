@@ -1,11 +1,13 @@
 """Differences of pixels: L1, squared error, PSNR."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+
+PSNR_CEILING = 100.0
+"""The PSNR of a mean squared error of 1e-10 or less: beyond it rounding errors would rank methods."""
 
 
 def absolute_error(fake: Tensor, real: Tensor) -> Tensor:
@@ -19,20 +21,14 @@ def squared_error(fake: Tensor, real: Tensor) -> Tensor:
 
 
 def decibels(error: Tensor) -> Tensor:
-    """Return the PSNR in dB of mean squared errors of images in [0, 1]; inf where both are identical."""
-    return -10 * torch.log10(error)
+    """Return the PSNR in dB of mean squared errors (of any shape) of images in [0, 1], at most 100."""
+    return (-10 * torch.log10(error)).clamp_max(PSNR_CEILING)
 
 
 def summarise_psnr(name: str, scores: Tensor) -> Mapping[str, Any]:
-    """Return the mean over images that are not identical, how many are (their PSNR is inf), and the PSNR of all pixels.
-
-    The pooled one belongs to the mean squared error of all images together. Both are the string "inf" where every
-    image is identical: JSON knows no infinity.
-    """
-    finite = scores[scores.isfinite()]
-    pooled = float(decibels((10 ** (-scores / 10)).mean()))
+    """Return the mean of PSNRs (N,), the PSNR of their mean squared error, and how many are at the ceiling."""
     return {
-        name: float(finite.mean()) if len(finite) else "inf",
-        f"{name}_pooled": pooled if math.isfinite(pooled) else "inf",
-        f"{name}_identical_images": len(scores) - len(finite),
+        name: float(scores.mean()),
+        f"{name}_pooled": float(decibels((10 ** (-scores / 10)).mean())),
+        f"{name}_identical_images": int((scores == PSNR_CEILING).sum()),
     }

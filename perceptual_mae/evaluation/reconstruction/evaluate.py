@@ -4,20 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import user_mistakes
-from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, find_weights, names_of
 from perceptual_mae.evaluation.open_run import open_generator, uses_ema
 from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
-from perceptual_mae.evaluation.reconstruction.inference import show_reconstructions
-from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, ImageTable
+from perceptual_mae.evaluation.reconstruction.per_image import ImageTable
+from perceptual_mae.evaluation.reconstruction.scoring import score_reconstructions
 from perceptual_mae.evaluation.representation.features import Watch, fingerprint_of, ignore
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.losses import TERMS
@@ -79,8 +77,7 @@ def evaluate_run(
         tuple(features),
     )
     chosen = choose(names, require, setting)
-    scores, extremes = ImageScores(chosen.measures), Extremes()
-    observers: list[Observer] = [scores, extremes, *chosen.observers]
+    extremes = Extremes()
     report: dict[str, Any] = {"kind": "evaluate", **_describe(run, generator, accelerator, uses_ema(run, ema))}
     report |= _describe_images(data)
     masking = config.masking.of_held_out_images
@@ -93,28 +90,20 @@ def evaluate_run(
         "hidden_patches": hidden,
     }
     masks = build.build_fixed_masks(config.masking, generator.grid, seed, ratio)
-    show_reconstructions(
+    scores, table = score_reconstructions(
         generator,
-        data.dataset,
-        data.indices,
-        data.transform,
+        data,
         lambda batch: user_mistakes(lambda: masks(batch)),
         accelerator,
-        observers,
+        chosen,
         batch_size=batch_size or config.evaluation.batch_size,
         patch_size=generator.patch_size,
-        workers=data.workers,
         baselines=baselines,
+        observers=[extremes],
         watch=watch,
     )
-    gather = Gather(accelerator)
-    seen = gather.total(torch.tensor(float(scores.num_images), dtype=torch.float64))
-    report |= {"num_images": int(seen), "unreadable_images": len(data.indices) - int(seen)}
     report["versions"] = {name: version_of(name) for name in VERSIONS} | chosen.versions
-    report |= {"networks": chosen.networks, "feature_networks": {}, "scores": {}, "unavailable": chosen.unavailable}
-    for observer in observers:
-        lay(report, observer.finish(gather))
-    return Evaluation(report, scores.table, extremes)
+    return Evaluation(report | scores, table, extremes)
 
 
 def learns_visible_pixels(config: RunConfig) -> bool:

@@ -23,7 +23,7 @@ from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Measure, Met
 from perceptual_mae.files import write_atomically
 from perceptual_mae.images import check_unit_range
 
-COMPOSITE, MASKED = "composite", "masked"
+RAW, COMPOSITE, MASKED = "raw", "composite", "masked"
 BASELINE = "baselines/"
 DIGITS = 6
 
@@ -94,7 +94,7 @@ class ImageScores:
 
 def subjects(seen: Seen) -> Iterator[tuple[str, Tensor]]:
     """List what is compared with the originals: the raw output, the composite, and the composites of baselines."""
-    yield "raw", seen.raw
+    yield RAW, seen.raw
     yield COMPOSITE, seen.composite
     for name, filled in seen.baselines.items():
         yield f"{BASELINE}{name}/{COMPOSITE}", filled

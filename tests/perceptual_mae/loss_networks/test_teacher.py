@@ -11,9 +11,10 @@ from torch import Tensor
 
 from conftest import debug_config
 from perceptual_mae.data.batch import Batch
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.losses.perceptual import feature_matching
 from perceptual_mae.schedules import Timetable, TrainingProgress
-from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import Trainer
 
 pytestmark = pytest.mark.data
@@ -40,7 +41,7 @@ def weights(shared_data: Path) -> str:
 def teacher_trainer(weights: str, *options: str) -> Trainer:
     teacher = [f"{NETWORK}.name=squeezenet1_0", f"{NETWORK}.layers={LAYERS}", f"{NETWORK}.weights={weights}"]
     config = debug_config("teacher_p", *teacher, f"{NETWORK}.sha256=a5a970aa", "generator.patch_size=4", *options)
-    return build_trainer(config, make_accelerator(config), Timetable(STEPS, STEPS, 3))
+    return build_trainer(config, make_accelerator(config, training=True), Timetable(STEPS, STEPS, 3))
 
 
 def train(trainer: Trainer, images: Tensor) -> list[dict[str, float]]:

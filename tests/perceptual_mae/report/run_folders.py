@@ -32,5 +32,5 @@ def probe(accuracy: float, **facts: Any) -> dict[str, Any]:
     return {"protocol": "cached", "data": "shapes", "limit": None, "scores": {"encoder": {"class": found}}, **facts}
 
 
-def evaluate(raw: dict[str, float], **facts: Any) -> dict[str, Any]:
+def evaluate(raw: dict[str, float | str], **facts: Any) -> dict[str, Any]:
     return {"kind": "evaluate", "scores": {"raw": raw}, "unavailable": {}, "learns_visible_pixels": True, **facts}

@@ -44,6 +44,15 @@ def test_scores_of_evaluate_stand_under_their_names_and_networks(tmp_path: Path)
     assert table.notes == ["no SSIM: too small", "no IS: too few"]
 
 
+def test_a_score_of_identical_images_from_before_psnr_had_a_ceiling_is_the_ceiling(tmp_path: Path):
+    runs = [
+        make_run(tmp_path / "old", scores={"evaluate": evaluate({"psnr": "inf"})}),
+        make_run(tmp_path / "new", "l1", scores={"evaluate": evaluate({"psnr": 100.0})}),
+    ]
+    rows, _ = rows_of(compare(runs, title="t"), "Reconstruction: whole output")
+    assert rows["MSE"]["PSNR, dB"] == rows["L1"]["PSNR, dB"] == "100.00"
+
+
 def test_trained_heads_have_columns_of_their_own_and_no_number_of_the_paper_beside_them(tmp_path: Path):
     scores = {"probe_kth_mlp": probe(0.5, protocol="kth"), "probe_kth_dense": probe(0.25, protocol="kth")}
     rows, _ = rows_of(compare([make_run(tmp_path / "a", scores=scores)], title="t"), "Representation: top-1, %")

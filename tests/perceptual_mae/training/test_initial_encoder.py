@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.run.folder import read_config
 from perceptual_mae.schedules import Timetable
-from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.initial_encoder import find_start, open_start
 from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
@@ -36,7 +37,9 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def at_step_0(*arguments: str) -> Trainer:
     config = debug_config(*arguments)
-    return build_trainer(config, make_accelerator(config), Timetable(8, 16, 1), find_start(config, NOWHERE))
+    return build_trainer(
+        config, make_accelerator(config, training=True), Timetable(8, 16, 1), find_start(config, NOWHERE)
+    )
 
 
 def learnt(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

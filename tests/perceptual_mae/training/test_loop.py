@@ -17,10 +17,10 @@ from conftest import DEBUG, debug_config, generator_of
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
+from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.training import loop
-from perceptual_mae.training.build import make_accelerator
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.training.trainer import Trainer
 
@@ -247,7 +247,7 @@ def test_what_was_learnt_is_saved_before_anything_else_can_fail(
     def broken(*_: object, **__: object) -> None:
         raise UserError("a held-out image cannot be read")
 
-    monkeypatch.setattr(loop, "score_reconstructions", broken)
+    monkeypatch.setattr(loop, "score_training", broken)
     with pytest.raises(UserError, match="held-out"):
         pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     assert Run(tmp_path / "run").step == 4

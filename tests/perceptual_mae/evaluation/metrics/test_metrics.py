@@ -71,7 +71,7 @@ def test_every_cheap_metric_scores_each_image_by_itself(name: str, shape: tuple[
     [
         ("l1", 0),
         ("mse", 0),
-        ("psnr", float("inf")),
+        ("psnr", 100),
         ("ssim", 1),
         ("ms_ssim", 1),
         ("box_ssim", 1),

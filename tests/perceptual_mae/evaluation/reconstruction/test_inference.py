@@ -141,7 +141,7 @@ TWO_PROCESSES = """
 import torch
 from accelerate import Accelerator
 from perceptual_mae.evaluation.accumulators import Gather
-from test_reconstruction_pass import Numbered, perform
+from test_inference import Numbered, perform
 
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2

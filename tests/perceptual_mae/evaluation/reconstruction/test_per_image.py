@@ -90,12 +90,12 @@ def test_pooled_psnr_is_that_of_all_pixels_together() -> None:
     assert raw_scores["psnr_pooled"] == pytest.approx(16.0206, abs=1e-4)  # of a mean squared error of 0.025
 
 
-def test_identical_images_are_counted_and_left_out_of_the_mean() -> None:
+def test_identical_images_are_counted_and_enter_the_mean_with_100_db() -> None:
     real = torch.full((3, 3, 32, 32), 0.5)
     raw = real.clone()
     raw[0] = 0.6
     scores = scores_of(seen_of(real, raw, lower_half(3)))[0]["scores"]
-    assert scores["raw"]["psnr"] == pytest.approx(20, abs=1e-4)
+    assert scores["raw"]["psnr"] == pytest.approx((20 + 100 + 100) / 3, abs=1e-4)
     assert scores["raw"]["psnr_identical_images"] == 2
     assert scores["raw"]["psnr_pooled"] == pytest.approx(20 + 4.7712, abs=1e-4)  # a third of the error
 
@@ -105,11 +105,11 @@ def test_a_report_of_identical_images_is_json_without_infinity() -> None:
     report, observer = scores_of(seen_of(real, real.clone(), lower_half(2)))
     told = json.loads(json.dumps(report, allow_nan=False))["scores"]
     for subject in ("raw", "composite", "masked"):
-        assert (told[subject]["psnr"], told[subject]["psnr_pooled"]) == ("inf", "inf")
+        assert (told[subject]["psnr"], told[subject]["psnr_pooled"]) == (100, 100)
         assert told[subject]["psnr_identical_images"] == 2
         assert told[subject]["ssim"] == pytest.approx(1)
     assert observer.table is not None
-    assert observer.table.column("raw/psnr").tolist() == [float("inf")] * 2
+    assert observer.table.column("raw/psnr").tolist() == [100] * 2
 
 
 def test_with_nothing_hidden_the_masked_scores_are_absent() -> None:
