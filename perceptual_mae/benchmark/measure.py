@@ -4,7 +4,7 @@ In turns, because a machine's speed wanders: what counts is the ratio of two con
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.build import build_trainer
@@ -30,7 +31,6 @@ HELD_P = 0.3
 """Augmentation that adapts starts at probability 0, where it costs nothing; it is measured at this one instead."""
 
 Parts = dict[str, float]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def measure(
     rounds: int = 10,
     warmup: int = 1,
     threads: int = 1,
-    progress: Progress = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> tuple[list[Candidate], Clock]:
     """Return the configurations, measured and counted, and the clock they were measured by.
 
@@ -105,7 +105,7 @@ def measure(
     try:
         candidates = [enter(name, config) for name, config in configs]
         clock = clock_of(candidates[0].trainer.accelerator.device)
-        run_rounds(candidates, clock, rounds, warmup, progress)
+        run_rounds(candidates, clock, rounds, warmup, on_progress)
     except (MemoryError, RuntimeError) as failure:
         if not is_out_of_memory(failure):
             raise
@@ -145,7 +145,9 @@ def random_batches(config: RunConfig) -> list[Batch]:
     return batches
 
 
-def run_rounds(candidates: Sequence[Candidate], clock: Clock, rounds: int, warmup: int, progress: Progress) -> None:
+def run_rounds(
+    candidates: Sequence[Candidate], clock: Clock, rounds: int, warmup: int, on_progress: OnProgress
+) -> None:
     """Warm all candidates up, count each kind of step once, then measure."""
     tasks = [
         task
@@ -170,7 +172,7 @@ def run_rounds(candidates: Sequence[Candidate], clock: Clock, rounds: int, warmu
                 with watched(candidate.trainer, stopwatch), without_collecting():
                     candidate.seconds[-1][kind.label] = stopwatch.time(step)
             done += 1
-            progress(done, total)
+            on_progress("bench", done, total)
 
 
 @contextmanager

@@ -4,23 +4,57 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
-# A file of commands registers them as it is imported; pmae --help lists them in this order.
-# isort: off
-from perceptual_mae.cli import training_commands  # noqa: F401
-from perceptual_mae.cli import sweep_commands  # noqa: F401
-from perceptual_mae.cli import reconstruction_commands  # noqa: F401
-from perceptual_mae.cli import scoring_commands  # noqa: F401
-from perceptual_mae.cli import finetune_commands  # noqa: F401
-from perceptual_mae.cli import comparing_commands  # noqa: F401
-from perceptual_mae.cli import picture_commands  # noqa: F401
-from perceptual_mae.cli import weight_commands  # noqa: F401
-
-# isort: on
-from perceptual_mae.cli.app import app
+from perceptual_mae.cli import (
+    bench,
+    compare,
+    configs,
+    curves,
+    evaluate,
+    finetune,
+    knn,
+    pretrain,
+    probe,
+    sweep,
+    visualize,
+    weights,
+)
+from perceptual_mae.cli.options import AgainstCommand
+from perceptual_mae.cli.output import print_version
 from perceptual_mae.errors import UserError
+
+app = typer.Typer(
+    help="Pre-train masked autoencoders with perceptual and adversarial losses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+# pmae --help lists them in this order.
+app.command("pretrain")(pretrain.pretrain_command)
+app.command("configs")(configs.configs_command)
+app.command("bench", cls=AgainstCommand)(bench.bench_command)
+app.command("sweep")(sweep.sweep_command)
+app.command("evaluate")(evaluate.evaluate_command)
+app.command("probe")(probe.probe_command)
+app.command("knn")(knn.knn_command)
+app.command("finetune")(finetune.finetune_command)
+app.command("compare")(compare.compare_command)
+app.command("curves")(curves.curves_command)
+app.command("visualize")(visualize.visualize_command)
+app.add_typer(weights.weights, name="weights")
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version, and stop.")
+    ] = False,
+) -> None:
+    """Pre-train masked autoencoders with perceptual and adversarial losses."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,27 +65,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except UserError as mistake:
-        return _tell(str(mistake))
+        return _report_mistake(str(mistake))
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except RecursionError:
-        return _tell("a YAML file refers to itself without end; remove the reference")
-    except BrokenPipeError:  # the reader of our output left; nobody is to be told
+        return _report_mistake("a YAML file refers to itself without end; remove the reference")
+    except BrokenPipeError:  # the reader of our output left, so nothing more is printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as failure:
-        return _tell(
+        return _report_mistake(
             f"{failure.filename or 'a file'}: {failure.strerror or failure}; choose another place or make room"
         )
     except Exception as error:
         # Typer's own mistakes of usage; the class lives in click or inside typer, depending on the version.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            return _tell(f"{error.format_message()} (see pmae --help)") if error.format_message() else 2
+            return _report_mistake(f"{error.format_message()} (see pmae --help)") if error.format_message() else 2
         traceback.print_exc()
         return 1
 
 
-def _tell(message: str) -> int:
+def _report_mistake(message: str) -> int:
     for line in message.splitlines():
         print(f"pmae: {line}", file=sys.stderr)
     return 2

@@ -1,70 +1,169 @@
-"""`pmae bench`: what a training step costs, beside that of other configurations."""
+"""`pmae bench`: what a training step costs, compared with that of other configurations."""
 
 import json
-import time
-from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import typer
 
-from perceptual_mae.benchmark.measure import measure
-from perceptual_mae.benchmark.report import report
-from perceptual_mae.cli.bench_tables import print_tables
-from perceptual_mae.config.parsing import load_config
+from perceptual_mae.cli.options import Layers, split_layers
+from perceptual_mae.config.layers import merge_layers
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically
 
-PLAIN_EVERY = 15.0
-"""Seconds between two lines of progress where there is no terminal."""
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+Tree = dict[str, Any]
 
 FILE_WIDTH = 120
 """Columns of the tables where there is no terminal."""
 
 
-def run(
-    groups: list[list[str]], *, rounds: int, warmup: int, threads: int, batch_size: int | None, file: Path | None
+def bench_command(
+    arguments: Layers,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER...", help="Another configuration; may be repeated. Ratios are to the first."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each kind of step is measured.")] = 10,
+    warmup: Annotated[int, typer.Option(min=1, help="Rounds before, which do not count.")] = 1,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step; none: each configuration's.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of a CPU.")] = 1,
+    file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to a file.")] = None,
 ) -> None:
-    """Measure groups of layers and overrides side by side; ratios are to the second group, the first `--against`."""
+    """Measure what a training step costs, e.g. pmae bench cifar10 ls_gan_p --against cifar10 mse.
+
+    Images are random, so no data are needed. The configurations take turns, step by step, in one process.
+    """
+    configurations = [arguments, *(split_layers(joined) for joined in against or [])]
+    for layers in configurations:
+        merge_layers(layers)
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"{file}: cannot be written; give --json a file in a folder that exists")
+    run(configurations, rounds=rounds, warmup=warmup, threads=threads, batch_size=batch_size, file=file)
+
+
+def run(
+    configurations: list[list[str]],
+    *,
+    rounds: int,
+    warmup: int,
+    threads: int,
+    batch_size: int | None,
+    file: Path | None,
+) -> None:
+    """Measure configurations (layers and overrides) in turns; ratios are to the second, the first `--against`."""
+    from rich.console import Console
+
+    from perceptual_mae.benchmark.measure import measure
+    from perceptual_mae.benchmark.report import report
+    from perceptual_mae.config.parsing import load_config
+    from perceptual_mae.progress import ProgressBar
+
     size = [f"training.batch_size={batch_size}"] if batch_size is not None else []
-    configs = [(" ".join(group), load_config([*group, *size])) for group in groups]
-    with Ticker(Console(stderr=True, soft_wrap=True)) as ticker:
-        candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, progress=ticker.tick)
-    told = report(candidates, clock, threads)
+    configs = [(" ".join(layers), load_config([*layers, *size])) for layers in configurations]
+    with ProgressBar() as on_progress:
+        candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, on_progress=on_progress)
+    results = report(candidates, clock, threads)
     if file is not None:  # before the tables: whoever reads them may close the pipe
-        write_atomically(file, json.dumps(told, indent=2) + "\n")
-    tables = Console()
-    print_tables(told, tables if tables.is_terminal else Console(width=FILE_WIDTH))
+        write_atomically(file, json.dumps(results, indent=2) + "\n")
+    console = Console()
+    print_tables(results, console if console.is_terminal else Console(width=FILE_WIDTH))
 
 
-class Ticker:
-    """Steps done and the time left: a bar on a terminal, now and then a plain line elsewhere."""
+def print_tables(results: Tree, console: "Console") -> None:
+    """Print the results: configurations side by side, the parts of their steps, the kinds of step."""
+    threads = (
+        f"{results['threads']} thread{'s' if results['threads'] > 1 else ''}, " if results["device"] == "cpu" else ""
+    )
+    console.print(
+        f"{results['device']}, {threads}{results['clock']}, {results['rounds']} rounds, torch {results['torch']}",
+        highlight=False,
+    )
+    for number, tree in enumerate(results["configurations"], start=1):
+        size = "x".join(map(str, tree["image_size"]))
+        line = f"{number}  {tree['name']}  ({tree['batch_size']} images of {size}, precision {tree['precision']})"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for table in (mean_steps(results), parts(results), kinds_of_step(results)):
+        console.print(table)
+    held = {tree["augment_p"] for tree in results["configurations"]} - {None}
+    if held:
+        console.print(f"augmentation held at p = {', '.join(f'{p:g}' for p in sorted(held))}", highlight=False)
+    if results["process_peak_memory"] is not None:
+        console.print(f"this process held at most {megabytes(results['process_peak_memory'])} MB", highlight=False)
 
-    def __init__(self, console: Console, plain_every: float = PLAIN_EVERY) -> None:
-        self.console, self.plain_every = console, plain_every
-        self.started = self.told = time.monotonic()
-        columns = (TextColumn("bench"), BarColumn(), MofNCompleteColumn(), TextColumn("steps, left"))
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=console) if console.is_terminal else None
-        self.task = self.bar.add_task("bench", total=None) if self.bar else None
 
-    def __enter__(self) -> "Ticker":
-        if self.bar:
-            self.bar.start()
-        return self
+def mean_steps(results: Tree) -> "Table":
+    """The mean step of each configuration; ratios are of the time an image takes."""
+    from rich.table import Table
 
-    def __exit__(self, *_: object) -> None:
-        if self.bar:
-            self.bar.stop()
+    trees = results["configurations"]
+    table = Table(title="mean step", title_justify="left")
+    table.add_column("")
+    headings = ["ms", "GFLOP", "G passes", "D passes", "peak MB"]
+    if len(trees) > 1:
+        headings = [f"ratio to {results['reference'] + 1}", "quartiles", *headings]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for number, tree in enumerate(trees, start=1):
+        ratio = tree["ratio"]
+        compared = [f"{ratio['median']:.3f}", f"{ratio['lower']:.3f} {ratio['upper']:.3f}"] if len(trees) > 1 else []
+        table.add_row(
+            str(number),
+            *compared,
+            f"{tree['milliseconds']['median']:.1f}",
+            f"{tree['flops'] / 1e9:.2f}",
+            f"{tree['generator_passes']:.2f}",
+            f"{tree['discriminator_passes']:.2f}",
+            megabytes(tree["peak_memory"]),
+        )
+    return table
 
-    def tick(self, done: int, total: int) -> None:
-        """Say how many of all steps are done."""
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, total=total)
-            return
-        now = time.monotonic()
-        if now - self.told >= self.plain_every or done == total:
-            self.told = now
-            left = timedelta(seconds=round((now - self.started) / done * (total - done)))
-            self.console.print(f"bench: step {done} of {total}, left {left}", highlight=False)
+
+def parts(results: Tree) -> "Table":
+    """Where the time of a mean step goes; each instant counts for the innermost part."""
+    from rich.table import Table
+
+    trees = results["configurations"]
+    table = Table(title="milliseconds and share by part", title_justify="left")
+    table.add_column("part", no_wrap=True)
+    names = {name: None for tree in trees for name in tree["parts"]}
+    for number in range(1, len(trees) + 1):
+        table.add_column(str(number), justify="right")
+    for name in names:
+        cells = [tree["parts"].get(name) for tree in trees]
+        table.add_row(
+            name, *(f"{cell['milliseconds']:.1f}  {cell['share']:4.0%}" if cell is not None else "" for cell in cells)
+        )
+    return table
+
+
+def kinds_of_step(results: Tree) -> "Table":
+    """The kinds of step that the mean is of."""
+    from rich.table import Table
+
+    table = Table(title="kinds of step", title_justify="left")
+    for heading in ("", "kind"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("weight", "ms", "GFLOP", "G passes", "D passes", "peak MB"):
+        table.add_column(heading, justify="right")
+    for number, tree in enumerate(results["configurations"], start=1):
+        for step in tree["steps"]:
+            table.add_row(
+                str(number),
+                step["kind"],
+                f"{step['weight']:.1%}",
+                f"{step['milliseconds']:.1f}",
+                f"{step['flops'] / 1e9:.2f}",
+                f"{step['generator_passes']:.2f}",
+                f"{step['discriminator_passes']:.2f}",
+                megabytes(step["peak_memory"]),
+            )
+        table.add_section()
+    return table
+
+
+def megabytes(count: float) -> str:
+    return f"{count / 1e6:,.0f}"

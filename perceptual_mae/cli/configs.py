@@ -3,31 +3,43 @@
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
+import typer
 
-from perceptual_mae.config.layers import Shipped, list_methods, list_recipes
+from perceptual_mae.config.layers import Shipped, list_methods, list_recipes, merge_layers
 from perceptual_mae.report.published import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 UNBROKEN = 1000
 """Width of a console that breaks no line: what goes into a file or a pipe has one line a layer."""
 
 
-def run(arguments: list[str], schema: bool) -> None:
-    """Print the schema, the resolved layers, or the list of all of them where none is named."""
+def configs_command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="LAYER", help="Layers and overrides key=value to resolve; none: list them."),
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a file, for editors.")] = False,
+) -> None:
+    """List the shipped recipes and methods, or print what layers resolve to."""
+    merge_layers(arguments or [])
     if schema or arguments:
         from perceptual_mae.config import parsing
 
         text = json.dumps(parsing.json_schema(), indent=2) + "\n" if schema else ""
-        sys.stdout.write(text or parsing.to_yaml(parsing.load_config(arguments)))
+        sys.stdout.write(text or parsing.to_yaml(parsing.load_config(arguments or [])))
     else:
+        from rich.console import Console
+
         console = Console(highlight=False)
         show_all(console if console.is_terminal else Console(highlight=False, width=UNBROKEN))
 
 
-def show_all(console: Console) -> None:
+def show_all(console: "Console") -> None:
     """Print recipes, and methods beside the paper's numbers; on a terminal also what each of them is."""
     recipes, methods = list_recipes(), in_the_papers_order(list_methods())
     table = _table("recipes: data, model size, budget", "name", "title", *(["expects"] if console.is_terminal else []))
@@ -50,8 +62,10 @@ def in_the_papers_order(methods: Sequence[Shipped]) -> list[Shipped]:
     return sorted(methods, key=lambda method: order.index(method.name) if method.name in PAPER else len(order))
 
 
-def _numbers(methods: Sequence[Shipped], console: Console) -> list[Table]:
+def _numbers(methods: Sequence[Shipped], console: "Console") -> list["Table"]:
     """Return one table of all columns, or two where a line of all of them would not fit."""
+    from rich.measure import Measurement
+
     whole = _beside_the_paper(methods, (*RECONSTRUCTION, *TRANSFER))
     wanted = Measurement.get(console, console.options.update(max_width=UNBROKEN), whole).maximum
     if wanted <= console.width:
@@ -59,7 +73,7 @@ def _numbers(methods: Sequence[Shipped], console: Console) -> list[Table]:
     return [_beside_the_paper(methods, columns) for columns in (RECONSTRUCTION, TRANSFER)]
 
 
-def _beside_the_paper(methods: Sequence[Shipped], columns: Sequence[Column]) -> Table:
+def _beside_the_paper(methods: Sequence[Shipped], columns: Sequence[Column]) -> "Table":
     table = _table("methods: rows of the paper's tables, and its numbers", "name", "row")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
@@ -70,7 +84,9 @@ def _beside_the_paper(methods: Sequence[Shipped], columns: Sequence[Column]) -> 
     return table
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(title: str, *headings: str) -> "Table":
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, no_wrap=heading == "name", overflow="fold")

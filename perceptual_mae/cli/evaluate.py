@@ -1,23 +1,91 @@
 """`pmae evaluate`: reconstructions of held-out images scored; a line an image, pictures of the best and worst."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from rich.console import Console
+import typer
 
-from perceptual_mae.cli.evaluate_tables import baseline_table, notes, score_table, title
-from perceptual_mae.cli.options import Scored
-from perceptual_mae.cli.output import check_out
-from perceptual_mae.cli.progress import Watcher
-from perceptual_mae.evaluation.accelerator import make_accelerator
-from perceptual_mae.evaluation.metrics.selection import names_of
-from perceptual_mae.evaluation.open_run import check_ema, report_path
-from perceptual_mae.evaluation.reconstruction.data import HeldOut, open_held_out, with_images, with_masking
-from perceptual_mae.evaluation.reconstruction.evaluate import Evaluation, evaluate_run
-from perceptual_mae.evaluation.reconstruction.per_image import write_csv
+from perceptual_mae.cli.options import DataKeys, Ema, Folder, Out, Scored, Split, TestLimit, check_run
+from perceptual_mae.cli.output import check_out, print_lines
 from perceptual_mae.files import write_json
-from perceptual_mae.run.run import Run
-from perceptual_mae.visualization.image_grid import save
+from perceptual_mae.report.formats import markdown_table
+
+if TYPE_CHECKING:
+    from perceptual_mae.evaluation.reconstruction.data import HeldOut
+    from perceptual_mae.evaluation.reconstruction.evaluate import Evaluation
+
+LABELS = {
+    "l1": "L1",
+    "mse": "MSE",
+    "psnr": "PSNR, dB",
+    "psnr_pooled": "PSNR pooled, dB",
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "box_ssim": "SSIM, 3x3 box",
+    "lpips_alex": "LPIPS, AlexNet",
+    "lpips_vgg": "LPIPS, VGG",
+    "lpips_squeeze": "LPIPS, SqueezeNet",
+    "high_frequency": "high-frequency error",
+    "fid": "FID",
+    "kid": "KID",
+    "is": "Inception Score",
+}
+DIGITS = {"psnr": 2, "psnr_pooled": 2, "fid": 2, "kid": 5, "is": 3}
+"""Behind the point, of the scores for which it is not 4."""
+COUNTED = "_identical_images"
+
+
+def evaluate_command(
+    folder: Folder,
+    overrides: DataKeys = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Scores, or all, or cheap (no networks); none: all that can be had."),
+    ] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A score that must be available; may be repeated.")
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Network of fid, kid, is: inception, a TorchScript FILE, torchvision:NAME:FILE, timm:NAME:FILE, "
+            "cifar_resnet:FILE or run:FOLDER, then ,option=value (size, mean, ...); may be repeated; none: inception.",
+        ),
+    ] = None,
+    ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's last.")] = None,
+    mask: Annotated[str | None, typer.Option(metavar="KIND", help="Kind of masks; none: the run's.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the masks; none: the run's evaluation.seed.")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also mean colour, nearest patch and inverse distance.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; none: the run's.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="LAYER|FOLDER", help="Images, labelled or not: a recipe or a folder; none: the run's."),
+    ] = None,
+    split: Split = None,
+    limit: TestLimit = None,
+    ema: Ema = None,
+    out: Out = None,
+) -> None:
+    """Score reconstructions of held-out images under fixed masks, e.g. pmae evaluate runs/a --baselines."""
+    check_run(folder)
+    run(
+        Scored(folder, overrides or [], data, split, None, limit, ema),
+        metrics=metrics,
+        require=require or [],
+        features=features or [],
+        ratio=ratio,
+        mask=mask,
+        seed=seed,
+        baselines=baselines,
+        batch_size=batch_size,
+        out=out,
+    )
 
 
 def run(
@@ -34,6 +102,16 @@ def run(
     out: Path | None,
 ) -> None:
     """Score a run, write report, lines and pictures beside it (or to `out`) and print the table."""
+    import torch
+
+    from perceptual_mae.evaluation.accelerator import make_accelerator
+    from perceptual_mae.evaluation.metrics.selection import names_of
+    from perceptual_mae.evaluation.open_run import check_ema, report_path
+    from perceptual_mae.evaluation.reconstruction.data import open_held_out, with_images, with_masking
+    from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
+    from perceptual_mae.progress import ProgressBar
+    from perceptual_mae.run.run import Run
+
     check_out(out)
     names_of(metrics)
     opened = Run(scored.path)
@@ -41,7 +119,7 @@ def run(
     config = with_masking(with_images(opened.config, scored.data, scored.overrides, scored.split), mask)
     data = open_held_out(config, name=scored.data, split=scored.split, limit=scored.test_limit)
     accelerator = make_accelerator(opened.config)
-    with Watcher(quiet=not accelerator.is_main_process) as watch:
+    with ProgressBar(quiet=not accelerator.is_main_process) as on_progress:
         found = evaluate_run(
             opened,
             data,
@@ -55,7 +133,7 @@ def run(
             batch_size=batch_size,
             baselines=baselines,
             ema=scored.ema,
-            watch=watch,
+            watch=on_progress,
         )
     if accelerator.is_main_process:
         differing = [
@@ -75,8 +153,11 @@ def run(
         torch.distributed.destroy_process_group()
 
 
-def write(found: Evaluation, data: HeldOut, path: Path) -> None:
+def write(found: "Evaluation", data: "HeldOut", path: Path) -> None:
     """Write the report, the lines and the pictures side by side, and print what a person wants to know."""
+    from perceptual_mae.evaluation.reconstruction.per_image import write_csv
+    from perceptual_mae.visualization.image_grid import save
+
     path.parent.mkdir(parents=True, exist_ok=True)
     report, beside = found.report, [path.name]
     page = found.extremes.page()
@@ -93,6 +174,77 @@ def write(found: Evaluation, data: HeldOut, path: Path) -> None:
     if report.get("baselines"):
         lines += ["Hidden pixels, beside fillings that learn nothing:", "", baseline_table(report), ""]
     lines += [*notes(report), f"written to {path.parent}: {', '.join(beside)}"]
-    console = Console(soft_wrap=True)
-    for line in lines:
-        console.print(line, highlight=False, markup=False)
+    print_lines(*lines)
+
+
+def title(report: Mapping[str, Any]) -> str:
+    """Say what was scored: weights, images, how they were prepared and masked."""
+    transform, mask = report["transform"], report["mask"]
+    height, width = transform["image_size"]
+    resize = f"resized to {transform['resize']}, " if transform["resize"] else ""
+    return (
+        f"{report['run']}, step {report['step']}{' (averaged weights)' if report['ema'] else ''}: generator "
+        f"{report['generator_sha256'][:12]}; {report['data']}, {report['num_images']} {report['split']} images, "
+        f"{resize}{height}x{width}; {mask['kind']} masks, ratio {mask['ratio']:g}, mask seed {mask['seed']}"
+    )
+
+
+def score_table(report: Mapping[str, Any]) -> str:
+    """Return a row for each score and a column for each subject."""
+    scores = report["scores"]
+    names = dict.fromkeys(name for found in scores.values() for name in found if not name.endswith(COUNTED))
+    ordered = [name for name in LABELS if name in names] + [name for name in names if name not in LABELS]
+    rows = [[_label(name), *(_cell(found, name) for found in scores.values())] for name in ordered]
+    rows += [[_label(name), *("unavailable" for _ in scores)] for name in report["unavailable"]]
+    return markdown_table(["", *scores], rows)
+
+
+def baseline_table(report: Mapping[str, Any]) -> str:
+    """Return the scores of hidden pixels: a row for this run and for each baseline."""
+    from perceptual_mae.evaluation.reconstruction.per_image import MASKED
+
+    subjects = {"this run": report["scores"].get(MASKED, {})}
+    subjects |= {name.replace("_", " "): found.get(MASKED, {}) for name, found in report["baselines"].items()}
+    names = [name for name in subjects["this run"] if not name.endswith(COUNTED)]
+    rows = [[subject, *(_cell(found, name) for name in names)] for subject, found in subjects.items()]
+    return markdown_table(["", *(_label(name) for name in names)], rows)
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know to read the table."""
+    told = ["raw: the whole output; composite: visible pixels pasted in; masked: hidden pixels alone"]
+    if not report["learns_visible_pixels"]:
+        told.append("raw means little here: the run's loss never looked at visible pixels")
+    if report["uses_target_statistics"]:
+        told.append("norm_pix: patches were un-normalised with the true patch's mean and deviation")
+    for subject, found in report["scores"].items():
+        if identical := found.get(f"psnr{COUNTED}"):
+            told.append(f"{subject}: {identical} images equal their originals and count with a PSNR of 100 dB")
+    if report["unreadable_images"]:
+        told.append(f"{report['unreadable_images']} images could not be read and were left out")
+    told += [_network(name, facts) for name, facts in report["feature_networks"].items()]
+    if set(report["feature_networks"]) - {"inception"}:
+        told.append("through another network than Inception, scores compare runs with each other and not with papers")
+    return told + [f"{name} is unavailable: {reason}" for name, reason in report["unavailable"].items()]
+
+
+def _network(name: str, facts: Mapping[str, Any]) -> str:
+    """Say what the scores through a network stand on."""
+    height, width = facts["input"]
+    digest = facts.get("sha256") or facts["encoder_sha256"]
+    return (
+        f"[{name}]: {facts['num_images']} images, {facts['dim']} features, {height}x{width} pixels, weights "
+        f"{digest[:12]}; against the originals of the same images; originals: one half of them against the other"
+    )
+
+
+def _label(name: str) -> str:
+    name, bracket, network = name.partition("[")
+    return LABELS.get(name, name) + (f", {network.removesuffix(']')}" if bracket else "")
+
+
+def _cell(found: Mapping[str, Any], name: str) -> str:
+    value = found.get(name, "")
+    if isinstance(value, float):
+        return f"{value:.{DIGITS.get(name.partition('[')[0], 4)}f}"
+    return "-" if value is None else str(value)

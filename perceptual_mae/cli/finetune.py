@@ -1,38 +1,83 @@
 """`pmae finetune`: all weights of a run's encoder learn from labels."""
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from perceptual_mae.cli.options import Scored
-from perceptual_mae.cli.output import check_out, finish, numbers
-from perceptual_mae.cli.progress import Watcher
+import typer
+
+from perceptual_mae.cli.options import (
+    Data,
+    DataKeys,
+    Ema,
+    Folder,
+    Limit,
+    Out,
+    Scored,
+    Split,
+    TestLimit,
+    check_run,
+    read_numbers,
+)
+from perceptual_mae.cli.output import check_out, write_scores
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
-from perceptual_mae.evaluation.finetuning.recipes import RecipeName, read_recipe
-from perceptual_mae.evaluation.open_run import open_run
 
 
-def run(
-    scored: Scored,
-    *,
-    recipe: RecipeName,
-    settings: Sequence[str],
-    fraction: float | None,
-    from_scratch: bool,
-    seeds: str,
-    save: Path | None,
-    out: Path | None,
+def finetune_command(
+    folder: Folder,
+    overrides: DataKeys = None,
+    recipe: Annotated[
+        Literal["mae", "paper", "small"],
+        typer.Option(help="mae, paper: as published, by the encoder's depth; small: minutes, for small images."),
+    ] = "mae",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="A value of the recipe, e.g. layer_decay=0.75, drop_path=0.1, pool=class_token, mixup=0; repeatable.",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="None: the recipe's. Its warm-up shortens too.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images of one step over all processes; none: the recipe's.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate of the head; none: the recipe's.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Learn from this share of the training images, each class alike, e.g. 0.01.")
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="The baseline: fresh weights, and no layer decay unless set.")
+    ] = False,
+    seeds: Annotated[str, typer.Option(metavar="N,N,...", help="Seeds; accuracies get mean and deviation.")] = "0",
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    ema: Ema = None,
+    save: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the network there, for open_classifier in Python.")
+    ] = None,
+    out: Out = None,
 ) -> None:
-    """Fine-tune a run, write the accuracies beside it (or to `out`) and print their table."""
-    chosen = numbers(seeds, "--seeds", least=0)
+    """Train a run's encoder end to end on labels, e.g. pmae finetune runs/a --recipe small --fraction 0.1."""
+    check_run(folder)
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    options = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    named = [f"{key}={value}" for key, value in options.items() if value is not None]
+    chosen = read_numbers(seeds, "--seeds", least=0)
     check_options(scored, fraction, from_scratch, save)
     check_out(out)
+    from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
+    from perceptual_mae.evaluation.finetuning.recipes import read_recipe
+    from perceptual_mae.evaluation.open_run import open_run
+    from perceptual_mae.progress import ProgressBar
+
     check_timm()
     opened = open_run(**vars(scored))
     depth = len(opened.run.generator().encoder.blocks)
-    resolved = read_recipe(recipe, depth, settings, from_scratch=from_scratch)
-    with Watcher(quiet=not opened.is_main_process) as watch:
+    resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
+    with ProgressBar(quiet=not opened.is_main_process) as on_progress:
         report = finetune_run(
             opened.run,
             opened.data,
@@ -43,18 +88,24 @@ def run(
             from_scratch=from_scratch,
             ema=scored.ema,
             save=save,
-            watch=watch,
+            watch=on_progress,
         )
     name = f"finetune_{recipe}" + ("_scratch" if from_scratch else "")
     name += f"_fraction_{fraction:g}" if fraction is not None else ""
     report["recipe"] = {"name": recipe, **report["recipe"]}
-    finish(opened, report, finetune_table, out or opened.default_path(name), then=next_step(scored, from_scratch, save))
+    write_scores(
+        opened,
+        report,
+        finetune_table,
+        out or opened.default_path(name),
+        next_step=next_step(scored, from_scratch, save),
+    )
 
 
 def next_step(scored: Scored, from_scratch: bool, save: Path | None) -> str:
     """Say what to do with the result."""
     if save is not None:
-        return f"the network lies in {save}; next: open_classifier of perceptual_mae.evaluation.finetuning.classifier"
+        return f"the network is in {save}; next: open_classifier of perceptual_mae.evaluation.finetuning.classifier"
     if from_scratch:
         return f"next: pmae finetune {scored.path} with the same options but --from-scratch, to compare"
     return f"next: pmae finetune {scored.path} with the same options and --from-scratch, the baseline"

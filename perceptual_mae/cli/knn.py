@@ -1,28 +1,51 @@
 """`pmae knn`: nearest neighbours among a frozen encoder's features; nothing is trained."""
 
-from pathlib import Path
+from typing import Annotated
 
-from perceptual_mae.cli.options import Scored
-from perceptual_mae.cli.output import check_out, finish, numbers
-from perceptual_mae.cli.progress import Watcher
+import typer
+
+from perceptual_mae.cli.options import (
+    Baselines,
+    Data,
+    DataKeys,
+    Ema,
+    Folder,
+    Limit,
+    Out,
+    Scored,
+    Split,
+    TestLimit,
+    check_run,
+    read_numbers,
+)
+from perceptual_mae.cli.output import check_out, write_scores
 from perceptual_mae.cli.representation_tables import knn_table
-from perceptual_mae.evaluation.open_run import open_run
-from perceptual_mae.evaluation.representation.evaluate import knn_run
 
 
-def run(
-    scored: Scored,
-    *,
-    neighbours: str,
-    temperature: float,
-    baselines: bool,
-    out: Path | None,
+def knn_command(
+    folder: Folder,
+    overrides: DataKeys = None,
+    neighbours: Annotated[str, typer.Option(metavar="K,K,...", help="Numbers of neighbours.")] = "10,20,100,200",
+    temperature: Annotated[float, typer.Option(min=1e-2, help="Votes count exp(cosine / temperature).")] = 0.07,
+    baselines: Baselines = False,
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    ema: Ema = None,
+    out: Out = None,
 ) -> None:
-    """Score a run by its nearest neighbours, write the scores beside it (or to `out`) and print their table."""
-    counts = numbers(neighbours, "--neighbours", least=1)
+    """Classify by the nearest neighbours among a run's frozen features, e.g. pmae knn runs/a."""
+    check_run(folder)
+    counts = read_numbers(neighbours, "--neighbours", least=1)
     check_out(out)
+    from perceptual_mae.evaluation.open_run import open_run
+    from perceptual_mae.evaluation.representation.evaluate import knn_run
+    from perceptual_mae.progress import ProgressBar
+
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
     opened = open_run(**vars(scored))
-    with Watcher(quiet=not opened.is_main_process) as watch:
+    with ProgressBar(quiet=not opened.is_main_process) as on_progress:
         report = knn_run(
             opened.run,
             opened.data,
@@ -31,6 +54,6 @@ def run(
             temperature=temperature,
             baselines=baselines,
             ema=scored.ema,
-            watch=watch,
+            watch=on_progress,
         )
-    finish(opened, report, knn_table, out or opened.default_path("knn"))
+    write_scores(opened, report, knn_table, out or opened.default_path("knn"))

@@ -1,10 +1,13 @@
 """Arguments and options that several commands share."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from perceptual_mae.errors import UserError
 
@@ -52,3 +55,45 @@ def check_run(folder: Path) -> None:
     """Raise UserError where there is no such folder, before anything heavy is imported."""
     if not folder.exists():
         raise UserError(f"{folder}: does not exist; give the folder that a run was written to")
+
+
+def read_numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:
+    """Return the numbers of a list such as 0,1,2; each one once and none below `least`."""
+    try:
+        values = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < least or len(set(values)) < len(values):
+        raise UserError(f"{option} is {text!r}; give different whole numbers from {least} on, such as 10,20,100")
+    return values
+
+
+AGAINST = "--against"
+
+
+class AgainstCommand(TyperCommand):
+    """A command whose `--against` takes all words up to the next option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        remaining: list[str] = super().parse_args(ctx, join_layers_of_against(args))
+        return remaining
+
+
+def join_layers_of_against(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with those after each `--against` joined to one."""
+    joined: list[str] = []
+    layers: list[str] | None = None
+    for word in [*words, "-"]:
+        if layers is not None and not word.startswith("-"):
+            layers.append(word)
+            continue
+        if layers:
+            joined.append(shlex.join(layers))
+        layers = [] if word == AGAINST else None
+        joined.append(word)
+    return joined[:-1]
+
+
+def split_layers(joined: str) -> list[str]:
+    """Return the words that were joined."""
+    return shlex.split(joined)

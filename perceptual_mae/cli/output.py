@@ -1,39 +1,60 @@
-"""What the commands that score a representation share: options, and where the scores go."""
+"""What several commands print and write: lines, tables, score files."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from rich.console import Console
+import typer
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.open_run import Opened
 from perceptual_mae.files import write_json
+
+if TYPE_CHECKING:
+    from perceptual_mae.evaluation.open_run import Opened
+
+
+def print_lines(*lines: str, to_stderr: bool = False) -> None:
+    """Print lines as they are: unbroken, and without colours."""
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr, soft_wrap=True)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the versions of this package, Python and PyTorch and stop; PyTorch is not imported for it."""
+    if wanted:
+        versions = {name: _version(name) for name in ("perceptual-mae", "torch")}
+        python = ".".join(map(str, sys.version_info[:3]))
+        typer.echo(f"perceptual-mae {versions['perceptual-mae']} (Python {python}, PyTorch {versions['torch']})")
+        raise typer.Exit
 
 
 def check_out(out: Path | None) -> None:
-    """Refuse a place that the scores cannot be written to, before they are computed."""
+    """Refuse a path that the scores cannot be written to, before they are computed."""
     if out is not None and (out.is_dir() or out.suffix != ".json"):
         raise UserError(f"--out: {out} is no file that ends in .json; name one")
 
 
-def finish(
-    opened: Opened,
+def write_scores(
+    opened: "Opened",
     report: Mapping[str, Any],
     table: Callable[[Mapping[str, Any]], str],
     path: Path,
     *,
-    then: str | None = None,
+    next_step: str | None = None,
 ) -> None:
-    """Write the scores, print their table and say what to do `then`; the main process alone does."""
+    """Write the scores of a representation, print their table and the next step; the main process alone does."""
+    import torch
+
     if opened.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
-        console = Console(soft_wrap=True)
-        closing = [f"written to {path}", *([then] if then else [])]
-        for line in (headline(report), "", table(report), "", *closing):
-            console.print(line, highlight=False, markup=False)
+        closing: Iterable[str] = (f"written to {path}", *([next_step] if next_step else []))
+        print_lines(headline(report), "", table(report), "", *closing)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -56,12 +77,8 @@ def headline(report: Mapping[str, Any]) -> str:
     )
 
 
-def numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:
-    """Return the numbers of a list such as 0,1,2; each one once and none below `least`."""
+def _version(package: str) -> str:
     try:
-        values = tuple(int(word) for word in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or min(values) < least or len(set(values)) < len(values):
-        raise UserError(f"{option} is {text!r}; give different whole numbers from {least} on, such as 10,20,100")
-    return values
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,34 +1,43 @@
-"""`pmae pretrain`: train, or with --dry-run say what would be trained."""
+"""`pmae pretrain`: train, or with --dry-run print what would be trained."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.console import Console
 
-from perceptual_mae.config import build
-from perceptual_mae.config.parsing import RunConfig, load_config, to_yaml
+from perceptual_mae.cli.options import Layers
+from perceptual_mae.cli.output import print_lines
+from perceptual_mae.config.layers import merge_layers
 from perceptual_mae.errors import UserError
-from perceptual_mae.generator.masked_autoencoder import count_parameters
-from perceptual_mae.training.initial_encoder import check_start
-from perceptual_mae.training.loop import pretrain
-from perceptual_mae.training.signals import EXIT_CODE, Interrupted
+
+if TYPE_CHECKING:
+    from perceptual_mae.config.parsing import RunConfig
 
 OPTIMIZER_MOMENTS = 2
 """AdamW and Adam keep two numbers beside each parameter."""
 
 
-def run(arguments: list[str], out: Path | None, dry_run: bool, fresh: bool) -> None:
-    """Train what the layers and overrides describe in `out` (default: runs/ and the layers' names)."""
+def pretrain_command(
+    arguments: Layers,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command again resumes it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over in an empty folder.")] = False,
+) -> None:
+    """Train a masked autoencoder, e.g. pmae pretrain cifar10 ls_gan_p training.epochs=50 --out runs/a."""
+    merge_layers(arguments)
+    from perceptual_mae.config.parsing import load_config
+    from perceptual_mae.training.loop import pretrain
+    from perceptual_mae.training.signals import EXIT_CODE, Interrupted
+
     config = load_config(arguments)
     out = out or default_folder(arguments)
     if dry_run:
-        Console(soft_wrap=True).print(describe(config, out), highlight=False, markup=False)
+        print_lines(describe(config, out))
         return
     try:
         pretrain(config, out, fresh=fresh)
     except Interrupted as stopped:
-        Console(stderr=True, soft_wrap=True).print(str(stopped), highlight=False, markup=False)
+        print_lines(str(stopped), to_stderr=True)
         raise typer.Exit(EXIT_CODE) from None
 
 
@@ -38,8 +47,15 @@ def default_folder(arguments: list[str]) -> Path:
     return Path("runs") / ("-".join(layers) or "default")
 
 
-def describe(config: RunConfig, out: Path) -> str:
+def describe(config: "RunConfig", out: Path) -> str:
     """Return the resolved configuration and what follows from it: sizes, steps, learning rate, a checkpoint's size."""
+    import torch
+
+    from perceptual_mae.config import build
+    from perceptual_mae.config.parsing import to_yaml
+    from perceptual_mae.generator.masked_autoencoder import count_parameters
+    from perceptual_mae.training.initial_encoder import check_start
+
     training = config.training
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
@@ -53,9 +69,9 @@ def describe(config: RunConfig, out: Path) -> str:
     lines.append(f"generator: {weights:,} parameters, {with_positions:,} with fixed positions")
     total = weights
     if discriminator is not None:
-        judge = sum(parameter.numel() for parameter in discriminator.parameters())
-        total += judge
-        lines.append(f"discriminator: {judge:,} parameters")
+        parameters = sum(parameter.numel() for parameter in discriminator.parameters())
+        total += parameters
+        lines.append(f"discriminator: {parameters:,} parameters")
     for name, network in (*networks.fixed.items(), *networks.copies.items()):
         lines.append(f"loss network {name}: {sum(each.numel() for each in network.parameters()):,} fixed parameters")
     if start is not None:
@@ -77,8 +93,10 @@ def describe(config: RunConfig, out: Path) -> str:
     return "\n".join(lines)
 
 
-def count_steps(config: RunConfig) -> str:
-    """Return the number of steps in words; without the data at hand it cannot be told, unless an epoch has a size."""
+def count_steps(config: "RunConfig") -> str:
+    """Return the number of steps in words; unknown where the data cannot be read."""
+    from perceptual_mae.config import build
+
     try:
         images = len(config.data.build("train"))
     except UserError as mistake:

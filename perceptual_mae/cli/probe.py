@@ -1,38 +1,84 @@
-"""`pmae probe`: how well a linear map, or a small head, reads labels from a frozen encoder."""
+"""`pmae probe`: accuracy of a linear map, or a small head, on a frozen encoder's features."""
 
-from pathlib import Path
+from typing import Annotated, Literal
 
-from perceptual_mae.cli.options import Scored
-from perceptual_mae.cli.output import check_out, finish, numbers
-from perceptual_mae.cli.progress import Watcher
+import typer
+
+from perceptual_mae.cli.options import (
+    Baselines,
+    Data,
+    DataKeys,
+    Ema,
+    Folder,
+    Limit,
+    Out,
+    Scored,
+    Split,
+    TestLimit,
+    check_run,
+    read_numbers,
+)
+from perceptual_mae.cli.output import check_out, write_scores
 from perceptual_mae.cli.representation_tables import probe_table
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.open_run import open_run
-from perceptual_mae.evaluation.representation.evaluate import Head, Protocol, probe_run
-from perceptual_mae.evaluation.representation.linear_probe import ProbeOptimizer
-from perceptual_mae.visualization.layer_map import draw_layer_map
+
+Protocol = Literal["cached", "mae", "paper", "kth"]
+Head = Literal["linear", "dense", "mlp"]
+ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]
 
 
-def run(
-    scored: Scored,
-    *,
-    protocol: Protocol | None,
-    head: Head | None,
-    optimizer: ProbeOptimizer | None,
-    seeds: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    layers: bool,
-    baselines: bool,
-    out: Path | None,
+def probe_command(
+    folder: Folder,
+    overrides: DataKeys = None,
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(
+            help="cached: features once, settings chosen on a part of train; mae, paper: augmented images; "
+            "kth: features once, nothing chosen, scored on train, too; none: cached, or what --head needs."
+        ),
+    ] = None,
+    head: Annotated[
+        Head | None,
+        typer.Option(
+            help="linear: BatchNorm, linear; dense, mlp: LayerNorm, linear or MLP, by kth; none: linear, mlp of kth."
+        ),
+    ] = None,
+    optimizer: Annotated[ProbeOptimizer | None, typer.Option(help="Of the cached protocol; none: lbfgs.")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Seeds of the probe; none: 0,1,2 if cached, else 0.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs of sgd, lars, mae and paper (none: 90), kth (50).")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=2, help="Batch of sgd and lars (none: 256), kth (64), mae and paper (as published)."),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Probe every block, and draw the map.")] = False,
+    baselines: Baselines = False,
+    data: Data = None,
+    split: Split = None,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    ema: Ema = None,
+    out: Out = None,
 ) -> None:
-    """Probe a run, write the scores beside it (or to `out`) and print their table."""
+    """Train linear probes on a run's frozen encoder, e.g. pmae probe runs/a --baselines."""
+    check_run(folder)
     protocol, head = settle(protocol, head)
-    chosen = numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
+    chosen = (
+        read_numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
+    )
     check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
     check_out(out)
+    from perceptual_mae.evaluation.open_run import open_run
+    from perceptual_mae.evaluation.representation.evaluate import probe_run
+    from perceptual_mae.progress import ProgressBar
+    from perceptual_mae.visualization.layer_map import draw_layer_map
+
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
     opened = open_run(**vars(scored))
-    with Watcher(quiet=not opened.is_main_process) as watch:
+    with ProgressBar(quiet=not opened.is_main_process) as on_progress:
         report = probe_run(
             opened.run,
             opened.data,
@@ -46,14 +92,14 @@ def run(
             layers=layers,
             baselines=baselines,
             ema=scored.ema,
-            watch=watch,
+            watch=on_progress,
         )
     name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
     written = out or opened.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")
     if layers and opened.is_main_process:
         title = f"{report['run']}, {report['data']}, {report['train_images']} training images"
         draw_layer_map(report["scores"]["encoder"], written.with_suffix(".png"), title=title)
-    finish(opened, report, probe_table, written)
+    write_scores(opened, report, probe_table, written)
 
 
 def settle(protocol: Protocol | None, head: Head | None) -> tuple[Protocol, Head]:

@@ -3,41 +3,69 @@
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from perceptual_mae.cli.options import Layers, read_numbers
+from perceptual_mae.cli.output import print_lines
+from perceptual_mae.config.layers import merge_layers
+from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
-from perceptual_mae.sweep.folder import Planned, plan, write_record
-from perceptual_mae.sweep.grid import Axis, make_cells
-from perceptual_mae.sweep.launch import launch
-from perceptual_mae.sweep.results import (
-    check_metrics,
-    draw_curves,
-    read_points,
-    read_summary,
-    to_json,
-    to_markdown,
-)
-from perceptual_mae.training.signals import EXIT_CODE, StopSignal
+from perceptual_mae.sweep.grid import Axis, make_cells, parse_axis
+
+if TYPE_CHECKING:
+    from perceptual_mae.sweep.folder import Planned
+    from perceptual_mae.training.signals import StopSignal
 
 FAILED = 1
+
+
+def sweep_command(
+    arguments: Layers,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="A run folder for each cell; the same command resumes.")],
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=A,B,...", help="A key and its values; may be repeated. layer=A,B takes layers."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Values of training.seed; none: the configuration's.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A number of summary.json; may be repeated; none: psnr_masked."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs and how far they are, and stop.")] = False,
+) -> None:
+    """Train a grid of runs, e.g. pmae sweep cifar10 mse --grid optimizer.lr=5e-4,1e-3 --seeds 0,1,2 --out runs/lr.
+
+    A run that fails is written down and the others go on; the exit code is then 1.
+    """
+    merge_layers(arguments)
+    axes = [parse_axis(text) for text in grid or []]
+    numbers = read_numbers(seeds, "--seeds", least=0) if seeds is not None else ()
+    for cell in make_cells(axes, numbers):
+        merge_layers(cell.arguments(arguments))
+    if not axes and not numbers:
+        raise UserError("nothing to sweep over; give --grid KEY=A,B,... or --seeds 0,1,2 (one run: pmae pretrain)")
+    run(arguments, axes, seeds=numbers, out=out, metrics=metric or ["psnr_masked"], dry_run=dry_run)
 
 
 def run(
     arguments: list[str], axes: list[Axis], *, seeds: tuple[int, ...], out: Path, metrics: list[str], dry_run: bool
 ) -> None:
     """Run what of the grid is not finished yet, then set all of it in a table; exit code 1 where a cell failed."""
+    from perceptual_mae.sweep.folder import plan, write_record
+    from perceptual_mae.sweep.results import check_metrics, draw_curves, read_points, read_summary, to_json, to_markdown
+
     planned = plan(arguments, make_cells(axes, seeds), out)
     finished = [each for each in planned if each.state == "finished"]
     if finished:
         check_metrics(read_summary(finished[0].path) or {}, metrics)
-    console = Console(soft_wrap=True, highlight=False, markup=False)
     if dry_run:
         for each in planned:
-            console.print(f"{each.state:9}{each.path}: pmae pretrain {' '.join(each.arguments)}")
-        console.print(f"{len(planned)} runs, {len(planned) - len(finished)} of them to go")
+            print_lines(f"{each.state:9}{each.path}: pmae pretrain {' '.join(each.arguments)}")
+        print_lines(f"{len(planned)} runs, {len(planned) - len(finished)} of them to go")
         return
     write_record(out, arguments, axes, seeds, {})
     runner = Runner(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
@@ -48,23 +76,21 @@ def run(
     write_json(out / "results.json", {"kind": "sweep", "metrics": metrics, "points": to_json(points)})
     if axes:
         draw_curves(points, axes, metrics, out / "curve.png")
-    console.print(table)
-    told = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-    told.print(
-        f"written to {out}: results.md, results.json{', curve.png' if axes else ''}; next: pmae compare {out}/*/"
-    )
+    print_lines(table)
+    files = f"results.md, results.json{', curve.png' if axes else ''}"
+    print_lines(f"written to {out}: {files}; next: pmae compare {out}/*/", to_stderr=True)
     if runner.failed:
-        told.print(f"failed: {', '.join(runner.failed)} (why: {out / 'sweep.json'}); the same command tries them again")
+        failed = f"failed: {', '.join(runner.failed)} (why: {out / 'sweep.json'}); the same command tries them again"
+        print_lines(failed, to_stderr=True)
         raise typer.Exit(FAILED)
 
 
 class Runner:
     """The cells that are run now. `ended` says by name how they did, `failed` names those that failed."""
 
-    def __init__(self, planned: list[Planned], metrics: list[str], record: Any) -> None:
+    def __init__(self, planned: list["Planned"], metrics: list[str], record: Any) -> None:
         self.planned, self.metrics, self.record = planned, metrics, record
         self.ended: dict[str, dict[str, Any]] = {}
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
     @property
     def failed(self) -> list[str]:
@@ -72,31 +98,37 @@ class Runner:
 
     def run(self) -> None:
         """Run all cells that are not finished; leave with exit code 130 when asked to stop."""
+        from perceptual_mae.training.signals import StopSignal
+
         todo = [each for each in self.planned if each.state != "finished"]
         if skipped := len(self.planned) - len(todo):
-            self.console.print(f"sweep: {skipped} of {len(self.planned)} runs are finished already")
+            print_lines(f"sweep: {skipped} of {len(self.planned)} runs are finished already", to_stderr=True)
         started = time.monotonic()
         with StopSignal() as stop:
             for number, each in enumerate(todo):
                 left = (time.monotonic() - started) / number * (len(todo) - number) if number else None
                 words = f", left {timedelta(seconds=round(left))}" if left is not None else ""
-                self.console.print(f"sweep: run {number + 1} of {len(todo)}, {each.cell.name}{words}")
+                print_lines(f"sweep: run {number + 1} of {len(todo)}, {each.cell.name}{words}", to_stderr=True)
                 self.run_one(each, stop)
 
-    def run_one(self, each: Planned, stop: StopSignal) -> None:
+    def run_one(self, each: "Planned", stop: "StopSignal") -> None:
         """Run one cell and write down how it ended."""
+        from perceptual_mae.sweep.launch import launch
+        from perceptual_mae.sweep.results import check_metrics, read_summary
+        from perceptual_mae.training.signals import EXIT_CODE
+
         before = time.monotonic()
-        ending = launch(each.arguments, each.path, lambda line: self.console.print(f"  {line}"), stop)
+        ending = launch(each.arguments, each.path, lambda line: print_lines(f"  {line}", to_stderr=True), stop)
         seconds = round(time.monotonic() - before, 1)
         if stop.requested:
-            self.console.print("sweep: stopped; the same command goes on from here")
+            print_lines("sweep: stopped; the same command goes on from here", to_stderr=True)
             raise typer.Exit(EXIT_CODE)
         summary = read_summary(each.path)
         if ending.code == 0 and summary is not None:
             self.ended[each.cell.name] = {"status": "finished", "seconds": seconds}
         else:
             reason = ending.reason or "it left no summary"
-            self.console.print(f"sweep: {each.cell.name} failed: {reason}")
+            print_lines(f"sweep: {each.cell.name} failed: {reason}", to_stderr=True)
             self.ended[each.cell.name] = {
                 "status": "failed",
                 "seconds": seconds,

@@ -7,16 +7,13 @@ import shutil
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import IO
 
 from perceptual_mae.errors import UserError
 from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, ForeignWeights, check_sha256
-
-Watch = Callable[[str, int, int], None]
-"""Is told which file it is, how many bytes of it have come and how many there are (0: not known)."""
+from perceptual_mae.progress import OnProgress, no_progress
 
 SECONDS_OF_SILENCE = 60
 _CHUNK = 1 << 20
@@ -25,7 +22,7 @@ _CHUNK = 1 << 20
 def address_of(entry: ForeignWeights) -> str:
     """Return the address that the publisher's own package knows. UserError where the file is made by hand."""
     if entry.publisher is None:
-        raise UserError(f"{entry.file} {entry.recipe}; then bring it with --from FOLDER")
+        raise UserError(f"{entry.file} {entry.recipe}; then copy it with --from FOLDER")
     if entry.publisher == "clean-fid":
         from cleanfid.downloads_helper import inception_url
 
@@ -35,10 +32,11 @@ def address_of(entry: ForeignWeights) -> str:
     return str(get_weight(entry.publisher.removeprefix("torchvision:")).url)
 
 
-def download(name: str, folder: Path, *, url: str | None = None, watch: Watch = lambda file, done, total: None) -> Path:
+def download(name: str, folder: Path, *, url: str | None = None, on_progress: OnProgress = no_progress) -> Path:
     """Download the weights of a name into `folder` (from `url`, or its publisher's address) and return the file.
 
-    It gets its name when it has come whole and has the right SHA-256. Raises UserError where it does not.
+    on_progress: called with the file's name, the bytes read and all bytes (0: not known). The file gets its name when
+    it is complete and has the right SHA-256. Raises UserError where it does not.
     """
     entry = FOREIGN_WEIGHTS[name]
     url = url or address_of(entry)
@@ -47,16 +45,16 @@ def download(name: str, folder: Path, *, url: str | None = None, watch: Watch = 
     try:
         with closing(urllib.request.urlopen(url, timeout=SECONDS_OF_SILENCE)) as source:
             total = int(source.headers.get("Content-Length") or 0)
-            return _keep(source, folder / entry.file, entry.sha256, url, total, watch)
+            return _keep(source, folder / entry.file, entry.sha256, url, total, on_progress)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as failure:
         reason = getattr(failure, "reason", failure)
         raise UserError(
-            f"{url}: {reason}; without a network, copy {entry.file} to a folder of this machine and bring it with "
+            f"{url}: {reason}; without a network, copy {entry.file} to a folder of this machine and copy it with "
             f"pmae weights fetch {name} --from FOLDER"
         ) from failure
 
 
-def bring(name: str, source: Path, folder: Path, *, watch: Watch = lambda file, done, total: None) -> Path:
+def copy_weights(name: str, source: Path, folder: Path, *, on_progress: OnProgress = no_progress) -> Path:
     """Copy the weights of a name from the folder (or file) `source` into `folder` and return the file.
 
     Raises UserError where it is not there or has the wrong SHA-256.
@@ -68,7 +66,7 @@ def bring(name: str, source: Path, folder: Path, *, watch: Watch = lambda file, 
     if (folder / entry.file).exists() and path.samefile(folder / entry.file):
         raise UserError(f"--from: {source} is the folder of weights itself; name the folder to copy from")
     with path.open("rb") as file:
-        return _keep(file, folder / entry.file, entry.sha256, str(path), path.stat().st_size, watch)
+        return _keep(file, folder / entry.file, entry.sha256, str(path), path.stat().st_size, on_progress)
 
 
 def is_right(path: Path, entry: ForeignWeights) -> bool | None:
@@ -82,7 +80,9 @@ def is_right(path: Path, entry: ForeignWeights) -> bool | None:
     return True
 
 
-def _keep(source: IO[bytes], target: Path, sha256: str | None, origin: str, total: int, watch: Watch) -> Path:
+def _keep(
+    source: IO[bytes], target: Path, sha256: str | None, origin: str, total: int, on_progress: OnProgress
+) -> Path:
     """Write what comes beside `target`, hold its sum against the one known, and rename it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if total > (free := shutil.disk_usage(target.parent).free):
@@ -94,7 +94,7 @@ def _keep(source: IO[bytes], target: Path, sha256: str | None, origin: str, tota
                 partial.write(chunk)
                 digest.update(chunk)
                 done += len(chunk)
-                watch(target.name, done, total)
+                on_progress(target.name, done, total)
             if total and done != total:
                 raise UserError(f"{origin}: ended after {done} of {total} bytes; try again")
             if sha256 is not None and digest.hexdigest() != sha256:

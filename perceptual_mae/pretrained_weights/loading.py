@@ -26,7 +26,7 @@ def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: st
     path, published = registry.locate(weights)
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        fetch = f", or bring the file: pmae weights fetch {weights}" if weights in registry.FOREIGN_WEIGHTS else ""
+        fetch = f", or get the file: pmae weights fetch {weights}" if weights in registry.FOREIGN_WEIGHTS else ""
         raise ValueError(f"the weights of {what}: {path} {found}; {hint or _hint(what)}{fetch}")
     for expected in filter(None, (sha256, published)):
         registry.check_sha256(path, expected)

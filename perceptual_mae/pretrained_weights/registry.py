@@ -6,12 +6,10 @@ Nothing here imports torch. A file is looked for in the folder of weights, then 
 import hashlib
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 ENVIRONMENT = "PMAE_WEIGHTS"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,10 @@ def missing(name: str) -> str:
     return f"the weights of {name} are not at hand; fetch them: pmae weights fetch {name}"
 
 
-def sha256_of(path: Path, watch: Callable[[int], None] = lambda done: None) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits; `watch` is told how many bytes have been read."""
-    digest, done = hashlib.sha256(), 0
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            watch(done)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> str:

@@ -19,6 +19,7 @@ from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
+from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import trainer_state
@@ -26,7 +27,7 @@ from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.initial_encoder import find_start
 from perceptual_mae.training.messages import farewell, headline
-from perceptual_mae.training.metrics import Meter, Reporter, average, check_trackers, first_non_finite, nest
+from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 
@@ -132,10 +133,8 @@ class Pretraining:
             named = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
             self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=named)
         self.accelerator.wait_for_everyone()
-        with (
-            StopSignal() as self.stop,
-            Reporter(self.timetable.total_steps, self.step, quiet=self.quiet) as self.reporter,
-        ):
+        with StopSignal() as self.stop, ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
+            self.progress("training", self.step, self.timetable.total_steps)
             self.greet(found)
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
@@ -155,7 +154,7 @@ class Pretraining:
                 break
             self.meter.add(self.step, self.trainer.step(batches, self.timetable.progress(self.step)))
             self.step, taken = self.step + 1, taken + 1
-            self.reporter.advance(self.step)
+            self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
             is_leaving = not is_last and self.is_stopping()
             if self.step % log_every == 0 or is_last or is_leaving:
@@ -204,7 +203,7 @@ class Pretraining:
             if name.startswith("weighted/")
         }
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.last_losses.items())
-        self.reporter.report(epoch, self.step, f"{losses}  {speed:.0f} images/s")
+        self.progress.status("training", f"epoch {epoch}", f"{losses}  {speed:.0f} images/s")
         for step, scalars in steps:
             for message in self.health.observe(scalars):
                 self.warn(f"step {step}: {message}")
@@ -349,11 +348,11 @@ class Pretraining:
 
     def tell(self, message: str) -> None:
         log.info(message)
-        self.reporter.say(message)
+        self.progress.log(message)
 
     def warn(self, message: str) -> None:
         log.warning(message)
-        self.reporter.say(f"warning: {message}")
+        self.progress.log(f"warning: {message}")
 
     def is_stopping(self) -> bool:
         """Tell whether this run, or with several processes any of them, was asked to stop."""

@@ -2,16 +2,12 @@
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from importlib.util import find_spec
-from types import TracebackType
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
@@ -127,62 +123,6 @@ def nest(scalars: Numbers) -> dict[str, Any]:
             branch = branch.setdefault(group, {})
         branch[leaf] = value
     return tree
-
-
-class Reporter:
-    """A progress bar with the time left on a terminal, plain lines elsewhere."""
-
-    def __init__(self, total_steps: int, first_step: int, *, quiet: bool = False) -> None:
-        self.total, self.first, self.quiet = total_steps, first_step, quiet
-        self.console = Console(stderr=True, soft_wrap=True)
-        self.started = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        on_terminal = self.console.is_terminal and not quiet
-        self.progress = Progress(*columns, console=self.console) if on_terminal else None
-
-    def __enter__(self) -> "Reporter":
-        if self.progress:
-            self.progress.start()
-            self.task = self.progress.add_task("training", total=self.total, completed=self.first)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.progress:
-            self.progress.stop()
-
-    def advance(self, step: int) -> None:
-        if self.progress:
-            self.progress.update(self.task, completed=step)
-
-    def report(self, epoch: int, step: int, line: str) -> None:
-        """Say how the run goes, after `step` steps."""
-        if self.quiet:
-            return
-        if self.progress:
-            self.progress.update(self.task, description=f"epoch {epoch}  {line}")
-            return
-        elapsed = time.monotonic() - self.started
-        left = elapsed / max(1, step - self.first) * (self.total - step)
-        self.say(f"epoch {epoch}  step {step}/{self.total}  {line}  left {_clock(left)}")
-
-    def say(self, message: str) -> None:
-        if not self.quiet:
-            self.console.print(message, highlight=False, markup=False)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def check_trackers(names: Sequence[str]) -> None:

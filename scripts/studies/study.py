@@ -5,7 +5,6 @@ and each can be repeated by hand.
 """
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ OWN = ("training.seed", "training.epochs", "evaluation.every", "evaluation.limit
 GROWING = {"pretrain": (), "evaluate": ("--limit",), "probe": ("--limit", "--test-limit"), "finetune": ("--epochs",)}
 """What of a command grows in its trial; of a training the epochs."""
 TRIAL = 4
-CURVES = Path(__file__).parents[1] / "curves.py"
 
 
 @dataclass(frozen=True)
@@ -41,17 +39,16 @@ class Cell:
     needs: tuple[Path, ...] = ()
     reads: tuple[Path, ...] = ()
     starts: int = 1
-    script: Path | None = None
 
     @property
     def command(self) -> list[str]:
         """What is run."""
-        return [*((sys.executable, str(self.script)) if self.script else PMAE), *self.words]
+        return [*PMAE, *self.words]
 
     @property
     def line(self) -> str:
         """What a person types, from a checkout."""
-        return shlex.join([*(("python", f"scripts/{self.script.name}") if self.script else ("pmae",)), *self.words])
+        return shlex.join(["pmae", *self.words])
 
 
 @dataclass(frozen=True)
@@ -138,11 +135,11 @@ class Study:
             self.rows.setdefault(row, []).append(run)
         return runs
 
-    def draw(self, name: str, *words: str, needs: Sequence[Path], script: Path | None = None) -> None:
+    def draw(self, name: str, *words: str, needs: Sequence[Path]) -> None:
         """Add a picture by a command that takes --out."""
         result = self.out / "figures" / f"{name}.png"
         line = (*words, "--out", str(result))
-        self.cells.append(Cell(f"figure {name}", line, result, needs=tuple(needs), script=script))
+        self.cells.append(Cell(f"figure {name}", line, result, needs=tuple(needs)))
 
     def draw_beside(self, name: str, runs: Sequence[Trained], *options: str) -> None:
         """Add a picture: original | masked | each run's composite, of the same images under the same masks."""
@@ -152,8 +149,8 @@ class Study:
 
     def draw_curves(self, runs: Sequence[Trained]) -> None:
         """Add the loss curves of several runs in one figure."""
-        words = (*(str(run.path) for run in runs), "--key", "raw.mse")
-        self.draw("loss_curves", *words, needs=[run.summary for run in runs], script=CURVES)
+        words = ("curves", *(str(run.path) for run in runs), "--key", "raw.mse")
+        self.draw("loss_curves", *words, needs=[run.summary for run in runs])
 
     @property
     def drawn(self) -> list[Path]:

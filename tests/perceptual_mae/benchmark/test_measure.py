@@ -87,16 +87,16 @@ def test_configurations_take_turns_and_the_order_is_reversed_from_round_to_round
         return step(self, batches, progress)
 
     monkeypatch.setattr(Trainer, "step", recorded)
-    progress: list[tuple[int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     (one, other), _ = measure(
         [("one", debug_config("mse")), ("other", debug_config("l1"))],
         rounds=2,
-        progress=lambda done, total: progress.append((done, total)),
+        on_progress=lambda *state: progress.append(state),
     )
     first, second = id(one.trainer), id(other.trainer)
     forth = [(first, 1), (second, 1), (first, 2), (second, 2)]
     assert taken == forth[::-1] + forth + forth[::-1] + forth  # warm-up, count, two rounds
-    assert progress == [(done, 16) for done in range(1, 17)]
+    assert progress == [("bench", done, 16) for done in range(1, 17)]
     assert len(one.seconds) == len(other.seconds) == 2
 
 

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from conftest import DEBUG
 from perceptual_mae.cli import main
-from perceptual_mae.cli.bench import Ticker, run
-from perceptual_mae.cli.groups import join_groups, split_group
+from perceptual_mae.cli.bench import run
+from perceptual_mae.cli.options import join_layers_of_against, split_layers
 
 QUICK = ["--rounds", "1"]
 
@@ -26,12 +25,12 @@ QUICK = ["--rounds", "1"]
     ],
 )
 def test_an_option_takes_all_words_up_to_the_next_one(typed: list[str], joined: list[str]) -> None:
-    assert join_groups(typed) == joined
+    assert join_layers_of_against(typed) == joined
 
 
-def test_a_group_comes_apart_into_the_words_that_were_typed() -> None:
+def test_layers_that_were_joined_come_apart_into_the_words_that_were_typed() -> None:
     words = ["my runs/b.yaml", "losses.mse={weight: 1.0, when: {every: 3}}", "it's"]
-    assert split_group(join_groups(["--against", *words])[1]) == words
+    assert split_layers(join_layers_of_against(["--against", *words])[1]) == words
 
 
 def test_tables_and_file_tell_the_same_of_configurations_with_overrides_of_their_own(
@@ -60,7 +59,6 @@ def test_tables_and_file_tell_the_same_of_configurations_with_overrides_of_their
     for word in ("process CPU time", "1 thread", "ratio to 2", "quartiles", "term mse", "even", half["name"]):
         assert word in captured.out
     assert f"{half['ratio']['median']:.3f}" in captured.out
-    assert "bench: step 12 of 12, left 0:00:00" in captured.err
 
 
 def test_the_file_is_there_even_where_the_reader_of_the_tables_has_left(
@@ -101,16 +99,3 @@ def test_a_mistake_is_exit_two_and_one_line_before_anything_is_measured(
     assert line.startswith("pmae: ")
     assert message in line
     assert not list(tmp_path.iterdir())
-
-
-def test_progress_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewhere() -> None:
-    terminal, elsewhere = (
-        Console(record=True, force_terminal=True, width=80),
-        Console(record=True, force_terminal=False),
-    )
-    for console in (terminal, elsewhere):
-        with Ticker(console, plain_every=3600) as ticker:
-            for done in range(1, 5):
-                ticker.tick(done, 4)
-    assert "4/4" in terminal.export_text()
-    assert elsewhere.export_text().splitlines() == ["bench: step 4 of 4, left 0:00:00"]

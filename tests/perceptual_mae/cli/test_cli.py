@@ -34,7 +34,10 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         ["--help"],
         ["pretrain", "--help"],
+        ["--version"],
         ["visualize", "--help"],
+        ["evaluate", "--help"],
+        ["curves", "--help"],
         ["compare", "--help"],
         ["sweep", "--help"],
         ["probe", "--help"],
@@ -130,6 +133,7 @@ def test_every_mistake_is_a_line_without_traceback(capsys):
         (["trian"], "No such command 'trian'"),
         (["visualize", "no/such/run"], "no/such/run: does not exist"),
         (["compare", "no/such/run"], "no/such/run: does not exist"),
+        (["curves", "no/such/run"], "no/such/run: does not exist"),
         (["visualize", ".", "--count", "none"], "Invalid value for '--count'"),
     ],
 )
@@ -147,11 +151,11 @@ def test_mistakes_of_usage_are_one_line_and_exit_two(arguments, message, capsys)
 def test_exit_codes(failure, code, monkeypatch, capsys):
     from perceptual_mae.cli import configs
 
-    def run(arguments: list[str], schema: bool) -> None:
+    def merge_layers(arguments: list[str]) -> None:
         if failure is not None:
             raise failure
 
-    monkeypatch.setattr(configs, "run", run)
+    monkeypatch.setattr(configs, "merge_layers", merge_layers)
     assert cli.main(["configs"]) == code
     error = capsys.readouterr().err
     assert ("Traceback" in error) == (code == 1)
@@ -161,10 +165,10 @@ def test_exit_codes(failure, code, monkeypatch, capsys):
 def test_an_exit_asked_for_by_a_command_passes_through(monkeypatch):
     from perceptual_mae.cli import configs
 
-    def run(arguments: list[str], schema: bool) -> None:
+    def merge_layers(arguments: list[str]) -> None:
         raise SystemExit(130)
 
-    monkeypatch.setattr(configs, "run", run)
+    monkeypatch.setattr(configs, "merge_layers", merge_layers)
     with pytest.raises(SystemExit) as caught:
         cli.main(["configs"])
     assert caught.value.code == 130

@@ -10,7 +10,6 @@ from PIL import Image
 from conftest import DEBUG
 from perceptual_mae import Run
 from perceptual_mae.cli import main
-from perceptual_mae.cli import sweep as command
 from perceptual_mae.sweep.launch import Ending
 from perceptual_mae.training.signals import StopSignal
 
@@ -39,7 +38,7 @@ class InProcess:
 @pytest.fixture
 def cells(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     launcher = InProcess()
-    monkeypatch.setattr(command, "launch", launcher)
+    monkeypatch.setattr("perceptual_mae.sweep.launch.launch", launcher)
     return launcher
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from conftest import DEBUG
 from perceptual_mae.cli import main, visualize
 from perceptual_mae.run.folder import tell_apart
+from perceptual_mae.run.run import Run
+from perceptual_mae.visualization import image_grid
 from perceptual_mae.visualization.image_grid import GREY
 
 
@@ -86,8 +88,8 @@ def test_the_sheet_of_several_runs_leaves_that_of_one_alone(run: Path, tmp_path:
 def test_a_run_may_be_called_original(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = str(shutil.copytree(run, tmp_path / "original"))
     columns: list[str] = []
-    real_sheet = visualize.sheet
-    monkeypatch.setattr(visualize, "sheet", lambda views: [columns.extend(views), real_sheet(views)][1])
+    real_sheet = image_grid.sheet
+    monkeypatch.setattr(image_grid, "sheet", lambda views: [columns.extend(views), real_sheet(views)][1])
     assert main(["visualize", str(run), "--count", "1", "--beside", other, "--view", "raw"]) == 0
     assert columns == ["original", "masked", f"{tmp_path.name}/run", f"{tmp_path.name}/original"]
 
@@ -99,8 +101,8 @@ def test_overlays_of_two_runs_stand_in_four_columns_under_the_same_masks(
     quick = ["training.epochs=1", "training.epoch_images=8", "evaluation.limit=4", "training.seed=3"]
     assert main(["pretrain", DEBUG, "improved_mae", *quick, "--out", str(other)]) == 0
     columns: dict[str, Tensor] = {}
-    real_sheet = visualize.sheet
-    monkeypatch.setattr(visualize, "sheet", lambda views: [columns.update(views), real_sheet(views)][1])
+    real_sheet = image_grid.sheet
+    monkeypatch.setattr(image_grid, "sheet", lambda views: [columns.update(views), real_sheet(views)][1])
     wanted = ["--count", "3", "--beside", str(other), "--view", "composite", "--ratio", "0.9"]
     assert main(["visualize", str(run), *wanted]) == 0
     assert list(columns) == ["original", "masked", "run", "improved"]
@@ -120,7 +122,7 @@ def test_overlays_of_two_runs_stand_in_four_columns_under_the_same_masks(
 
 def test_many_runs_beside_make_no_name_that_a_file_system_refuses(run: Path) -> None:
     long = [f"{letter * 80}" for letter in "abc"]
-    names = {visualize.default_path(visualize.Run(run), others, "visualize").name for others in (long, long[:2])}
+    names = {visualize.default_path(Run(run), others, "visualize").name for others in (long, long[:2])}
     assert len(names) == 2
     assert all(len(name) < 200 for name in names)
 

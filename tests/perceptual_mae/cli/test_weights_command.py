@@ -234,5 +234,5 @@ def test_a_folder_is_not_copied_onto_itself(folder: Path) -> None:
     folder.mkdir()
     (folder / "tiny-net.pt").write_bytes(b"damaged")
     with pytest.raises(UserError, match="is the folder of weights itself"):
-        download.bring("tiny", folder, folder)
+        download.copy_weights("tiny", folder, folder)
     assert (folder / "tiny-net.pt").read_bytes() == b"damaged"

@@ -1,9 +1,7 @@
-"""scripts/curves.py draws what runs have logged."""
+"""`pmae curves` draws what runs have logged."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import pytest
 from PIL import Image
 
 from conftest import debug_config
+from perceptual_mae.cli import curves, main
 from perceptual_mae.run.run import Run
 from perceptual_mae.training.loop import pretrain
-
-SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts/curves.py"))
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +21,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str | Path) -> int:
-    monkeypatch.setattr(sys, "argv", ["curves.py", *map(str, words)])
-    try:
-        SCRIPT["main"]()
-    except SystemExit as left:
-        return int(left.code or 0)
-    return 0
+def call(*words: str | Path) -> int:
+    return main(["curves", *map(str, words)])
 
 
 def test_runs_of_the_same_name_have_a_line_each(
@@ -38,17 +30,17 @@ def test_runs_of_the_same_name_have_a_line_each(
 ) -> None:
     other = Path(shutil.copytree(finished, tmp_path / "b" / "run"))
     drawn: list[str] = []
-    monkeypatch.setitem(SCRIPT["main"].__globals__, "draw", lambda runs, keys, out: drawn.extend(runs))
-    assert call(monkeypatch, finished, other) == 0
+    monkeypatch.setattr(curves, "draw", lambda runs, keys, out: drawn.extend(runs))
+    assert call(finished, other) == 0
     assert drawn == ["a/run", "b/run"]
 
 
 def test_a_key_that_no_run_has_logged_is_told_with_the_one_that_was_meant(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "curves.png"
-    assert call(monkeypatch, finished, "--key", "raw.mse", "--key", "evaluation.psnr_maskd", "--out", out) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
+    assert call(finished, "--key", "raw.mse", "--key", "evaluation.psnr_maskd", "--out", out) == 2
+    (told,) = capsys.readouterr().err.splitlines()
     assert "evaluation.psnr_maskd" in told
     assert "did you mean 'evaluation.psnr_masked'?" in told
     assert not out.exists()
@@ -58,15 +50,13 @@ def test_default_panels_that_no_run_has_logged_are_left_out(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    monkeypatch.setitem(SCRIPT["main"].__globals__, "draw", lambda runs, keys, out: drawn.extend(keys))
-    assert call(monkeypatch, finished) == 0
+    monkeypatch.setattr(curves, "draw", lambda runs, keys, out: drawn.extend(keys))
+    assert call(finished) == 0
     assert drawn == ["evaluation.psnr_masked"]  # mse has neither L1 nor a discriminator
 
 
-def test_a_folder_that_is_no_run_is_exit_two_and_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert call(monkeypatch, tmp_path) == 2
+def test_a_folder_that_is_no_run_is_exit_two_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(tmp_path) == 2
     assert "is not a run folder" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -78,11 +68,11 @@ def test_a_figure_shows_what_each_run_logged_over_the_images_it_saw(tmp_path: Pa
         runs[method] = Run(tmp_path / method)
     records = [json.loads(line) for line in (tmp_path / "msg_gan_p/metrics.jsonl").read_text().splitlines()]
     shares = [record["gradient_share"]["decoder"]["l1"] for record in records if "gradient_share" in record]
-    seen, values = SCRIPT["series"](runs["msg_gan_p"], "gradient_share.decoder.l1")
+    seen, values = curves.series(runs["msg_gan_p"], "gradient_share.decoder.l1")
     assert values == shares
     assert seen == [record["step"] * 8 / 1000 for record in records if "gradient_share" in record]
-    assert SCRIPT["series"](runs["mse"], "gradient_share.decoder.l1") == ([], [])
-    SCRIPT["draw"](runs, ["evaluation.psnr_masked", "raw.l1"], tmp_path / "figures/curves.png")
+    assert curves.series(runs["mse"], "gradient_share.decoder.l1") == ([], [])
+    curves.draw(runs, ["evaluation.psnr_masked", "raw.l1"], tmp_path / "figures/curves.png")
     with Image.open(tmp_path / "figures/curves.png") as figure:
         assert figure.width > figure.height
 
@@ -92,9 +82,9 @@ def test_a_legend_of_long_names_stays_inside_the_figure(
     panels: int, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures: list[Any] = []
-    monkeypatch.setitem(SCRIPT["draw"].__globals__, "save_figure", lambda figure, out: figures.append(figure))
+    monkeypatch.setattr("perceptual_mae.visualization.figures.save_figure", lambda figure, out: figures.append(figure))
     runs = {f"orders_WWW_gan_p_sequential_{number}": Run(finished) for number in range(8)}
-    SCRIPT["draw"](runs, ["raw.mse", "total", "variety"][:panels], tmp_path / "curves.png")
+    curves.draw(runs, ["raw.mse", "total", "variety"][:panels], tmp_path / "curves.png")
     (figure,) = figures
     figure.draw_without_rendering()
     (legend,) = figure.legends
