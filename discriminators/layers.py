@@ -1,4 +1,4 @@
-"""What pyramid discriminators are made of: equalised layers, the blur before halving, the minibatch's deviation.
+"""Layers of the pyramid discriminators: equalised convolutions, blurred downsampling, minibatch standard deviation.
 
 Everything here can be differentiated twice (R1, path length).
 """
@@ -14,7 +14,7 @@ LEAK = 0.2
 """Slope of the leaky ReLU below zero in MSG-GAN and StyleGAN2."""
 
 Group = int | Literal["batch"]
-"""How many images at most a minibatch deviation is taken over; "batch" is all of them."""
+"""Largest number of images that a minibatch standard deviation is taken over; "batch" is all of them."""
 
 
 class EqualizedConv2d(nn.Module):
@@ -27,8 +27,8 @@ class EqualizedConv2d(nn.Module):
 
     def __init__(
         self,
-        before: int,
-        after: int,
+        in_channels: int,
+        out_channels: int,
         kernel_size: int,
         *,
         stride: int = 1,
@@ -40,15 +40,15 @@ class EqualizedConv2d(nn.Module):
         equalized: bool = True,
     ) -> None:
         super().__init__()
-        scale = weight_gain / math.sqrt(before * kernel_size**2)
-        weight = torch.randn(after, before, kernel_size, kernel_size)
+        scale = weight_gain / math.sqrt(in_channels * kernel_size**2)
+        weight = torch.randn(out_channels, in_channels, kernel_size, kernel_size)
         self.weight = nn.Parameter(weight if equalized else weight * scale)
-        self.bias = nn.Parameter(torch.zeros(after)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self.scale = scale if equalized else 1.0
         self.stride, self.padding, self.activate, self.gain = stride, padding, activate, gain
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return (B, after, H', W') from (B, before, H, W)."""
+        """Return (B, out_channels, H', W') from (B, in_channels, H, W); values of any range."""
         images, weight = _scaled(images, self.weight, self.scale * self.gain)
         bias = self.bias if self.bias is None or self.gain == 1 else self.bias * self.gain
         hidden = F.conv2d(images, weight, bias, self.stride, self.padding)
@@ -56,23 +56,23 @@ class EqualizedConv2d(nn.Module):
 
 
 class EqualizedLinear(nn.Module):
-    """leaky_relu(linear / sqrt(fan_in) + bias) * gain: the fully connected sister of `EqualizedConv2d`."""
+    """leaky_relu(linear / sqrt(fan_in) + bias) * gain: the fully connected form of `EqualizedConv2d`."""
 
-    def __init__(self, before: int, after: int, *, activate: bool = True, gain: float = 1.0) -> None:
+    def __init__(self, in_features: int, out_features: int, *, activate: bool = True, gain: float = 1.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(after, before))
-        self.bias = nn.Parameter(torch.zeros(after))
-        self.scale, self.activate, self.gain = 1 / math.sqrt(before), activate, gain
+        self.weight = nn.Parameter(torch.randn(out_features, in_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+        self.scale, self.activate, self.gain = 1 / math.sqrt(in_features), activate, gain
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Return (B, after) from (B, before)."""
+        """Return (B, out_features) from (B, in_features)."""
         vectors, weight = _scaled(vectors, self.weight, self.scale * self.gain)
         hidden = F.linear(vectors, weight, self.bias * self.gain)
         return F.leaky_relu(hidden, LEAK) if self.activate else hidden
 
 
 class Blur(nn.Module):
-    """Each channel convolved with the outer product of [1, 3, 3, 1] / 8 with itself; weighs 1, keeps no parameters."""
+    """Each channel convolved with the outer product of [1, 3, 3, 1] / 8 with itself, which sums to 1; no parameters."""
 
     kernel: Tensor
 
@@ -82,7 +82,7 @@ class Blur(nn.Module):
         self.register_buffer("kernel", (torch.outer(taps, taps) / 64).view(1, 1, 4, 4), persistent=False)
 
     def forward(self, images: Tensor, padding: int, step: int = 1) -> Tensor:
-        """Blur (B, C, H, W) with `padding` zeros around it, then keep every `step`-th pixel.
+        """Blur (B, C, H, W), padded by `padding` zeros on each side, and keep every `step`-th pixel.
 
         Before a 3x3 convolution of stride 2 the padding is 2 (StyleGAN2); padding 1 and step 2 halve the image itself.
         """
@@ -95,7 +95,7 @@ class _SymmetricConvolution(torch.autograd.Function):
 
     Of the result every `step`-th pixel is kept: the same as a stride, whose backward pass is several times slower on
     CPUs. The gradient is such a convolution again, and so on. torch's own second derivative would also find the
-    gradient of the kernel, which nobody asks for, channel by channel.
+    gradient of the kernel, which is not needed, channel by channel.
     """
 
     @staticmethod
@@ -123,20 +123,21 @@ class _SymmetricConvolution(torch.autograd.Function):
 
 
 def minibatch_stddev(images: Tensor, group: Group = 4) -> Tensor:
-    """Append to (B, C, H, W) one map that says how much images of a group differ (Progressive GAN section 3).
+    """Append to (B, C, H, W) one map, the standard deviation within groups of images: (B, C + 1, H, W).
 
     Groups are strided, image i with i + B/g, i + 2B/g, ..., and g is the largest divisor of B up to `group`. The map is
-    the deviation over the group, averaged over channels and pixels, in float32 whatever autocast says.
+    the standard deviation over the group, averaged over channels and pixels (Progressive GAN section 3), in float32
+    under autocast too.
     """
     batch, _, height, width = images.shape
     largest = batch if group == "batch" else min(group, batch)
     size = next(size for size in range(largest, 0, -1) if batch % size == 0)
-    # In bfloat16 the differences of alike images would vanish. None of these operations is one that autocast narrows.
+    # In bfloat16 the differences of similar images would vanish. Autocast narrows none of these operations.
     exact = images if images.dtype == torch.float64 else images.float()
     groups = exact.reshape(size, batch // size, *images.shape[1:])  # image within its group, group, C, H, W
     variance = (groups - groups.mean(dim=0)).square().mean(dim=0)  # (groups, C, H, W); several times faster than var()
-    deviation = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    maps = deviation.to(images.dtype).repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
+    std = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    maps = std.to(images.dtype).repeat(size).view(batch, 1, 1, 1).expand(batch, 1, height, width)
     return torch.cat([images, maps], dim=1)
 
 
@@ -147,7 +148,7 @@ def check_group(name: str, group: Group) -> None:
 
 
 def _scaled(images: Tensor, weight: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Return both with the smaller one multiplied: linear layers, and the leaky ReLU after them, let a factor through.
+    """Return images and weight, the smaller of the two times `factor`, in which layer and leaky ReLU are linear.
 
     Scaling maps after each layer, or always the weights, costs a tenth of a discriminator's time at 32 pixels.
     """

@@ -1,4 +1,4 @@
-"""The convolutional discriminator of LS-GAN: it reads the full-size image alone."""
+"""The convolutional discriminator of LS-GAN, on the full-size image alone."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -13,16 +13,23 @@ Norm = Literal["group", "none", "instance", "spectral"]
 
 
 class LSGAN(nn.Module):
-    """Stages of 4x4 convolutions with leaky ReLU, then one linear convolution to a map of raw logits (B, h, w).
+    """Convolutional discriminator of LS-GAN: stages of 4x4 convolutions with leaky ReLU, on the full-size image alone.
 
-    form "dcgan": each stage halves the image and doubles the width (up to `max_channels`) until the shorter side has at
-    most 7 pixels; a 4x4 window then gives a logit, at 224 pixels 4x4 of them, at 32 and 64 one.
-    form "patch": three halving stages (two below 64 pixels), a fourth at stride 1, and a logit for each 70x70 pixels.
-    Features are the stages' outputs. Convolutions keep PyTorch's own initialisation.
+    A last, linear convolution gives a map of raw logits (B, h, w). In form "dcgan" each stage halves the image and
+    doubles the width until the shorter side has at most 7 pixels, and a 4x4 window gives a logit: 4x4 logits at 224
+    pixels, one at 32 and 64. Form "patch" has three halving stages (two below 64 pixels), a fourth at stride 1, and a
+    logit for each 70x70 pixels. Features are the stages' outputs. Convolutions keep PyTorch's own initialisation.
 
-    Normalisation never reaches across images (real and fake would see each other's statistics), and spares the first
-    stage. "spectral" constrains the convolutions instead; its power iteration moves buffers at every training forward.
-    Raises ValueError for sizes that leave nothing to look at and for options out of range.
+    Normalisation acts within each image, so that real and fake share no statistics, and on all stages but the first.
+    The power iteration of "spectral" moves buffers at every forward in training mode.
+
+    Options:
+        form: "dcgan" halves the image down to 7 pixels or fewer; "patch" gives one logit for each 70x70 pixels [ours]
+        base_channels: channels of the first stage; later stages double them [paper's code]
+        max_channels: most channels a stage may have [paper's code]
+        norm: "group", "instance" or "none" after each stage but the first, or "spectral" on all convolutions [ours]
+
+    Raises ValueError for images that are too small and for options out of range.
     """
 
     def __init__(
@@ -57,8 +64,8 @@ class LSGAN(nn.Module):
         self.shape = (channels, height, width)
         halving, widths = _plan(form, min(height, width), base_channels, max_channels)
         self.stages = nn.ModuleList(
-            _stage(before, after, 2 if index < halving else 1, "none" if index == 0 and norm != "spectral" else norm)
-            for index, (before, after) in enumerate(pairwise((channels, *widths)))
+            _stage(width, next_width, 2 if index < halving else 1, "none" if not index and norm != "spectral" else norm)
+            for index, (width, next_width) in enumerate(pairwise((channels, *widths)))
         )
         head = nn.Conv2d(widths[-1], 1, 4, padding=0 if form == "dcgan" else 1)
         self.head = spectral_norm(head) if norm == "spectral" else head
@@ -91,14 +98,14 @@ def _plan(form: str, side: int, base_channels: int, max_channels: int) -> tuple[
     return halving, [min(base_channels * multiple, max_channels) for multiple in multiples]
 
 
-def _stage(before: int, after: int, stride: int, norm: Norm) -> nn.Sequential:
+def _stage(in_channels: int, out_channels: int, stride: int, norm: Norm) -> nn.Sequential:
     # A bias under per-channel statistics would be subtracted again.
-    convolution: nn.Module = nn.Conv2d(before, after, 4, stride, padding=1, bias=norm != "instance")
+    convolution: nn.Module = nn.Conv2d(in_channels, out_channels, 4, stride, padding=1, bias=norm != "instance")
     layers = [spectral_norm(convolution) if norm == "spectral" else convolution]
     if norm == "group":
-        layers.append(nn.GroupNorm(_groups(after), after))
+        layers.append(nn.GroupNorm(_groups(out_channels), out_channels))
     elif norm == "instance":
-        layers.append(nn.InstanceNorm2d(after, affine=True))
+        layers.append(nn.InstanceNorm2d(out_channels, affine=True))
     return nn.Sequential(*layers, nn.LeakyReLU(0.2))
 
 

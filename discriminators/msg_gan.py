@@ -1,4 +1,4 @@
-"""The discriminator of MSG-GAN: images of every size enter the trunk at their own level."""
+"""The discriminator of MSG-GAN, whose trunk is joined at each level by the image of that size."""
 
 import math
 from collections.abc import Sequence
@@ -18,19 +18,26 @@ FeaturePoint = Literal["merged", "block"]
 
 
 class MSGGAN(nn.Module):
-    """A trunk of 3x3 convolutions and average pooling, joined at each level by that level's image (MSG-GAN section 3).
+    """Discriminator of MSG-GAN: a convolutional trunk, joined at each level by the pyramid's image of that size.
 
-    The trunk is `base_channels` wide at the largest level and twice as wide at each next one, up to `max_channels`. It
-    ends in the minibatch's deviation, a 3x3, a 4x4 and a 1x1 convolution: raw logits (B, h - 3, w - 3), where (h, w) is
-    the smallest level. All levels of the pyramid are read.
+    The trunk has blocks of two 3x3 convolutions, each followed by average pooling (MSG-GAN section 3), and ends in the
+    minibatch standard deviation, a 3x3, a 4x4 and a 1x1 convolution: raw logits (B, h - 3, w - 3), where (h, w) is the
+    smallest level. All levels of the pyramid are read.
 
-    combine: how an image joins the trunk. "lin_cat": a 1x1 convolution makes half of the channels, the trunk the other;
-    "simple": the bare image beside the trunk's channels; "cat_lin": the same, then a 1x1 convolution; "sum": (trunk +
-    1x1 convolution of the image) / sqrt(2), which keeps the variance (not in MSG-GAN).
-    feature_point: features are the maps after the image has joined ("merged", so that each image has a part in them) or
-    before ("block"). equalized_lr: see `EqualizedConv2d`; it wants a learning rate some 16 times larger.
-    minibatch_group: see `minibatch_stddev`; the authors' code takes the whole "batch", which makes an image's logit
-    depend on how a batch is spread over processes.
+    How an image joins the trunk: "lin_cat": a 1x1 convolution makes half of the channels, the trunk the other half;
+    "simple": the image's own channels are concatenated; "cat_lin": the same, then a 1x1 convolution; "sum": (trunk +
+    1x1 convolution of the image) / sqrt(2), which keeps the variance (not in MSG-GAN). MSG-GAN's own code takes the
+    minibatch standard deviation over the whole "batch": an image's logit then depends on the number of processes.
+
+    Options:
+        base_channels: channels at the largest level; each next level has twice as many [ours]
+        max_channels: most channels a level may have, an even number [MSG-GAN]
+        combine: how a level's image joins the trunk: concatenated or added, through a 1x1 convolution or bare [MSG-GAN]
+        feature_point: whether features are the maps after an image has joined ("merged") or before ("block") [ours]
+        equalized_lr: scale weights at run time (equalised learning rate); needs an lr some 16 times larger [MSG-GAN]
+        minibatch_group: most images in a group of the minibatch standard deviation, or "batch" [StyleGAN2]
+
+    Raises ValueError for options out of range and for sizes that do not halve exactly.
     """
 
     def __init__(
@@ -65,13 +72,13 @@ class MSGGAN(nn.Module):
         self.from_rgb = convolution(channels, widths[0], 1, activate=False)
         self.blocks, self.merges = nn.ModuleList(), nn.ModuleList()
         entering = widths[0]
-        for width, after in pairwise(widths):
-            trunk = after // 2 if combine == "lin_cat" else after
+        for width, next_width in pairwise(widths):
+            trunk = next_width // 2 if combine == "lin_cat" else next_width
             self.blocks.append(
                 nn.Sequential(convolution(entering, width, 3, padding=1), convolution(width, trunk, 3, padding=1))
             )
             self.merges.append(_Merge(combine, channels, trunk, convolution))
-            entering = after + channels if combine == "simple" else after
+            entering = next_width + channels if combine == "simple" else next_width
         self.final = nn.Sequential(
             convolution(entering + 1, widths[-1], 3, padding=1),
             convolution(widths[-1], widths[-1], 4),
@@ -92,15 +99,16 @@ class MSGGAN(nn.Module):
 
 
 class _Merge(nn.Module):
-    """Joins a level's image in [-1, 1] to the trunk's map of `trunk` channels."""
+    """Joins a level's image in [-1, 1] to the trunk's map of `trunk` channels, as `MSGGAN` describes."""
 
     def __init__(self, combine: Combine, channels: int, trunk: int, convolution: partial[EqualizedConv2d]) -> None:
         super().__init__()
         self.combine = combine
-        before = trunk + channels if combine == "cat_lin" else channels
-        self.from_rgb = None if combine == "simple" else convolution(before, trunk, 1, activate=False)
+        in_channels = trunk + channels if combine == "cat_lin" else channels
+        self.from_rgb = None if combine == "simple" else convolution(in_channels, trunk, 1, activate=False)
 
     def forward(self, trunk: Tensor, images: Tensor) -> Tensor:
+        """Return the joined map (B, C', H, W) of a trunk (B, C, H, W) and images (B, channels, H, W) in [-1, 1]."""
         if self.from_rgb is None:
             return torch.cat([images.to(trunk.dtype), trunk], dim=1)
         if self.combine == "cat_lin":

@@ -13,9 +13,8 @@ def from_nvidia(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     state: names such as b256.fromrgb.weight or b4.out.bias, the largest level first or in any order; the constant
     `resample_filter` buffers are dropped. Both read RGB images, theirs in [-1, 1], ours in [0, 1]; their guard for half
-    precision, which clamps maps to +-256, has no part in ours. Load the result with `load_state_dict`, which refuses
-    what does not fit. Raises ValueError for names of another network, among them the
-    label mapping of a class-conditional one.
+    precision, which clamps maps to +-256, is not in ours. Load the result with `load_state_dict`, which checks all
+    shapes. Raises ValueError for names of another network, among them the label mapping of a class-conditional one.
     """
     tensors = {name: tensor for name, tensor in state.items() if not name.endswith("resample_filter")}
     parts = {name: _NAME.fullmatch(name) for name in tensors}

@@ -1,4 +1,4 @@
-"""The discriminator of StyleGAN2, for any size that halves, with an image at every level or at the largest alone."""
+"""The discriminator of StyleGAN2, for any size that halves, on a pyramid of images or on the largest alone."""
 
 import math
 from collections.abc import Sequence
@@ -11,26 +11,33 @@ from discriminators.contract import DiscriminatorOutput, check_pyramid, check_re
 from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, Group, check_group, minibatch_stddev
 
 GAIN = math.sqrt(2)
-"""What a leaky ReLU's output is multiplied by, to keep the variance about 1."""
+"""Factor on a leaky ReLU's output, which keeps the variance about 1."""
 
 HALF = math.sqrt(0.5)
-"""What two maps are multiplied by when they are added, for the same reason."""
+"""Factor on two maps that are added, for the same reason."""
 
 
 class StyleGAN2(nn.Module):
-    """Blocks of two 3x3 convolutions, the second after a blur and at stride 2, then two fully connected layers.
+    """Discriminator of StyleGAN2: residual blocks with blurred downsampling, then two fully connected layers.
 
-    The width at a level is `channel_base` divided by its longer side, rounded up to a power of two, at most
-    `max_channels`. The cost grows with the square of the base: without a number it follows the image size, for 64
-    channels at the largest level (16384 at 224 pixels, 2048 at 32); NVIDIA's own is 16384 below 512 pixels.
+    A block has two 3x3 convolutions, the second after a blur and at stride 2. The width at a level is `channel_base`
+    divided by its longer side, rounded up to a power of two, at most `max_channels`; the cost grows with the square of
+    the base. NVIDIA's own is 16384 below 512 pixels. Features are the maps after the image of their level has joined.
 
-    input: "pyramid" adds a map of each level's image to the trunk; "single" reads the largest level alone, and is at a
-    power of two NVIDIA's network tensor for tensor (see `discriminators.nvidia`).
-    architecture (StyleGAN2 figure 7): "resnet" has a blurred 1x1 path beside each block; "orig" has none; "skip" has
-    none either, and adds a map of the image at every level, where a single image is blurred and halved for it. With a
-    pyramid, whose images are there already, "orig" and "skip" are one network.
-    combine: how a pyramid's images join the trunk. "sum": (trunk + map) / sqrt(2); "lin_cat": half the channels each.
-    minibatch_group: see `minibatch_stddev`. Features are the maps after the image of their level has joined.
+    input "pyramid" adds a map of each level's image to the trunk; "single" reads the largest level alone, and is at a
+    power of two NVIDIA's network tensor for tensor (see `discriminators.nvidia`). architecture (StyleGAN2 figure 7):
+    "resnet" has a blurred 1x1 shortcut past each block; "orig" has none; "skip" has none either, and adds a map of the
+    image at every level, for which a single image is blurred and halved. On a pyramid "orig" and "skip" are the same.
+
+    Options:
+        input: "pyramid" reads an image at every level, "single" the largest alone, as NVIDIA's network [paper]
+        architecture: "resnet" has shortcuts past the blocks, "orig" none, "skip" an image at every level [StyleGAN2]
+        combine: how a pyramid's images join: "sum" is (trunk + map) / sqrt(2), "lin_cat" half the channels each [ours]
+        channel_base: channels times pixels of the longer side; null gives 64 channels at the largest level [ours]
+        max_channels: most channels a level may have [StyleGAN2]
+        minibatch_group: most images in a group of the minibatch standard deviation, or "batch" [StyleGAN2]
+
+    Raises ValueError for options out of range and for sizes that do not halve exactly.
     """
 
     def __init__(
@@ -101,30 +108,30 @@ class StyleGAN2(nn.Module):
         return DiscriminatorOutput(hidden, tuple(features))
 
     def _join(self, rgb: Tensor, trunk: Tensor) -> Tensor:
-        # A sum's 1/sqrt(2) is in the gains of both.
+        """Return the joined map (B, C, H, W); a sum's 1/sqrt(2) is in the gains of both."""
         return torch.cat([rgb, trunk], dim=1) if self.concatenates else rgb + trunk
 
 
 class _Block(nn.Module):
-    """Halves (B, width, H, W) to (B, after, H/2, W/2), `gain` times a variance of about 1."""
+    """Halves (B, width, H, W) to (B, out_width, H/2, W/2); `gain` is the standard deviation of the result, about."""
 
     def __init__(
-        self, from_rgb: EqualizedConv2d | None, width: int, after: int, *, residual: bool, gain: float
+        self, from_rgb: EqualizedConv2d | None, width: int, out_width: int, *, residual: bool, gain: float
     ) -> None:
         super().__init__()
         gain = gain * HALF if residual else gain
         self.from_rgb = from_rgb
         self.conv0 = EqualizedConv2d(width, width, 3, padding=1, gain=GAIN)
-        self.conv1 = EqualizedConv2d(width, after, 3, stride=2, gain=GAIN * gain)
-        self.skip = EqualizedConv2d(width, after, 1, bias=False, activate=False, gain=gain) if residual else None
+        self.conv1 = EqualizedConv2d(width, out_width, 3, stride=2, gain=GAIN * gain)
+        self.skip = EqualizedConv2d(width, out_width, 1, bias=False, activate=False, gain=gain) if residual else None
         self.blur = Blur()
 
     def forward(self, hidden: Tensor) -> Tensor:
         halved: Tensor = self.conv1(self.blur(self.conv0(hidden), padding=2))
         if self.skip is None:
             return halved
-        beside: Tensor = self.skip(self.blur(hidden, padding=1, step=2))
-        return halved + beside
+        shortcut: Tensor = self.skip(self.blur(hidden, padding=1, step=2))
+        return halved + shortcut
 
 
 class _Epilogue(nn.Module):

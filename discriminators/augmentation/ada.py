@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation for pyramids (Training GANs with Limited Data)."""
+"""Adaptive discriminator augmentation of image pyramids (Training GANs with Limited Data)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,21 +17,29 @@ Pipeline = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "
 Execution = Literal["auto", "exact", "fast"]
 
 SMALLEST_FAST = 64
-"""Side from which "auto" is fast: there the wavelets cost as much as a step, and detail survives bilinear sampling."""
+"""Side in pixels from which "auto" is fast: wavelets would cost as much as a step, and bilinear sampling suffices."""
 
 
 class ADA:
-    """What a discriminator's eyes go through, with a probability p that adapts to how sure it is of real images.
+    """Adaptive discriminator augmentation: random operations on all that the discriminator is shown.
 
-    Draw once, apply to every level of real and fake that are to be compared:
+    Their probability p rises while the discriminator is too sure of real images. Draw once, apply to every level of
+    real and fake that are to be compared:
 
         draws = ada.draw(generators)                       # one torch.Generator an image
         real, fake = ada.apply(draws, real), ada.apply(draws, fake)
         ada.controller.observe(sign_sums(real_logits, center), num_images)
 
-    Options: `pipeline` names the operations; `execution` is "exact" (wavelet-filtered resampling), "fast" (one bilinear
-    sampling) or "auto" (exact below 64 pixels). The others are the controller's. Raises ValueError for options out of
-    range and for colours of images that are neither grey nor RGB.
+    Options:
+        pipeline: groups of operations: b blit, g geometry, c colour, f filter, n noise, last c cutout [StyleGAN2-ADA]
+        execution: "exact" resamples through wavelets, "fast" bilinearly; "auto" is exact below 64 pixels [ours]
+        target: mean sign of real logits that p holds, in (-1, 1); null keeps p at initial_p [StyleGAN2-ADA]
+        interval: steps between two changes of p [StyleGAN2-ADA]
+        kimg: thousands of images in which p can go from 0 to 1 [StyleGAN2-ADA]
+        p_max: largest p allowed, in [0, 1]; NVIDIA sets no bound [ours]
+        initial_p: probability of each operation at the start, in [0, p_max] [StyleGAN2-ADA]
+
+    Raises ValueError for options out of range and for colours of images that are neither grey nor RGB.
     """
 
     def __init__(
@@ -64,11 +72,11 @@ class ADA:
         return self.controller.p
 
     def draw(self, generators: Sequence[torch.Generator]) -> Draws:
-        """Return what happens to len(generators) images at today's p; image i draws from generators[i] alone."""
+        """Return the operations on len(generators) images at the present p; image i draws from generators[i] alone."""
         return draw(generators, self.p, self.pipeline)
 
     def apply(self, draws: Draws, pyramid: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the images as the discriminator sees them; see `augment`."""
+        """Return the augmented levels (B, C, H_s, W_s); see `augment`."""
         return augment(draws, pyramid, exact=self.execution == "exact")
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -80,10 +88,11 @@ class ADA:
 
 
 def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Tensor, ...]:
-    """Return a pyramid (B, C, H_s, W_s), largest first, in [0, 1] before and possibly beyond after, all levels alike.
+    """Apply the same operations to all levels of a pyramid (B, C, H_s, W_s), largest first, of images in [0, 1].
 
-    Twice differentiable in the images, and never clamped. Works in float32 or wider, in autocast too; gives back the
-    dtype it got. Operations that act on no image are skipped: with none at all the same tensors come back.
+    Results may leave [0, 1]: they are never clamped. Twice differentiable in the images. Computes in float32 or
+    wider, under autocast too, and returns the dtype it was given. Operations that act on no image are skipped; with
+    none at all the same tensors are returned.
     Raises ValueError unless there is a draw for each image.
     """
     if len(draws) != len(pyramid[0]):
@@ -119,7 +128,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
 
 
 def _move(images: Tensor, maps: Tensor, moved: Tensor, *, exact: bool) -> Tensor:
-    """Sample the images (B, C, H, W) at the places `moved` through their maps (len(moved), 2, 3); leave the others."""
+    """Resample the images with indices `moved`, of (B, C, H, W), by their maps (len(moved), 2, 3); leave the others."""
     move = move_exact if exact else move_fast
     if len(moved) == len(images):
         return move(images, maps)

@@ -1,4 +1,4 @@
-"""Colours, noise and holes of adaptive augmentation, on pixels in [-1, 1]."""
+"""Colour, noise and cutout operations of adaptive augmentation, on pixels in [-1, 1]."""
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +8,10 @@ from discriminators.augmentation.draws import Draws
 
 
 def color_matrices(draws: Draws) -> Tensor:
-    """Return what all colour operations of each image do together: (B, 3, 4), float64, for (red, green, blue, 1).
+    """Return the composed colour operations of each image: matrices (B, 3, 4), float64, for (red, green, blue, 1).
 
-    Brightness adds, contrast multiplies, then colours turn about the grey axis: mirrored along it (luma flip), rotated
-    (hue), and spread away from it (saturation).
+    Brightness adds and contrast multiplies; then colours are mirrored along the grey axis (luma flip), rotated about it
+    (hue) and scaled away from it (saturation).
     """
     identity = torch.eye(3, dtype=torch.float64)
     grey = torch.full((3, 3), 1 / 3, dtype=torch.float64)
@@ -26,7 +26,7 @@ def color_matrices(draws: Draws) -> Tensor:
 
 
 def recolor(images: Tensor, matrices: Tensor) -> Tensor:
-    """Apply matrices (B, 3, 4) to images (B, 3, H, W); grey images (B, 1, H, W) get the mean of what RGB would."""
+    """Apply matrices (B, 3, 4) to images (B, 3, H, W); grey images (B, 1, H, W) get the mean of an RGB result."""
     matrices = matrices.to(images)
     linear, offset = matrices[:, :, :3], matrices[:, :, 3:]
     if images.shape[1] == 1:
@@ -40,20 +40,20 @@ def noise_fields(draws: Draws, shape: tuple[int, int, int]) -> Tensor:
     It comes from each image's own seed, so that real and fake of one draw get the same.
     """
     fields = torch.zeros(len(draws), *shape)
-    for field, deviation, seed in zip(fields, draws.noise.tolist(), draws.noise_seed.tolist(), strict=True):
-        if deviation > 0:
+    for field, std, seed in zip(fields, draws.noise.tolist(), draws.noise_seed.tolist(), strict=True):
+        if std > 0:
             generator = torch.Generator().manual_seed(seed)
-            field.copy_(torch.randn(shape, generator=generator) * deviation)
+            field.copy_(torch.randn(shape, generator=generator) * std)
     return fields
 
 
 def pool_to(fields: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return fields (B, C, H, W) averaged down to a level's size, as a pyramid of noisy images would have them."""
+    """Return fields (B, C, H, W) average-pooled to a level's size (H', W'), as in a pyramid of noisy images."""
     return fields if fields.shape[-2:] == size else F.adaptive_avg_pool2d(fields, size)
 
 
 def cut_out(images: Tensor, draws: Draws) -> Tensor:
-    """Set a square (in shares of the sides) of images (B, C, H, W) to 0, mid-grey."""
+    """Set the draws' rectangle (a square in fractions of the sides) of images (B, C, H, W) to 0, mid-grey."""
     inside = []
     for axis, side in enumerate((images.shape[-1], images.shape[-2])):
         centers = (torch.arange(side, dtype=torch.float64) + 0.5) / side

@@ -1,4 +1,4 @@
-"""The probability of adaptive augmentation, steered by how sure the discriminator is of real images."""
+"""Controller of the augmentation probability, by the signs of the discriminator's real logits."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def sign_sums(real_logits: Tensor, center: float) -> Tensor:
-    """Return (sum of signs, count) of logits (B, ...) about the decision level; add it up over processes.
+    """Return (sum of signs, count), shape (2,), of logits (B, ...) about the decision level; sum them over processes.
 
     `center` is where the discriminator is undecided: 0 for logistic and hinge losses, 0.5 for least squares with labels
     0 and 1. About 0, all real logits of a least-squares discriminator are positive, and p would only ever rise.
@@ -35,7 +35,7 @@ class Controller:
         initial_p: float = 0.0,
     ) -> None:
         if target is not None and not -1 < target < 1:
-            raise ValueError(f"ada's target {target} must lie between -1 and 1 (a mean of signs); 0.6 is usual")
+            raise ValueError(f"ada's target {target} must be between -1 and 1 (a mean of signs); 0.6 is usual")
         if interval < 1 or kimg <= 0:
             raise ValueError(f"ada needs interval >= 1 and kimg > 0, not interval {interval} and kimg {kimg}")
         if not 0 <= initial_p <= p_max <= 1:

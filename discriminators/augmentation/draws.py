@@ -1,6 +1,6 @@
-"""What adaptive augmentation does to each image, drawn before any image is touched (Training GANs with Limited Data).
+"""Random draws of adaptive augmentation, made before any image is changed (Training GANs with Limited Data).
 
-A draw is pure data in units of the image's side, so one draw serves every level of a pyramid, real and fake alike. The
+A draw is data in units of the image's side, so one draw serves every level of a pyramid, real and fake alike. The
 numbers of an image come from its own generator, in an order that neither the pipeline nor p changes.
 """
 
@@ -24,7 +24,7 @@ PIPELINES: dict[str, tuple[str, ...]] = {
     "bgcfn": ("blit", "geom", "color", "filter", "noise"),
     "bgcfnc": ("blit", "geom", "color", "filter", "noise", "cutout"),
 }
-"""The groups of operations a pipeline is made of; they always act in this order."""
+"""The groups of operations of each pipeline; they always act in this order."""
 
 BAND_POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)
 """Share of an ordinary image's power in each frequency band, the lowest first."""
@@ -34,37 +34,37 @@ _COLUMNS = 42
 
 @dataclass(frozen=True)
 class Draws:
-    """Operations on B images, in the order they act; (B,) unless it says otherwise, on the CPU.
+    """Operations on B images, in the order they act; tensors (B,) unless stated otherwise, on the CPU.
 
-    Lengths are shares of a side (x of the width, y of the height), angles are radians counterclockwise, and strengths
-    are those of pixels in [-1, 1]. What an image is spared has its neutral value.
+    Lengths are fractions of a side (x of the width, y of the height), angles are radians counterclockwise, strengths
+    are for pixels in [-1, 1]. An operation that does not act on an image has its neutral value.
     """
 
     flip: Tensor
-    """bool: left and right change places."""
-    quarter_turns: Tensor
-    """int64, 0 to 3."""
+    """bool: mirrored left to right."""
+    rotate90: Tensor
+    """int64, 0 to 3 quarter turns."""
     shift: Tensor
     """(B, 2) x and y, rounded to whole pixels of the largest level when it is applied."""
-    zoom: Tensor
-    turn_before: Tensor
-    stretch: Tensor
+    scale: Tensor
+    rotate_pre: Tensor
+    anisotropy: Tensor
     """Factor along x; y is divided by it."""
-    turn_after: Tensor
-    slide: Tensor
+    rotate_post: Tensor
+    translate_fraction: Tensor
     """(B, 2) x and y, not rounded."""
     brightness: Tensor
     contrast: Tensor
     luma_flip: Tensor
-    """bool: dark and bright change places, hues stay."""
+    """bool: dark and bright are exchanged, hues kept."""
     hue: Tensor
     saturation: Tensor
     band_gains: Tensor
-    """(B, 4) factors of the octaves, lowest first; together they keep an ordinary image's power."""
+    """(B, 4) factors of the octaves, lowest first; together they keep the power of an ordinary image."""
     noise: Tensor
     """Standard deviation."""
     noise_seed: Tensor
-    """int64: the field of noise is drawn from it when it is applied."""
+    """int64: the seed of the noise field, which is drawn when it is applied."""
     cutout_size: Tensor
     cutout_center: Tensor
     """(B, 2) x and y, from the top left corner."""
@@ -75,9 +75,9 @@ class Draws:
     @property
     def moves(self) -> Tensor:
         """Return which images (B,) have their geometry changed."""
-        offsets = torch.cat([self.shift, self.slide], dim=1).ne(0).any(dim=1)
-        turns = (self.quarter_turns != 0) | (self.turn_before != 0) | (self.turn_after != 0)
-        return self.flip | offsets | turns | (self.zoom != 1) | (self.stretch != 1)
+        translated = torch.cat([self.shift, self.translate_fraction], dim=1).ne(0).any(dim=1)
+        rotated = (self.rotate90 != 0) | (self.rotate_pre != 0) | (self.rotate_post != 0)
+        return self.flip | translated | rotated | (self.scale != 1) | (self.anisotropy != 1)
 
     @property
     def recolors(self) -> Tensor:
@@ -87,7 +87,7 @@ class Draws:
 
     @property
     def filters(self) -> Tensor:
-        """Return which images (B,) have their frequency bands weighted anew."""
+        """Return which images (B,) have their frequency bands scaled."""
         return self.band_gains.ne(1).any(dim=1)
 
 
@@ -100,16 +100,16 @@ def draw(generators: Sequence[torch.Generator], p: float, pipeline: str = "bgc")
     numbers = [torch.rand(_COLUMNS, dtype=torch.float64, generator=generator) for generator in generators]
     columns = _Columns(torch.stack(numbers), p, PIPELINES[pipeline])
     uniform, normal, when = columns.uniform, columns.normal, columns.when
-    turning = 1 - math.sqrt(1 - p)
+    rotation_p = 1 - math.sqrt(1 - p)
     draws = Draws(
         flip=when("blit", uniform(0, 2).floor(), 0).bool(),
-        quarter_turns=when("blit", uniform(0, 4).floor(), 0).long(),
+        rotate90=when("blit", uniform(0, 4).floor(), 0).long(),
         shift=when("blit", columns.pair(uniform, -0.125, 0.125), 0),
-        zoom=when("geom", normal(0.2).exp2(), 1),
-        turn_before=when("geom", uniform(-math.pi, math.pi), 0, turning),
-        stretch=when("geom", normal(0.2).exp2(), 1),
-        turn_after=when("geom", uniform(-math.pi, math.pi), 0, turning),
-        slide=when("geom", columns.pair(normal, 0.125), 0),
+        scale=when("geom", normal(0.2).exp2(), 1),
+        rotate_pre=when("geom", uniform(-math.pi, math.pi), 0, rotation_p),
+        anisotropy=when("geom", normal(0.2).exp2(), 1),
+        rotate_post=when("geom", uniform(-math.pi, math.pi), 0, rotation_p),
+        translate_fraction=when("geom", columns.pair(normal, 0.125), 0),
         brightness=when("color", normal(0.2), 0),
         contrast=when("color", normal(0.5).exp2(), 1),
         luma_flip=when("color", uniform(0, 2).floor(), 0).bool(),
@@ -134,26 +134,26 @@ class _Columns:
     def uniform(self, low: float, high: float) -> Tensor:
         return low + (high - low) * next(self._columns)
 
-    def normal(self, deviation: float) -> Tensor:
-        # The bound keeps a draw of exactly 0 finite (8 deviations).
+    def normal(self, std: float) -> Tensor:
+        # The bound keeps a draw of exactly 0 finite (8 standard deviations).
         standard: Tensor = torch.special.ndtri(next(self._columns).clamp_min(1e-15))
-        return deviation * standard
+        return std * standard
 
     def pair(self, kind: Callable[..., Tensor], *parameters: float) -> Tensor:
         return torch.stack([kind(*parameters), kind(*parameters)], dim=1)
 
-    def when(self, group: str, value: Tensor, otherwise: float, chance: float | None = None) -> Tensor:
-        """Return `value` for images on which the operation acts, and the neutral value for the others."""
-        acts = (next(self._columns) < (self._p if chance is None else chance)) & (group in self._groups)
-        chosen: Tensor = torch.where(acts.view(-1, *[1] * (value.ndim - 1)), value, otherwise)
-        return chosen
+    def when(self, group: str, value: Tensor, neutral: float, p: float | None = None) -> Tensor:
+        """Return `value` (B, ...) for images on which the operation acts, `neutral` for the others."""
+        acts = (next(self._columns) < (self._p if p is None else p)) & (group in self._groups)
+        drawn: Tensor = torch.where(acts.view(-1, *[1] * (value.ndim - 1)), value, neutral)
+        return drawn
 
     def finish(self) -> None:
         assert next(self._columns, None) is None, "the table of numbers is wider than what was drawn from it"
 
 
 def _joint_gains(factors: Sequence[Tensor]) -> Tensor:
-    """Return the gains (B, 4) of all bands when each band in turn is amplified and the power then restored."""
+    """Return the gains (B, 4) of all bands, from factors (B,) of each band; the power is restored after each."""
     gains = torch.ones(len(factors[0]), len(BAND_POWER), dtype=torch.float64)
     for band, (factor, share) in enumerate(zip(factors, BAND_POWER, strict=True)):
         gains[:, band] *= factor

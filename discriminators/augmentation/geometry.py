@@ -1,8 +1,8 @@
-"""Geometry of adaptive augmentation: all of an image's moves composed into one affine map, and images sampled by it.
+"""Geometry of adaptive augmentation: all operations on an image composed into one affine map, and resampling by it.
 
 Two executions share the maps. `move_fast` samples bilinearly. `move_exact` samples an image of twice the density, made
 and undone by a wavelet filter, which keeps detail sharp and free of aliasing (Training GANs with Limited Data,
-appendix B), at about fourteen times the price.
+appendix B), at about fourteen times the cost.
 """
 
 import torch
@@ -13,27 +13,27 @@ from discriminators.augmentation.draws import Draws
 from discriminators.augmentation.wavelets import REACH, double, halve, reflect
 
 SMALLEST_EXACT = 32
-"""Below this side an image is too small for the wavelet's reach and is sampled bilinearly."""
+"""Side in pixels below which an image is too small for the wavelet filter, and is sampled bilinearly."""
 
 
 def inverse_maps(draws: Draws, size: tuple[int, int]) -> Tensor:
-    """Return where each output pixel comes from: (B, 2, 3), float64, for coordinates (x, y, 1) from -1 to 1.
+    """Return affine maps from output to input pixels: (B, 2, 3), float64, for coordinates (x, y, 1) from -1 to 1.
 
-    `size` (H, W) is that of the largest level, whose whole pixels the integer shift keeps to. In these coordinates
-    the map is the same at all levels of a pyramid. Rotations keep the shape of things on images that are not square.
+    `size` (H, W) is that of the largest level, to whose whole pixels the integer shift is rounded. In these coordinates
+    the map is the same at all levels of a pyramid. Rotations keep shapes on images that are not square.
     """
     height, width = size
     sides = torch.tensor([width, height], dtype=torch.float64)
-    one = torch.ones_like(draws.zoom)
+    one = torch.ones_like(draws.scale)
     steps = (
-        _scaling(torch.where(draws.flip, -one, one), one),
-        _turning(draws.quarter_turns * (torch.pi / 2)).round(),
-        _moving((draws.shift * sides).round()),
-        _scaling(draws.zoom, draws.zoom),
-        _turning(draws.turn_before),
-        _scaling(draws.stretch, 1 / draws.stretch),
-        _turning(draws.turn_after),
-        _moving(draws.slide * sides),
+        _scale(torch.where(draws.flip, -one, one), one),
+        _rotate(draws.rotate90 * (torch.pi / 2)).round(),
+        _translate((draws.shift * sides).round()),
+        _scale(draws.scale, draws.scale),
+        _rotate(draws.rotate_pre),
+        _scale(draws.anisotropy, 1 / draws.anisotropy),
+        _rotate(draws.rotate_post),
+        _translate(draws.translate_fraction * sides),
     )
     forward = steps[0]
     for step in steps[1:]:
@@ -44,15 +44,15 @@ def inverse_maps(draws: Draws, size: tuple[int, int]) -> Tensor:
 
 
 def move_fast(images: Tensor, maps: Tensor) -> Tensor:
-    """Sample images (B, C, H, W) bilinearly at maps (B, 2, 3); beyond the border lies the mirrored image."""
+    """Resample images (B, C, H, W) bilinearly by maps (B, 2, 3); the image is mirrored beyond its border."""
     grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
 def move_exact(images: Tensor, maps: Tensor) -> Tensor:
-    """Sample images (B, C, H, W) in [-1, 1] at maps (B, 2, 3) between wavelet filters.
+    """Resample images (B, C, H, W) in [-1, 1] by maps (B, 2, 3), between wavelet filters.
 
-    Beyond the border lies the mirrored image, up to one side less a pixel; further out is 0, mid-grey.
+    The image is mirrored beyond its border, up to one side less a pixel; further out is 0, mid-grey.
     """
     height, width = images.shape[-2:]
     if min(height, width) < SMALLEST_EXACT:
@@ -67,7 +67,7 @@ def move_exact(images: Tensor, maps: Tensor) -> Tensor:
     margin_x, margin_y = (min(margin, side - 1) for margin, side in zip(margins, (width, height), strict=True))
     samples = double(reflect(images, margin_x, margin_y))
 
-    # Sample s of S stands at (s - (S - 1) / 2) / 2 + 1/4 pixels from the centre.
+    # Sample s of S is at (s - (S - 1) / 2) / 2 + 1/4 pixels from the centre.
     counts = torch.tensor([samples.shape[-1], samples.shape[-2]], dtype=torch.float64)
     maps = torch.cat([4 * maps[:, :, :2], 4 * maps[:, :, 2:] - 1], dim=2) / counts[:, None]
     maps, x, y = (tensor.to(images) for tensor in (maps, x, y))
@@ -76,18 +76,20 @@ def move_exact(images: Tensor, maps: Tensor) -> Tensor:
     return halve(F.grid_sample(samples, grid, padding_mode="zeros", align_corners=False))
 
 
-def _scaling(x: Tensor, y: Tensor) -> Tensor:
+def _scale(x: Tensor, y: Tensor) -> Tensor:
+    """Return matrices (B, 3, 3) that multiply by x and y (B,)."""
     return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], dim=1))
 
 
-def _moving(offsets: Tensor) -> Tensor:
+def _translate(offsets: Tensor) -> Tensor:
+    """Return matrices (B, 3, 3) that add offsets (B, 2), x and y."""
     matrices = torch.eye(3, dtype=offsets.dtype).repeat(len(offsets), 1, 1)
     matrices[:, :2, 2] = offsets
     return matrices
 
 
-def _turning(angles: Tensor) -> Tensor:
-    """Return counterclockwise rotations as they look on a screen, where y points down."""
+def _rotate(angles: Tensor) -> Tensor:
+    """Return rotations (B, 3, 3) by angles (B,) in radians, counterclockwise on a screen, where y points down."""
     matrices = torch.eye(3, dtype=torch.float64).repeat(len(angles), 1, 1)
     cosine, sine = angles.double().cos(), angles.double().sin()
     matrices[:, 0, 0], matrices[:, 0, 1] = cosine, sine

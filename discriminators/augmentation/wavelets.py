@@ -1,4 +1,4 @@
-"""Filters of adaptive augmentation: doubling and halving an image without aliasing, and weighting its octaves."""
+"""Wavelet filters of adaptive augmentation: alias-free doubling and halving of an image, and gains of its octaves."""
 
 from functools import cache
 
@@ -18,7 +18,7 @@ REACH = 3
 """Pixels by which `double` shortens an image at each side, and by which the input of `halve` is longer."""
 
 BLOCK = 16
-"""Pixels whose filtering is one row of a matrix product."""
+"""Pixels that one row of a matrix product filters."""
 
 
 @cache
@@ -30,9 +30,9 @@ def lowpass(taps: tuple[float, ...] = SYM6) -> Tensor:
 
 @cache
 def _blocks() -> tuple[Tensor, Tensor]:
-    """Return what doubling and halving do to a run of pixels: matrices (BLOCK + 6, 2 BLOCK), (2 (BLOCK + 5), BLOCK).
+    """Return doubling and halving of a run of pixels as matrices (BLOCK + 6, 2 BLOCK) and (2 (BLOCK + 5), BLOCK).
 
-    Tap 5 stands on the pixel: it is where the filter's delay (5.1) puts it, so flips and turns map samples to samples.
+    Tap 5 is on the pixel, where the filter's delay (5.1) puts it, so flips and rotations map samples to samples.
     """
     doubling = torch.zeros(BLOCK + 6, 2 * BLOCK, dtype=torch.float64)
     halving = torch.zeros(2 * (BLOCK + 5), BLOCK, dtype=torch.float64)
@@ -47,9 +47,9 @@ def _blocks() -> tuple[Tensor, Tensor]:
 
 
 def double(images: Tensor) -> Tensor:
-    """Sample images (B, C, H, W) twice as densely: (B, C, 2(H - 6), 2(W - 6)), without what lacks neighbours.
+    """Sample images (B, C, H, W) twice as densely: (B, C, 2(H - 6), 2(W - 6)), without the border.
 
-    The first sample stands on pixel 3, the second half a pixel after it. `halve` is the adjoint, and the inverse.
+    The first sample is on pixel 3, the second half a pixel after it. `halve` is the adjoint, and the inverse.
     """
     height, width = (2 * (side - 2 * REACH) for side in images.shape[-2:])
     doubling = _blocks()[0]
@@ -57,16 +57,16 @@ def double(images: Tensor) -> Tensor:
 
 
 def halve(samples: Tensor) -> Tensor:
-    """Return pixels (B, C, H, W) from samples (B, C, 2(H + 5), 2(W + 5)), of which sample 5 stands on pixel 0."""
+    """Return pixels (B, C, H, W) from samples (B, C, 2(H + 5), 2(W + 5)), of which sample 5 is on pixel 0."""
     height, width = (side // 2 - 5 for side in samples.shape[-2:])
     halving = _blocks()[1]
     return _in_blocks(_in_blocks(samples, halving, 2 * BLOCK, width).mT, halving, 2 * BLOCK, height).mT
 
 
 def _in_blocks(rows: Tensor, matrix: Tensor, step: int, count: int) -> Tensor:
-    """Return `count` numbers (..., count) from rows (..., N): a matrix applied to overlapping windows, `step` apart.
+    """Return (..., count) from rows (..., N): a matrix (window, made) applied to overlapping windows, `step` apart.
 
-    Several times as fast as the convolution it is, which has one channel and few taps.
+    Several times as fast as the same convolution with one channel and few taps.
     """
     window, made = matrix.shape
     blocks = -(-count // made)
@@ -79,8 +79,8 @@ def _in_blocks(rows: Tensor, matrix: Tensor, step: int, count: int) -> Tensor:
 def octaves(count: int) -> Tensor:
     """Return kernels (count, taps) of octave bands, lowest first; together they sum to a unit impulse.
 
-    The lowest band holds all that lies below the others. The two-band split is the autocorrelation of sym2 and what
-    it leaves over; the lower half is split again at every second pixel.
+    The lowest band holds all frequencies below the others. The two-band split is the autocorrelation of sym2 and its
+    complement; the lower half is split again at every second pixel.
     """
     if count == 1:
         return torch.ones(1, 1, dtype=torch.float64)
@@ -109,7 +109,7 @@ def weigh_octaves(images: Tensor, gains: Tensor) -> Tensor:
 
 
 def reflect(images: Tensor, x: int, y: int) -> Tensor:
-    """Pad images by x columns and y rows at each side, mirrored at the outer pixels, again and again where need be."""
+    """Pad images (B, C, H, W) by x columns and y rows on each side, reflected as often as the padding needs."""
     while x > 0 or y > 0:
         step_x, step_y = min(x, images.shape[-1] - 1), min(y, images.shape[-2] - 1)
         images = F.pad(images, (step_x, step_x, step_y, step_y), mode="reflect")

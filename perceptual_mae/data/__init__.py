@@ -1,4 +1,4 @@
-"""Where images come from: one source a file, one line in `DATASETS`; transforms, batches and loading beside them."""
+"""Data sets (one a file, one line in `DATASETS`), their transforms, and loading of batches."""
 
 from collections.abc import Callable
 

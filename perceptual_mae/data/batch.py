@@ -1,4 +1,4 @@
-"""A batch as the loader hands it over."""
+"""A batch of images, with the keys of its random draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from perceptual_mae.seeding import stream
 
 @dataclass(frozen=True)
 class Batch:
-    """Images with what is known of them; on the CPU uint8 (B, C, H, W) until `to` makes them floats in [0, 1].
+    """Images and labels of a batch; on the CPU uint8 (B, C, H, W) until `to` converts them to floats in [0, 1].
 
-    `indices` and `passes` (int64 (B,), always on the CPU) say which sample of the plan an image stands for, and in
-    which pass over the data (0 in evaluation): they key what is drawn for it. `unreadable` lists the files, with the
-    reason, that could not be read on the way; in training the next readable image stands in for each.
+    `labels` are int64 (B,), -1 without a class. `indices` and `passes` (int64 (B,), always on the CPU) are each image's
+    index in the data set and pass over the data (0 in evaluation): they key its random draws. `unreadable` lists the
+    files that could not be read, with the reason; in training the next readable image replaces each.
     """
 
     images: Tensor
@@ -28,7 +28,7 @@ class Batch:
         return len(self.indices)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch with images as float32 in [0, 1], and labels, on `device`; the copy may run on behind."""
+        """Return the batch with images as float32 in [0, 1], and labels, on `device`; the copy may be asynchronous."""
         images = self.images.to(device, non_blocking=True)
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
@@ -50,7 +50,7 @@ def collate(
     samples: Sequence[tuple[int, int]],
     unreadable: Sequence[tuple[str, str]],
 ) -> Batch:
-    """Return the batch of images (C, H, W) and labels that stand for `samples`, the (pass, index) of each."""
+    """Return the batch of images (C, H, W) and labels; `samples` has the (pass, index) of each."""
     keys = torch.tensor(samples, dtype=torch.int64).view(-1, 2)
     stacked = torch.stack(list(images)) if images else torch.empty(0, dtype=torch.uint8)
     passes, indices = keys[:, 0].clone(), keys[:, 1].clone()

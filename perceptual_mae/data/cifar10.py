@@ -16,10 +16,14 @@ HINT = f"put {BATCHES_FOLDER}/ or class folders train/<class>/ and test/<class>/
 
 
 class Cifar10:
-    """CIFAR-10 from `root`: torchvision's layout, or a tree {train,test}/<class>/*.png, whichever is there.
+    """CIFAR-10: 32x32 images in ten classes, from torchvision's layout or a tree {train,test}/<class>/*.png.
 
-    "val" is the last `val_images` of a fixed shuffle of the training images, which "train" then lacks.
-    torchvision's layout is held in memory (150 MB); files of a tree are read when asked for.
+    torchvision's layout is held in memory (150 MB); files of a tree are read on access.
+
+    Options:
+        root: folder that holds the data set in either layout [none]
+        download: fetch torchvision's archive into root if it is missing [ours]
+        val_images: training images held out as split "val", the last of a fixed shuffle [ours]
     """
 
     classes: tuple[str, ...] = CLASSES
@@ -45,7 +49,7 @@ class Cifar10:
 
 
 class _Batches:
-    """The images of torchvision's layout, in memory."""
+    """The images of torchvision's layout in memory, uint8 (3, 32, 32)."""
 
     def __init__(self, folder: Path, part: str, download: bool) -> None:
         try:

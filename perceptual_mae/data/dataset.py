@@ -1,4 +1,4 @@
-"""What every data set promises, and how a split is checked and held out."""
+"""The protocol of data sets, and their split into training and validation images."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ SPLITS = ("train", "val", "test")
 
 
 class ImageDataset(Protocol):
-    """Images by index; an item is (uint8 RGB image (3, H, W) of any size, class index or -1)."""
+    """Images by index; an item is (uint8 RGB image (3, H, W) of any size, values 0 to 255; class index or -1)."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ class ImageDataset(Protocol):
 def file_name(dataset: object, index: int) -> str | None:
     """Return the file an image is read from, relative to the data set's folder, or None where it has none of its own.
 
-    A data set whose images are files says so in a method `file_name(index)`.
+    A data set whose images are files has a method `file_name(index)`.
     """
     name = getattr(dataset, "file_name", None)
     return None if name is None else name(index)
@@ -41,10 +41,10 @@ def check_split(split: str) -> str:
 
 
 def hold_out(num_images: int, val_images: int, split: str) -> list[int]:
-    """Return the indices that "train" or "val" owns when `val_images` of a training set are set aside for validation.
+    """Return the indices of "train" or "val" when `val_images` of a training set are held out for validation.
 
-    The images set aside are the last ones of a fixed shuffle, so that sets sorted by class give up some of every class.
-    Raises UserError for "val" when nothing is set aside: the test images are never tuned on in silence.
+    The images held out are the last ones of a fixed shuffle, so that sets sorted by class lose some of every class.
+    Raises UserError for "val" when nothing is held out: the test images never take its place silently.
     """
     if not 0 <= val_images < num_images:
         raise UserError(f"data.val_images is {val_images}; it must leave some of the {num_images} training images")

@@ -1,4 +1,4 @@
-"""One image file of any usual kind -> uint8 RGB tensor, upright, without alpha."""
+"""Decoding of image files to upright uint8 RGB tensors, without alpha."""
 
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,7 @@ SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class UnreadableImageError(Exception):
-    """A file that is no image, is cut off or cannot be opened; says which (`path`) and why (`reason`, one line)."""
+    """A file (`path`) that is no image, is truncated or cannot be opened, with the `reason` in one line."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -71,11 +71,12 @@ def _from_sixteen_bits(picture: Image.Image) -> Image.Image:
 
 
 def _to_tensor(picture: Image.Image) -> Tensor:
+    """Return an RGB picture as uint8 (3, H, W)."""
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def _decode_jpeg(encoded: bytes) -> Tensor | None:
-    """Return the decoded image, or None where Pillow should have a try and find the words for what is wrong."""
+    """Return the decoded image, uint8 (3, H, W), or None where Pillow should try, and name the fault."""
     raw = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
     try:
         image: Tensor = decode_jpeg(raw, mode=ImageReadMode.RGB, apply_exif_orientation=True)

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8, enlarged to RGB; nothing is fetched."""
+"""Handwritten digits from scikit-learn: 1,797 grey images of 8x8, enlarged, as RGB; nothing is downloaded."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,11 @@ SHARES = {"train": (0.0, 0.7), "val": (0.7, 0.8), "test": (0.8, 1.0)}
 
 
 class Digits:
-    """The digits 0 to 9, bright on dark, in a fixed split of each class: 70% train, 10% val, 20% test."""
+    """Handwritten digits 0 to 9 of scikit-learn, bright on dark; 70% of each class train, 10% val, 20% test.
+
+    Options:
+        size: side in pixels, 8 or more, to which the 8x8 images are enlarged (bicubic) [ours]
+    """
 
     classes: tuple[str, ...] = tuple("0123456789")
 
@@ -20,7 +24,7 @@ class Digits:
         check_split(split)
         if size < 8:
             raise UserError(f"data.size is {size}; the digits are at least 8 pixels wide")
-        from sklearn.datasets import load_digits  # Here: it takes a second, and no other source needs it.
+        from sklearn.datasets import load_digits  # here: the import takes a second, and no other data set needs it
 
         source = load_digits()
         labels = torch.from_numpy(source.target).long()
@@ -41,10 +45,11 @@ class Digits:
 
 
 def _split_indices(labels: Tensor, split: str) -> Tensor:
-    chosen = []
+    """Return the indices (N,) of a split, ascending, by the class labels (1797,)."""
+    indices = []
     for label in range(10):
         members = (labels == label).nonzero().flatten()
         members = members[torch.randperm(len(members), generator=stream("digits", label))]
         first, last = (round(share * len(members)) for share in SHARES[split])
-        chosen.append(members[first:last])
-    return torch.cat(chosen).sort().values
+        indices.append(members[first:last])
+    return torch.cat(indices).sort().values

@@ -1,4 +1,4 @@
-"""What is drawn for a batch: masks and drop-path masks, functions of (seed, pass over the data, sample index)."""
+"""Masks and drop-path masks of a batch, as functions of (seed, pass over the data, sample index)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ Attention = Callable[[Batch], Tensor]
 class TrainingMasks:
     """Draws a training batch's masks (B, L): functions of (seed, pass over the data, sample index) and the ratio.
 
-    draw: a kind of `MASKINGS` with its options. ratio: a share, or a ramp over the run. attention: what a masking that
-    depends on the encoder is given, else None.
+    draw: a kind of `MASKINGS` with its options. ratio: a share, or a ramp over the run. attention: source of the
+    encoder's attention for a masking that needs it, else None.
     """
 
     draw: Callable[..., Tensor]
@@ -64,11 +64,11 @@ class DropPathMasks:
 
 
 def draw_drop_path_masks(rate: float, depth: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return the paths (B, depth, 2) that each image takes, drawn from its own generator.
+    """Return factors (B, depth, 2) of the branches (attention, MLP) of each block, drawn from each image's generator.
 
-    A branch of block k is closed with a probability that grows from 0 to `rate` over the blocks, and counts
-    1 / (1 - probability) where it is open, as timm's DropPath. That one draws from the global generator, and so would
-    depend on the number of processes.
+    A branch of block k has factor 0 with a probability that grows from 0 to `rate` over the blocks, and otherwise
+    1 / (1 - probability), as timm's DropPath. timm draws from the global generator: its masks would depend on the
+    number of processes.
     """
     open_share = 1 - torch.linspace(0, rate, depth).unsqueeze(1)
     draws = [torch.rand(depth, 2, generator=generator) for generator in generators]

@@ -1,4 +1,4 @@
-"""Which images each step of an epoch takes: a function of seed, epoch and step alone."""
+"""The order of training images: a function of seed, epoch and step alone."""
 
 import torch
 from torch import Tensor
@@ -47,9 +47,9 @@ class EpochPlan:
             first = ((epoch - 1) * self.steps_per_epoch + step) * self.batch_size
         samples: list[tuple[int, int]] = []
         while len(samples) < self.batch_size:
-            passes_before, offset = divmod(first + len(samples), self.num_images)
-            taken = self._order(passes_before + 1)[offset : offset + self.batch_size - len(samples)]
-            samples += [(passes_before + 1, index) for index in taken.tolist()]
+            full_passes, offset = divmod(first + len(samples), self.num_images)
+            indices = self._order(full_passes + 1)[offset : offset + self.batch_size - len(samples)]
+            samples += [(full_passes + 1, index) for index in indices.tolist()]
         return samples
 
     def _order(self, pass_: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A folder of one's own images: flat or with class folders, split by folders, by name, or by seeded shares."""
+"""A folder of image files, flat or with class folders, split by subfolders or by seeded shares."""
 
 import logging
 from collections.abc import Sequence
@@ -24,14 +24,22 @@ SHARE_WITHOUT_FOLDERS = 0.05
 
 
 class ImageFolder:
-    """Images below `root` (see `ImageTree`: links followed, class folders give labels), split as far as folders tell.
+    """Image files in a folder: split by its subfolders where there are any, else by seeded shares.
 
-    "train" is the folder train or training, else everything but the other splits' folders. "val" and "test" are the
-    folders `val` and `test` (relative to `root`), else those with a usual name (val, valid, validation; test, testing),
-    else a seeded share `holdout` of the training images, which "train" then lacks. Without a number, `holdout` is 0.05
-    for a root with no split folder at all, so that a plain folder of photographs works, and 0 otherwise. Two options
-    may name the same folder (`test: val` where there are only train and val). `split_fractions` instead are the shares
-    of train, val and test in a root without split folders, the same in every class (see `split_by_fractions`).
+    Links are followed and class folders give labels (see `ImageTree`). "train" is the folder train or training, else
+    everything but the folders of the other splits. "val" and "test" are folders with a usual name (val, valid,
+    validation; test, testing), else a seeded share of the training images, which "train" then lacks. Two options may
+    name the same folder (`test: val` where there are only train and val).
+
+    Options:
+        root: folder of the images [none]
+        val: folder of split "val", absolute or relative to root; null looks for a usual name [ours]
+        test: folder of split "test", absolute or relative to root; null looks for a usual name [ours]
+        holdout: share in [0, 0.5) of the training images for each split without a folder; null is 0.05 where
+            root has no split folder, else 0 [ours]
+        split_fractions: shares of train, val and test, 1 in all, drawn in every class of a root without split
+            folders; excludes holdout [ours]
+        seed: seed of the shares of holdout and split_fractions [ours]
     """
 
     def __init__(
@@ -58,7 +66,7 @@ class ImageFolder:
             holdout = 0.0 if train_folder or others else SHARE_WITHOUT_FOLDERS
         source = train_folder or folder
         if split == "train" and train_folder:
-            _warn_of_neighbours(folder, [train_folder, *others])
+            _warn_of_unread_folders(folder, [train_folder, *others])
 
         own_folder = held_out.get(split)
         self._indices: list[int] | None = None
@@ -93,10 +101,10 @@ class ImageFolder:
         return self._tree.file_name(index if self._indices is None else self._indices[index])
 
 
-def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
-    if given is None:
+def _split_folder(root: Path, split: str, name: str | None) -> Path | None:
+    if name is None:
         return find_folder(root, FOLDER_NAMES[split])
-    folder = root / Path(given).expanduser()
+    folder = root / Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(f"data.{split}: {folder} is not a folder; give a path, absolute or relative to data.root")
     return folder
@@ -105,11 +113,11 @@ def _split_folder(root: Path, split: str, given: str | None) -> Path | None:
 def _check_whole(root: Path, fractions: Fractions, holdout: float | None, split_folders: Sequence[Path | None]) -> None:
     check_fractions(fractions)
     if holdout is not None:
-        raise UserError("data.holdout and data.split_fractions both say what is held out; set one of them to null")
-    if found := [path.name for path in split_folders if path is not None]:
+        raise UserError("data.holdout and data.split_fractions both hold out images; set one of them to null")
+    if names := [path.name for path in split_folders if path is not None]:
         raise UserError(
-            f"data.split_fractions: {root} is split by its folders {', '.join(found)}; set it to null, or data.root to "
-            "a folder that is whole"
+            f"data.split_fractions: {root} is split by its folders {', '.join(names)}; set it to null, or data.root to "
+            "a folder without split folders"
         )
 
 
@@ -124,8 +132,8 @@ def _shares(num_images: int, holdout: float, without_folder: Sequence[str], seed
     return {"val": sorted(order[:first]), "train": sorted(order[first:last]), "test": sorted(order[last:])}
 
 
-def _warn_of_neighbours(root: Path, read: Sequence[Path]) -> None:
-    """Say which folders beside "train" are not read: the root may hold a class called train, and no splits."""
+def _warn_of_unread_folders(root: Path, read: Sequence[Path]) -> None:
+    """Log which folders next to "train" are not read: the root may have a class called train, and no splits."""
     names = {path.name for path in read}
     left = [entry.name for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name not in names]
     left = [name for name in left if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Image files in a folder tree: found in a fixed order, labelled by their top folder, decoded when asked for."""
+"""Image files in a folder tree, sorted by path, labelled by their top folder, decoded on access."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm
 class ImageTree:
     """The images below a folder as (uint8 (3, H, W), label or -1), sorted by path.
 
-    A folder that holds at least two subfolders and no image of its own is labelled: its subfolders are the classes.
+    A folder with at least two subfolders and no image of its own is labelled: its subfolders are the classes.
     `classes` prescribes the names (and so the indices) instead. `exclude` names folders that are not entered.
     """
 
@@ -28,11 +28,11 @@ class ImageTree:
         labelled: bool = True,
     ) -> None:
         self.folder = folder
-        found = class_names(folder, exclude=exclude) if labelled else ()
-        unknown = sorted(set(found) - set(classes or found))
+        names = class_names(folder, exclude=exclude) if labelled else ()
+        unknown = sorted(set(names) - set(classes or names))
         if unknown:
-            raise UserError(f"{folder} holds classes that the training images lack: {', '.join(unknown[:5])}")
-        self.classes = classes if classes and found else found
+            raise UserError(f"{folder} has classes that the training images lack: {', '.join(unknown[:5])}")
+        self.classes = classes if classes and names else names
         self._label_of = {name: label for label, name in enumerate(self.classes)}
         self.paths = list_images(folder, exclude=exclude)
         if not self.paths:

@@ -53,13 +53,13 @@ class TrainLoader:
         self._first = process_index * accumulation
         self._reader = _TrainReader(dataset, transform, seed)
         self._unreadable = _Unreadable(len(dataset), MAX_UNREADABLE_SHARE * len(dataset))
-        self._schedule = BatchSampler()
-        self._loader = worker_loader(self._reader, self._schedule, workers, persistent=True) if workers else None
+        self._sampler = BatchSampler()
+        self._loader = worker_loader(self._reader, self._sampler, workers, persistent=True) if workers else None
 
     @property
     def num_unreadable(self) -> int:
-        """Return how many distinct files this process has found unreadable so far."""
-        return len(self._unreadable.seen)
+        """Return the number of distinct unreadable files of this process so far."""
+        return len(self._unreadable.reasons)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
@@ -78,22 +78,22 @@ class TrainLoader:
             yield step
 
     def close(self) -> None:
-        """End the worker processes; the loader is of no use afterwards."""
+        """End the worker processes; the loader cannot be used afterwards."""
         self._loader = None
 
     def _read(self, samples: Iterator[Samples]) -> Iterator[Batch]:
         if self._loader is None:
             return map(self._reader.__getitem__, samples)
-        self._schedule.samples = samples
+        self._sampler.samples = samples
         return begin(self._loader)
 
 
 def _micro_batches(
     plan: EpochPlan, epoch: int, first_step: int, first: int, accumulation: int, stride: int
 ) -> Iterator[Samples]:
-    """Yield the samples of each micro-batch. No method: what a DataLoader holds must not hold the loader's owner.
+    """Yield the samples of each micro-batch. Not a method: a DataLoader must not refer to the loader's owner.
 
-    In such a cycle its queues would be collected before it could tell its workers to end.
+    In such a cycle its queues would be collected before it could end its workers.
     """
     for step in range(first_step, plan.steps_per_epoch):
         batch = plan.batch(epoch, step)
@@ -114,17 +114,17 @@ def evaluation_batches(
     Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
-    schedule = BatchSampler()
-    schedule.samples = (
+    sampler = BatchSampler()
+    sampler.samples = (
         [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
     )
     reader = _EvaluationReader(dataset, transform)
     # A held-out split may be small; one bad file in it must not cost a run that has trained already.
     unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
     if workers:
-        batches: Iterator[Batch] = begin(worker_loader(reader, schedule, workers, persistent=False))
+        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False))
     else:
-        batches = map(reader.__getitem__, schedule.samples)
+        batches = map(reader.__getitem__, sampler.samples)
     for batch in batches:
         unreadable.record(batch.unreadable)
         if len(batch):
@@ -144,11 +144,11 @@ class _TrainReader(Dataset[Batch]):
     def __getitem__(self, samples: Samples) -> Batch:
         images, labels, unreadable = [], [], list[tuple[str, str]]()
         for pass_, index in samples:
-            found = self._readable_from(index, unreadable)
-            if found is None:  # far too many are broken: the main process stops at this report
+            item = self._readable_from(index, unreadable)
+            if item is None:  # far too many are broken: the main process stops at this report
                 return collate([], [], [], unreadable)
-            images.append(self._transform(found[0], stream("augment", self._seed, pass_, index)))
-            labels.append(found[1])
+            images.append(self._transform(item[0], stream("augment", self._seed, pass_, index)))
+            labels.append(item[1])
         return collate(images, labels, samples, unreadable)
 
     def _readable_from(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[Tensor, int] | None:
@@ -185,21 +185,21 @@ class _EvaluationReader(Dataset[Batch]):
 
 
 class _Unreadable:
-    """The distinct unreadable files met so far, with the reasons; UserError beyond `allowed`."""
+    """The distinct unreadable files so far, with the reasons; UserError beyond `allowed`."""
 
     def __init__(self, num_images: int, allowed: float) -> None:
         self._num_images, self._allowed = num_images, allowed
-        self.seen: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}
 
     def record(self, unreadable: tuple[tuple[str, str], ...]) -> None:
-        """Log what is new; raise UserError where there are too many."""
+        """Log new files; raise UserError where there are too many."""
         for path, reason in unreadable:
-            if path not in self.seen:
-                self.seen[path] = reason
+            if path not in self.reasons:
+                self.reasons[path] = reason
                 logger.warning("left out an image that cannot be read: %s: %s", path, reason)
-        if len(self.seen) > self._allowed:
-            first, reason = next(iter(self.seen.items()))
+        if len(self.reasons) > self._allowed:
+            first, reason = next(iter(self.reasons.items()))
             raise UserError(
-                f"{len(self.seen)} of {self._num_images} images cannot be read so far, more than 1%; mend or remove "
+                f"{len(self.reasons)} of {self._num_images} images cannot be read so far, more than 1%; fix or remove "
                 f"them; the first is {first}: {reason}"
             )

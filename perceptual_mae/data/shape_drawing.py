@@ -23,10 +23,10 @@ PLAIN_SHARE, GRADED_SHARE = 0.3, 0.4
 STRIPE_PERIODS = (0.16, 0.34)
 MAX_SHAPES = 3
 LARGEST_RADII = (0.25, 0.35)
-"""Of the first shape; like all radii that of a circle of the same area, before anything lies on top."""
+"""Of the first shape; as all radii, that of a circle of the same area, before others cover it."""
 OTHER_RADII = (0.11, 0.17)
 REACHES = (0.18, 0.36, 0.36)
-"""How far from the middle of the image the centre of each shape may lie, in x and in y."""
+"""Largest distance of each shape's centre from the middle of the image, in x and in y."""
 
 BACKGROUND_DRAWS = 2 + 9 * 3
 SHAPE_DRAWS = 15
@@ -36,7 +36,7 @@ NUM_DRAWS = BACKGROUND_DRAWS + 1 + MAX_SHAPES * SHAPE_DRAWS
 
 @dataclass(frozen=True)
 class Scenes:
-    """What N scenes show; the shapes (N, 3) of a scene in the order they are laid on, the largest first."""
+    """The contents of N scenes; the shapes (N, 3) of a scene in the order they are drawn, the largest first."""
 
     background: Tensor  # (N, 3, 3, 3): rows, columns, RGB
     counts: Tensor  # (N,)
@@ -52,7 +52,7 @@ class Scenes:
 
 
 def read_scenes(draws: Tensor) -> Scenes:
-    """Return the scenes that uniform numbers (N, NUM_DRAWS) in [0, 1) stand for.
+    """Return the scenes of uniform numbers (N, NUM_DRAWS) in [0, 1).
 
     In float64, so that no byte depends on how many scenes are drawn at once, nor on the processor's sine.
     """
@@ -101,13 +101,16 @@ def coverage(scenes: Scenes, shape: int, rows: Tensor, size: int) -> Tensor:
     distance = torch.empty_like(along)
     kinds = scenes.kinds[rows, shape]
     for kind, name in enumerate(KINDS):
-        chosen = kinds == kind
-        distance[chosen] = _distance(name, along[chosen], across[chosen])
+        of_kind = kinds == kind
+        distance[of_kind] = _distance(name, along[of_kind], across[of_kind])
     return (0.5 - distance * radius * size).clamp(0, 1)
 
 
 def _distance(kind: str, x: Tensor, y: Tensor) -> Tensor:
-    """Return the signed distance to a shape of outer radius 1, negative inside; too small only beyond corners."""
+    """Return the signed distance of points x, y (...) to a shape of outer radius 1, negative inside.
+
+    It is too small beyond corners only.
+    """
     if kind == "circle":
         return torch.hypot(x, y) - 1
     if kind == "rectangle":
@@ -127,9 +130,12 @@ def _distance(kind: str, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _pointed(x: Tensor, y: Tensor, points: int, valley: float) -> Tensor:
-    """Return the distance to a star with tips at radius 1 and valleys at `valley`; at cos(pi / points) a polygon."""
+    """Return the signed distance of x, y (...) to a star with tips at radius 1 and valleys at `valley`.
+
+    At cos(pi / points) the star is a polygon.
+    """
     half = math.pi / points
-    angle = ((torch.atan2(y, x) + half) % (2 * half) - half).abs()  # folded: a tip lies at 0, a valley at `half`
+    angle = ((torch.atan2(y, x) + half) % (2 * half) - half).abs()  # folded: a tip is at 0, a valley at `half`
     normal = (valley * math.sin(half), 1 - valley * math.cos(half))
     radius = torch.hypot(x, y)
     return ((radius * angle.cos() - 1) * normal[0] + radius * angle.sin() * normal[1]) / math.hypot(*normal)
@@ -168,6 +174,7 @@ def _offsets(scenes: Scenes, shape: int, rows: Tensor, size: int) -> tuple[Tenso
 
 
 def _between(bounds: tuple[float, float], u: Tensor) -> Tensor:
+    """Map u (...) from [0, 1] to the bounds."""
     return bounds[0] + (bounds[1] - bounds[0]) * u
 
 

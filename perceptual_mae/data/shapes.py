@@ -1,6 +1,6 @@
-"""Procedural images: large plain, graded and striped shapes over smooth backgrounds; nothing is fetched.
+"""Procedural images: large plain, graded and striped shapes over smooth backgrounds; nothing is downloaded.
 
-What a masked autoencoder can learn here in minutes: outlines go on, gradients go on, one colour for a hole is wrong.
+A masked autoencoder learns here in minutes that outlines and gradients continue, and that no one colour fills a hole.
 """
 
 import functools
@@ -32,10 +32,15 @@ class Annotations:
 
 
 class Shapes:
-    """Scenes of one to three shapes, a function of (seed, split, index) at any `size`; labelled by the largest shape.
+    """Procedural scenes of one to three shapes, a function of (seed, split, index), labelled by the largest shape.
 
-    "train" has `num_images`, "val" and "test" a tenth each. All are drawn at the start and held in memory as bytes
-    (20,000 of 32x32 take some seconds and 61 MB), or each when asked for where that would exceed 1 GiB.
+    All are drawn at the start and held in memory as bytes (20,000 of 32x32 take some seconds and 61 MB), or each on
+    access where that would exceed 1 GiB.
+
+    Options:
+        size: side of the square images in pixels, 8 or more [ours]
+        num_images: training images; val and test have a tenth as many each [ours]
+        seed: seed of all scenes [ours]
     """
 
     classes: tuple[str, ...] = KINDS
@@ -63,12 +68,12 @@ class Shapes:
         return self._drawn[0][index], int(self._drawn[1][index])
 
     def annotations(self, index: int) -> Annotations:
-        """Return boxes, labels and instance masks of the shapes that image `index` shows."""
+        """Return boxes, labels and instance masks of the visible shapes of image `index`."""
         self._check(index)
         scene = read_scenes(_draws(self._split, self._seed, index, index + 1))
         free = torch.ones(self._size, self._size, dtype=torch.bool)
         visible: list[Tensor] = []
-        for shape in reversed(range(int(scene.counts[0]))):  # the last one lies on top
+        for shape in reversed(range(int(scene.counts[0]))):  # the last one is on top
             covered = coverage(scene, shape, torch.tensor([0]), self._size).view_as(free) >= 0.5
             visible.insert(0, covered & free)
             free &= ~covered
@@ -88,12 +93,14 @@ def _draws(split: int, seed: int, first: int, last: int) -> Tensor:
 
 
 def _draw_some(split: int, size: int, seed: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """Return uint8 images (N, 3, size, size) and labels (N,) of the scenes first..last-1."""
     scenes = read_scenes(_draws(split, seed, first, last))
     return draw(scenes, size), scenes.kinds[:, 0]
 
 
 @functools.lru_cache(maxsize=4)
 def _draw_all(split: int, size: int, num_images: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return all uint8 images (N, 3, size, size) and labels (N,) of a split."""
     images = torch.empty(num_images, 3, size, size, dtype=torch.uint8)
     labels = torch.empty(num_images, dtype=torch.int64)
     threads = torch.get_num_threads()
@@ -109,7 +116,7 @@ def _draw_all(split: int, size: int, num_images: int, seed: int) -> tuple[Tensor
 
 
 def masks_to_boxes(masks: Tensor) -> Tensor:
-    """Return the boxes (N, 4), x1 y1 x2 y2, that just hold the True pixels of masks (N, H, W), none of them empty."""
+    """Return the smallest boxes (N, 4), x1 y1 x2 y2, around the True pixels of masks (N, H, W), none of them empty."""
     columns, rows = masks.any(1).int(), masks.any(2).int()
     left, top = columns.argmax(1), rows.argmax(1)
     right, bottom = masks.shape[2] - columns.flip(1).argmax(1), masks.shape[1] - rows.flip(1).argmax(1)

@@ -19,10 +19,16 @@ HINT = f"put {BINARY_FOLDER}/ or folders unlabeled/, train/<class>/, test/<class
 
 
 class Stl10:
-    """STL-10 from `root`: torchvision's layout, or a tree {unlabeled,train/<class>,test/<class>}, whichever is there.
+    """STL-10: 96x96 images in ten classes, most of them unlabelled, from torchvision's layout or a folder tree.
 
-    "train" is the unlabelled part, or the 5,000 labelled images with `labelled`; "val" is the last `val_images` of a
-    fixed shuffle of it, which "train" then lacks; "test" is labelled. Images are read when asked for (2.8 GB in all).
+    The tree is {unlabeled,train/<class>,test/<class>}. "test" is always labelled. Images are read on access (2.8 GB in
+    all).
+
+    Options:
+        root: folder that holds the data set in either layout [none]
+        download: fetch torchvision's archive into root if it is missing [ours]
+        labelled: train on the 5,000 labelled images instead of the 100,000 unlabelled [ours]
+        val_images: training images held out as split "val", the last of a fixed shuffle [ours]
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class Stl10:
 
 
 class _Binary:
-    """One part of torchvision's layout: a file of bytes, image by image, channel by channel, column by column."""
+    """One part of torchvision's layout, uint8 (3, 96, 96): a file of bytes by image, channel, column and row."""
 
     def __init__(self, folder: Path, part: str) -> None:
         self._file = folder / BINARY_FOLDER / f"{part}_X.bin"

@@ -1,4 +1,4 @@
-"""Labels of a data set without its images, and the same few images of every class."""
+"""Subsets of data sets: class-balanced, random, or split by fractions; labels without decoding images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,11 +34,11 @@ def class_balanced_subset(dataset: ImageDataset, fraction: float, seed: int) -> 
         by_class.setdefault(label_of(dataset, index), []).append(index)
     by_class.pop(-1, None)
     each = max(1, round(fraction * len(dataset) / len(by_class)))
-    chosen = []
+    indices = []
     for label, members in by_class.items():
         order = torch.randperm(len(members), generator=stream("fraction", seed, label))
-        chosen += [members[place] for place in order[:each].tolist()]
-    return sorted(chosen)
+        indices += [members[position] for position in order[:each].tolist()]
+    return sorted(indices)
 
 
 class Selection:
@@ -67,11 +67,11 @@ def limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:
 
 
 def random_subset(num_images: int, limit: int | None) -> Sequence[int]:
-    """Return the first `limit` places of a fixed shuffle of a data set, ascending, or all of them."""
+    """Return `limit` indices of a data set, the first of a fixed shuffle, ascending; or all of them."""
     if limit is None or limit >= num_images:
         return range(num_images)
-    chosen: list[int] = torch.randperm(num_images, generator=stream("limit", num_images))[:limit].tolist()
-    return sorted(chosen)
+    indices: list[int] = torch.randperm(num_images, generator=stream("limit", num_images))[:limit].tolist()
+    return sorted(indices)
 
 
 Fractions = tuple[float, float, float]
@@ -81,9 +81,9 @@ Fractions = tuple[float, float, float]
 def check_fractions(fractions: Fractions) -> None:
     """Raise UserError unless the fractions are shares that use all images and leave some to train on."""
     if min(fractions) < 0 or fractions[0] == 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-6):
-        shown = ", ".join(f"{share:g}" for share in fractions)
+        listed = ", ".join(f"{share:g}" for share in fractions)
         raise UserError(
-            f"data.split_fractions is [{shown}]; give shares of train, val and test that add up to 1, train above 0"
+            f"data.split_fractions is [{listed}]; give shares of train, val and test that add up to 1, train above 0"
         )
 
 
@@ -91,16 +91,16 @@ def split_by_fractions(labels: Sequence[int], fractions: Fractions, seed: int) -
     """Return the indices of each split, ascending: disjoint, together all, a function of labels, fractions and seed.
 
     Each class is shuffled by itself; then one image after the other, class by class, goes to the split that is furthest
-    behind its share. So every class gives its shares up to rounding, and the next class makes up for the remainder.
+    below its share. So every class has its shares up to rounding, and the next class evens out the remainder.
     """
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
         members.setdefault(label, []).append(index)
     splits: tuple[list[int], ...] = ([], [], [])
-    given = 0
+    assigned = 0
     for label, indices in sorted(members.items()):
-        for place in torch.randperm(len(indices), generator=stream("split", seed, label)).tolist():
-            given += 1
-            behind = [share * given - len(split) for share, split in zip(fractions, splits, strict=True)]
-            splits[behind.index(max(behind))].append(indices[place])
+        for position in torch.randperm(len(indices), generator=stream("split", seed, label)).tolist():
+            assigned += 1
+            missing = [share * assigned - len(split) for share, split in zip(fractions, splits, strict=True)]
+            splits[missing.index(max(missing))].append(indices[position])
     return {name: sorted(split) for name, split in zip(SPLITS, splits, strict=True)}

@@ -1,4 +1,4 @@
-"""What is done to one uint8 image before it joins a batch: cropping, flipping, colour; in training and in evaluation.
+"""Transforms of one uint8 image: random crop, flip and colour in training, centre crop in evaluation.
 
 Everything stays uint8 and on tensors (half the cost of PIL and floats); a batch turns into floats on the device.
 """
@@ -19,13 +19,21 @@ CROP_TRIES = 10
 
 
 class TrainTransform:
-    """Augmentation of MAE: a random part of the image, resized to `size` (bicubic, antialiased), and a random flip.
+    """Augmentation of MAE: a random crop, resized to `size` (bicubic, antialiased), and a random flip.
 
-    "clamped" crops draw once and cut what exceeds the image, where "random_resized" draws again (MAE's linear probe);
-    "center" takes the middle. `crop_scale` is the range of the part's share of the image area; its sides differ by up
-    to 4/3 more than those of `size`. `color_jitter` s draws brightness, contrast and saturation from [1 - s, 1 + s] and
-    hue from [-s/4, s/4]; `flip` and `grayscale` are probabilities. Called with a uint8 image (3, H, W) and the
-    generator of all its draws.
+    The aspect ratio of a crop is that of `size` times a factor from 3/4 to 4/3. Called with a uint8 image (3, H, W) and
+    the generator of all its draws; returns uint8 (3, *size).
+
+    Options:
+        crop: "random_resized" draws until a crop fits; "clamped" draws once and cuts it to the image (as MAE's linear
+            probe); "center" takes the centre [MAE]
+        crop_scale: smallest and largest share of the image's area in a random crop, in (0, 1] [MAE]
+        flip: probability of a horizontal flip [MAE]
+        color_jitter: strength s in [0, 1]: factors of brightness, contrast and saturation from [1 - s, 1 + s], hue
+            shift from [-s/4, s/4] of a turn; 0 is off [MAE]
+        grayscale: probability of a grey image [MAE]
+
+    Raises UserError for options out of range.
     """
 
     def __init__(
@@ -46,7 +54,7 @@ class TrainTransform:
             )
         for name, value in (("flip", flip), ("grayscale", grayscale), ("color_jitter", color_jitter)):
             if not 0 <= value <= 1:
-                raise UserError(f"data.{name} is {value}; it must lie in [0, 1]")
+                raise UserError(f"data.{name} is {value}; it must be in [0, 1]")
         self.size = size
         self.crop = crop
         self.crop_scale = crop_scale
@@ -74,7 +82,7 @@ class TrainTransform:
 
 
 class EvaluationTransform:
-    """The centre of an image in its own aspect ratio: shorter side to `resize` (bicubic, antialiased), centre crop.
+    """Resizes the shorter side of a uint8 image (3, H, W) to `resize` (bicubic, antialiased) and crops the centre.
 
     Without `resize` the image is scaled until it just covers the crop. An image that fits already comes back as it is.
     """
@@ -124,7 +132,7 @@ def cover_and_crop(image: Tensor, size: Size, resize: int | None = None) -> Tens
     scale = max(size[0] / height, size[1] / width)
     if resize is not None:
         scale = max(scale, resize / min(height, width))
-    # A very long image is cut before it is resized: most of it would only be thrown away, at great cost.
+    # A very long image is cropped before it is resized: resizing what is cropped away would cost much.
     longest = tuple(math.ceil(4 * max(size) / scale) for _ in range(2))
     if height > longest[0] or width > longest[1]:
         image = F.center_crop(image, [min(height, longest[0]), min(width, longest[1])])
@@ -136,6 +144,7 @@ def cover_and_crop(image: Tensor, size: Size, resize: int | None = None) -> Tens
 
 
 def _resize(image: Tensor, size: Size) -> Tensor:
+    """Return a uint8 image (C, H, W) as (C, *size)."""
     if tuple(image.shape[-2:]) == size:
         return image
     resized: Tensor = F.resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
@@ -143,6 +152,7 @@ def _resize(image: Tensor, size: Size) -> Tensor:
 
 
 def _jitter(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Return a uint8 image (3, H, W) with brightness, contrast, saturation and hue changed in random order."""
     factors = (1 + strength * (2 * torch.rand(4, generator=generator) - 1)).tolist()
     for step in torch.randperm(4, generator=generator).tolist():
         if step == 0:

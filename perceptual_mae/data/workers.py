@@ -22,7 +22,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 class BatchSampler(Sampler[Samples]):
-    """What a DataLoader reads next; set anew before each epoch, so that its workers can stay."""
+    """The samples a DataLoader reads next; replaced before each epoch, so that its workers can persist."""
 
     def __init__(self) -> None:
         self.samples: Iterator[Samples] = iter(())
@@ -32,14 +32,14 @@ class BatchSampler(Sampler[Samples]):
 
 
 def worker_loader(
-    reader: Dataset[Batch], schedule: BatchSampler, workers: int, *, persistent: bool
+    reader: Dataset[Batch], sampler: BatchSampler, workers: int, *, persistent: bool
 ) -> DataLoader[Batch]:
-    """Return a loader whose `workers` processes (at most one a core) call `reader` with what the schedule gives."""
+    """Return a loader whose `workers` processes (at most one a core) call `reader` with the sampler's samples."""
     ending = RawValue(c_byte, 0)  # shared with the workers: 1 once they may be ended
     loader = DataLoader(
         reader,
-        batch_size=None,  # the schedule gives whole micro-batches, and the reader stacks them
-        sampler=schedule,
+        batch_size=None,  # the sampler yields whole micro-batches, and the reader stacks them
+        sampler=sampler,
         num_workers=min(workers, os.cpu_count() or 1),
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),
@@ -53,22 +53,22 @@ def worker_loader(
 
 
 def begin(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    """Iterate over what the schedule gives now; workers that this starts cannot be struck before they are ready.
+    """Iterate over the loader's present samples; workers that this starts get no signal before they are ready.
 
-    A process begins with its parent's answers to signals: those that end a run wait until `_start` has its own.
+    A process inherits its parent's signal handlers: signals that end a run are blocked until `_start` has set its own.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     try:
         return iter(loader)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def _start(ending: Any, worker: int) -> None:
     """Keep a worker to one thread, and alive while the run ends its step and saves.
 
-    Ctrl-C and a batch system signal the whole process group. A SIGTERM counts only when the loader is gone or its
-    process is on its way out: then it comes from there. (A worker whose parent has vanished ends by itself.)
+    Ctrl-C and batch systems signal the whole process group. A SIGTERM ends a worker only when the loader is gone or its
+    process is exiting, for then it comes from there. (A worker whose parent is gone ends by itself.)
     """
 
     def end_with_loader(*_: object) -> None:

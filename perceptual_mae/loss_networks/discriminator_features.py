@@ -1,4 +1,4 @@
-"""The discriminator as loss network: itself (Perceptual MAE eq. 3), or a copy that follows it now and then."""
+"""The discriminator as loss network: itself (Perceptual MAE eq. 3), or a copy that is updated now and then."""
 
 import copy
 
@@ -10,15 +10,18 @@ from perceptual_mae.loss_networks.frozen import Features
 
 
 def live_discriminator(discriminator: nn.Module) -> nn.Module:
-    """Return the discriminator itself: its features are those of the pass that the adversarial term reads."""
+    """The discriminator itself: the features of the pass that also gives the adversarial term its logits."""
     return discriminator
 
 
 class Snapshot(nn.Module):
-    """A copy of the discriminator that follows it in every step of the epochs 1, 1 + every, ... and stands in between.
+    """A copy of the discriminator, updated at every step of epochs 1, 1 + every, ... and constant in between.
 
-    So does the code of Perceptual MAE's authors, with every = 5. A discriminator that moves under the features that
-    are compared is a moving target; an old one knows less. The copy is part of a run's checkpoints.
+    A discriminator that learns while its features are compared is a moving target; an old one has learned less. The
+    copy is part of a run's checkpoints.
+
+    Options:
+        every: epochs from one epoch of updates to the next [paper's code]
     """
 
     def __init__(self, discriminator: nn.Module, *, every: int = 5) -> None:
@@ -29,14 +32,14 @@ class Snapshot(nn.Module):
         self.copy = copy.deepcopy(discriminator).requires_grad_(False).eval()
 
     def follow(self, discriminator: nn.Module, epoch: int) -> None:
-        """Take over the discriminator's weights if this epoch (from 1) is one to follow it in."""
+        """Copy the discriminator's weights if this epoch (from 1) is one of updates."""
         if (epoch - 1) % self.every == 0:
             with torch.no_grad():
                 for own, live in zip(_tensors(self.copy), _tensors(discriminator), strict=True):
                     own.copy_(live)
 
     def forward(self, pyramid: Pyramid) -> Features:
-        """Return the features of a pyramid, as the discriminator is shown it."""
+        """Return the features (B, C_j, H_j, W_j) of a pyramid (B, C, H_s, W_s), augmented as the discriminator's."""
         features: Features = self.copy(pyramid).features
         return features
 

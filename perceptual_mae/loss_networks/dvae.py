@@ -1,4 +1,4 @@
-"""The encoder of DALL-E's discrete VAE (*Zero-Shot Text-to-Image Generation*), Perceptual MAE eq. 7.
+"""Encoder of DALL-E's discrete VAE as loss network (*Zero-Shot Text-to-Image Generation*; Perceptual MAE eq. 7).
 
 The published encoder is a pickled network. Where its package `dall_e` is installed,
 
@@ -33,10 +33,18 @@ def dvae(
     layers: tuple[Layer, ...] = ("group_1", "group_2", "group_3", "group_4"),
     width: int = 256,
 ) -> FrozenNetwork:
-    """Features of the encoder: the outputs of its four groups, and of the logits of its tokens if "output" is named.
+    """Encoder of DALL-E's discrete VAE: the outputs of its four groups, and the logits of its tokens.
 
-    At 224 pixels they are 256 x 112 x 112, 512 x 56 x 56, 1024 x 28 x 28, 2048 x 28 x 28 (and 8192 x 28 x 28), for 91
-    billion multiplications an image. width: 256 is DALL-E's. Images are mapped to .8 x + .1 at its door.
+    At 224 pixels the groups give 256 x 112 x 112, 512 x 56 x 56, 1024 x 28 x 28 and 2048 x 28 x 28, the output
+    8192 x 28 x 28, for 91 billion multiplications an image. Images (B, C, H, W) in [0, 1] are mapped to .8 x + .1.
+
+    Options:
+        weights: file of the encoder's state dict, a name of `pmae weights list`, or "random"; must be given [none]
+        sha256: SHA-256 that the file must have, or its first 8 digits or more; null checks none [none]
+        layers: layers whose features are compared; "output" is the logits [paper]
+        width: channels of the first group, a multiple of 4; 256 is DALL-E's [DALL-E]
+
+    Raises ValueError for unknown layers.
     """
     if not layers or not set(layers) <= set(_LAYERS):
         raise ValueError(f"dvae has no layers {list(layers)}; choose from: {', '.join(_LAYERS)}")
@@ -49,7 +57,7 @@ def dvae(
 
 
 def encoder_blocks(width: int = 256) -> nn.Sequential:
-    """Return the whole encoder: 7x7 convolution, four groups of two residual blocks (pooled by 2 but the last), 1x1."""
+    """Return the whole encoder: 7x7 convolution, four groups of two residual blocks, pooled by 2 between them, 1x1."""
     widths = [width, width, 2 * width, 4 * width, 8 * width]
     blocks: OrderedDict[str, nn.Module] = OrderedDict(input=nn.Conv2d(3, width, 7, padding=3))
     for group in range(1, 5):
@@ -65,23 +73,24 @@ def encoder_blocks(width: int = 256) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """x + R(x) / 64: three 3x3 convolutions at a quarter of the width and a 1x1, each behind a ReLU."""
+    """x + R(x) / 64: three 3x3 convolutions at a quarter of the width and a 1x1, each after a ReLU."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        narrow = after // 4
-        self.id_path = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+        narrow = out_channels // 4
+        self.id_path = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
         path: OrderedDict[str, nn.Module] = OrderedDict()
         for index, (source, target, side) in enumerate(
-            [(before, narrow, 3), (narrow, narrow, 3), (narrow, narrow, 3), (narrow, after, 1)], start=1
+            [(in_channels, narrow, 3), (narrow, narrow, 3), (narrow, narrow, 3), (narrow, out_channels, 1)], start=1
         ):
             path[f"relu_{index}"] = nn.ReLU()
             path[f"conv_{index}"] = nn.Conv2d(source, target, side, padding=side // 2)
         self.res_path = nn.Sequential(path)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        changed: Tensor = self.id_path(hidden) + self.res_path(hidden) / _NUM_BLOCKS**2
-        return changed
+        """Return (B, out_channels, H, W) from (B, in_channels, H, W)."""
+        total: Tensor = self.id_path(hidden) + self.res_path(hidden) / _NUM_BLOCKS**2
+        return total
 
 
 def _published_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A network that is looked through and never changes."""
+"""Frozen networks that give features of images."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from perceptual_mae.pretrained_weights.loading import copy_state, is_random, read_weights
 
 Features = tuple[Tensor, ...]
-"""What a network finds in images: (B, C_j, H_j, W_j), shallow to deep."""
+"""Maps (B, C_j, H_j, W_j) of a network's layers, shallow to deep."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation that networks trained on ImageNet expect their images to be normalised with."""
+"""Mean and standard deviation by which networks trained on ImageNet expect their images to be normalised."""
 
 
 class FrozenNetwork(nn.Module):
     """Features of images (B, C, H, W) in [0, 1], which are normalised here: (image - mean) / std.
 
-    `network` takes RGB images and returns features. Its weights get no gradient and its norm statistics stand still
-    whatever `train` says; the images' gradient passes. It computes in float32 (or the wider type of its weights) with
-    autocast off. Greyscale images are shown three times. Raises ValueError where the images have other channels or
-    are too small for it, and where its features are no maps.
+    `network` takes RGB images and returns features. Its weights get no gradient and its norm statistics are constant
+    even after `train()`; the images' gradient passes. It computes in float32 (or the wider type of its weights) with
+    autocast off. Greyscale images are repeated to three channels. Raises ValueError where the images have other
+    channels or are too small, and where its features are no maps.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class FrozenNetwork(nn.Module):
         self.name, self.is_random = name, False
         for module in network.modules():
             if getattr(module, "inplace", False):
-                module.inplace = False  # type: ignore[assignment]  # it would overwrite features already handed out
+                module.inplace = False  # type: ignore[assignment]  # it would overwrite features already returned
         self.network = network.requires_grad_(False).eval()
         for statistic, values in (("mean", mean), ("std", std)):
             shape = (1, len(values), 1, 1)
@@ -63,20 +63,20 @@ class FrozenNetwork(nn.Module):
 
     @torch.no_grad()
     def _check_features(self, size: tuple[int, int]) -> None:
-        """Look at one black image; a network on the meta device does so for nothing."""
+        """Check the features of one black image; on the meta device this costs nothing."""
         device = next(self.network.parameters()).device
         try:
             features = self.network(torch.zeros(1, 3, *size, device=device, dtype=self.mean.dtype))
         except (RuntimeError, AssertionError) as error:
             reason = " ".join(str(error).split())[:150]
-            raise ValueError(f"{self.name} cannot look at images of {size[0]}x{size[1]} pixels ({reason})") from error
+            raise ValueError(f"{self.name} cannot take images of {size[0]}x{size[1]} pixels ({reason})") from error
         flat = [tuple(feature.shape) for feature in features if feature.ndim != 4]
         if flat:
             raise ValueError(f"{self.name}: features must be maps (B, C, H, W), but a layer returns {flat[0]}")
 
 
 class Taps(nn.Module):
-    """A chain of layers that returns what some of them make of the images; those behind the last one are dropped."""
+    """A chain of layers that returns the outputs of those `tapped`; layers after the last of them are dropped."""
 
     def __init__(self, layers: nn.Sequential, tapped: Sequence[str]) -> None:
         super().__init__()
@@ -85,22 +85,23 @@ class Taps(nn.Module):
         self.layers = layers[: 1 + max(names.index(name) for name in tapped)]
 
     def forward(self, images: Tensor) -> Features:
-        found, hidden = [], images
+        """Return the tapped outputs (B, C_j, H_j, W_j) of images (B, 3, H, W)."""
+        features, hidden = [], images
         for name, layer in self.layers.named_children():
             hidden = layer(hidden)
             if name in self.tapped:
-                found.append(hidden)
-        return tuple(found)
+                features.append(hidden)
+        return tuple(features)
 
 
 def with_weights(
     frozen: FrozenNetwork, weights: str | None, sha256: str | None, name_in_file: Callable[[str], str]
 ) -> FrozenNetwork:
-    """Fill a network that was built without memory; `name_in_file` returns a tensor's name in the file by its own.
+    """Fill a network built on the meta device; `name_in_file` maps the name of a tensor to that in the file.
 
-    `weights` is a file, or "random" for He's initialisation (of the convolutions, which are all that such networks
-    consist of). Tensors of the file that the network lacks are left alone: only a part of it may be wanted. Where the
-    default device is the meta device, no file is touched.
+    `weights` is a file, or "random" for He's initialisation (of the convolutions: such networks have no other
+    weights). Tensors of the file that the network lacks are ignored: the network may be a part of it. Where the default
+    device is the meta device, no file is read.
     """
     frozen.is_random = is_random(frozen.name, weights, sha256)
     if torch.get_default_device().type == "meta":
@@ -114,8 +115,8 @@ def with_weights(
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
     else:
-        held = read_weights(frozen.name, str(weights), sha256)
-        state = {name: held.get(name_in_file(name)) for name in network.state_dict()}
+        tensors = read_weights(frozen.name, str(weights), sha256)
+        state = {name: tensors.get(name_in_file(name)) for name in network.state_dict()}
         network.to_empty(device="cpu")
         copy_state(network, state, frozen.name, str(weights))
     network.to(memory_format=torch.channels_last)

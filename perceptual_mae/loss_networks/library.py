@@ -1,4 +1,4 @@
-"""Any network of torchvision or timm, by its name, a file of weights, and the names of the layers to look at."""
+"""Any network of torchvision or timm as loss network, by its name, a file of weights and the names of layers."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,26 +25,36 @@ def named(
     mean: tuple[float, float, float] = IMAGENET[0],
     std: tuple[float, float, float] = IMAGENET[1],
 ) -> FrozenNetwork:
-    """Features of the network `name` at its `layers`, from images normalised by `mean` and `std`.
+    """A network of torchvision or timm by its name: features of the named layers.
 
-    layers: of torchvision, nodes of its graph (features.4, layer2; see torchvision.models.feature_extraction); of timm,
-    those its feature_info lists (layer1, blocks.5). weights: a file of that library's state dict, or "random".
+    Takes images (B, C, H, W) in [0, 1], which are normalised by `mean` and `std`.
+
+    Options:
+        name: the library's name of the network, such as resnet50 [none]
+        layers: layers whose features are compared: of torchvision, nodes of its graph (features.4, layer2); of timm,
+            those in feature_info (layer1, blocks.5) [none]
+        library: the library that builds the network [ours]
+        weights: file of that library's state dict, a name of `pmae weights list`, or "random"; must be given [none]
+        sha256: SHA-256 that the file must have, or its first 8 digits or more; null checks none [none]
+        mean: mean of each channel that images are normalised by [ImageNet]
+        std: standard deviation of each channel that images are normalised by [ImageNet]
+
     Raises ValueError for unknown names and files that do not fit, ImportError where the library is not installed.
     """
     if not layers:
         raise ValueError(f"{name} needs at least one of its layers")
-    chance = is_random(name, weights, sha256)
+    random = is_random(name, weights, sha256)
     state = None
-    if not chance and torch.get_default_device().type != "meta":
+    if not random and torch.get_default_device().type != "meta":
         state = read_weights(name, str(weights), sha256)
     build = {"torchvision": _from_torchvision, "timm": _from_timm}[library]
     frozen = FrozenNetwork(name, build(name, layers, state, str(weights)), size, channels, mean, std)
-    frozen.is_random = chance
+    frozen.is_random = random
     return frozen.to(memory_format=torch.channels_last)
 
 
 class _Values(nn.Module):
-    """The values of a network that returns a mapping."""
+    """The values of a network that returns a mapping: maps (B, C_j, H_j, W_j) of images (B, 3, H, W)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -55,15 +65,15 @@ class _Values(nn.Module):
 
 
 class _Intermediates(nn.Module):
-    """The stages of a timm network, as maps."""
+    """The stages of a timm network: maps (B, C_j, H_j, W_j) of images (B, 3, H, W)."""
 
     def __init__(self, network: nn.Module, indices: list[int]) -> None:
         super().__init__()
         self.network, self.indices = network, indices
 
     def forward(self, images: Tensor) -> Features:
-        look: Any = self.network.forward_intermediates
-        return tuple(look(images, indices=self.indices, intermediates_only=True))
+        forward_intermediates: Any = self.network.forward_intermediates
+        return tuple(forward_intermediates(images, indices=self.indices, intermediates_only=True))
 
 
 def _from_torchvision(name: str, layers: Sequence[str], state: dict[str, Tensor] | None, origin: str) -> nn.Module:
@@ -75,7 +85,7 @@ def _from_torchvision(name: str, layers: Sequence[str], state: dict[str, Tensor]
     except ValueError as error:
         _, nodes = get_graph_node_names(network, suppress_diff_warning=True)
         _check_layers(name, layers, [prefix for node in nodes[1:] for prefix in _prefixes(node)])
-        raise ValueError(f"{name} cannot be looked into: {error}") from error
+        raise ValueError(f"{name} cannot be traced for features: {error}") from error
     if state is not None:
         copy_state(extractor, {key: state.get(key) for key in extractor.state_dict()}, name, origin)
     return _Values(extractor)
@@ -88,7 +98,7 @@ def _from_timm(name: str, layers: Sequence[str], state: dict[str, Tensor] | None
         raise ValueError(f"timm has no network {name!r}{did_you_mean(name, timm.list_models())}")
     network: Any = timm.create_model(name, pretrained=False)
     if not hasattr(network, "prune_intermediate_layers"):
-        raise ValueError(f"timm's {name} does not hand out its stages; choose another network")
+        raise ValueError(f"timm's {name} does not return its stages; choose another network")
     known = [stage["module"] for stage in network.feature_info]
     _check_layers(name, layers, known)
     indices = sorted({known.index(layer) for layer in layers})
@@ -99,7 +109,7 @@ def _from_timm(name: str, layers: Sequence[str], state: dict[str, Tensor] | None
 
 
 def _check_layers(name: str, layers: Sequence[str], known: Sequence[str]) -> None:
-    """Raise ValueError, with the names that were probably meant, for a layer that the network lacks."""
+    """Raise ValueError, with similar names, for a layer that the network lacks."""
     for layer in layers:
         if layer not in known:
             hint = did_you_mean(layer, known) or f"; choose from: {_shorten(list(dict.fromkeys(known)))}"

@@ -1,4 +1,4 @@
-"""The networks of LPIPS (*The Unreasonable Effectiveness of Deep Features*, Zhang et al.), from its package."""
+"""The networks of LPIPS (*The Unreasonable Effectiveness of Deep Features*, Zhang et al.) as loss networks."""
 
 import warnings
 from pathlib import Path
@@ -21,19 +21,28 @@ def lpips_trunk(
     sha256: str | None = None,
     calibrated: bool = False,
 ) -> FrozenNetwork:
-    """Features of an LPIPS trunk: all its ReLU stages, of images normalised by LPIPS's own constants.
+    """Trunk of LPIPS: features of all its ReLU stages, of images normalised by LPIPS's own constants.
 
-    calibrated: normalise the features of each place to length 1 and weight their channels by the heads (v0.1, in the
-    package) so that squared differences, summed over channels and layers and averaged over places, are LPIPS. weights:
-    torchvision's file of alexnet, vgg16 or squeezenet1_1 (features.0.weight, ...), or "random". The smallest image
-    sides are 32 (alex), 16 (vgg) and 24 (squeeze) pixels.
+    Takes images (B, C, H, W) in [0, 1]; the smallest sides are 32 (alex), 16 (vgg) and 24 (squeeze) pixels. Squared
+    differences of calibrated features, summed over channels and layers and averaged over positions, are LPIPS.
+
+    Options:
+        net: the trunk [LPIPS]
+        weights: torchvision's file of alexnet, vgg16 or squeezenet1_1, a name of `pmae weights list`, or "random"; must
+            be given [none]
+        sha256: SHA-256 that the file must have, or its first 8 digits or more; null checks none [none]
+        calibrated: normalise features to length 1 at each position and weight channels by LPIPS's heads (v0.1) [ours]
+
+    Raises ValueError for an unknown net.
     """
     if net not in _TRUNKS:
         raise ValueError(f"lpips has no net {net!r}; choose from: {', '.join(_TRUNKS)}")
     import lpips
 
     with warnings.catch_warnings(), torch.device("meta"):
-        warnings.filterwarnings("ignore", message="The parameter 'pretrained'")  # lpips speaks an older torchvision
+        warnings.filterwarnings(
+            "ignore", message="The parameter 'pretrained'"
+        )  # lpips uses an older interface of torchvision
         warnings.filterwarnings("ignore", message="Arguments other than a weight")
         trunk = getattr(lpips.pretrained_networks, _TRUNKS[net])(pretrained=False)
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
@@ -47,13 +56,14 @@ def lpips_trunk(
 
 
 class _Calibrated(nn.Module):
-    """LPIPS's own space: unit length at each place, channels weighted by the square roots of the heads' weights."""
+    """LPIPS's own space: unit length at each position, channels weighted by the square roots of the heads' weights."""
 
     def __init__(self, trunk: nn.Module, gains: list[Tensor]) -> None:
         super().__init__()
         self.trunk, self.gains = trunk, gains
 
     def forward(self, images: Tensor) -> Features:
+        """Return maps (B, C_j, H_j, W_j) of normalised images (B, 3, H, W)."""
         features: Features = self.trunk(images)
         # Where every channel is zero, a norm has a gradient (0) and the root of a sum of squares has none.
         lengths = [torch.linalg.vector_norm(feature, dim=1, keepdim=True) + 1e-10 for feature in features]

@@ -1,7 +1,7 @@
 """Loss terms, one family a file: pure functions from tensors to a scalar.
 
-They compute in float32 (float64 if given), whatever autocast says. Tensors are positional and options keyword-only. A
-loss sees tensors, never networks, and knows no other loss.
+They compute in float32 (float64 if given), under autocast too. Tensors are positional and options keyword-only. A loss
+takes tensors, never networks, and imports no other loss.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from perceptual_mae.losses.pixel import l1, mse
 from perceptual_mae.losses.uniformity import uniformity
 
 FEATURES = ("fake_features", "real_features")
-"""The fields that depend on the network through which a term looks."""
+"""The fields that depend on a term's loss network."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,22 @@ class Term:
 
     @property
     def reads_features(self) -> bool:
-        """Whether the term looks through a loss network, the discriminator or another."""
+        """Whether the term compares features of a loss network, the discriminator or another."""
         return not set(self.reads).isdisjoint(FEATURES)
 
     @property
     def reads_logits(self) -> bool:
-        """Whether the term needs what a discriminator says."""
+        """Whether the term needs a discriminator's logits."""
         return "fake_logits" in self.reads
 
     @property
     def compares_images(self) -> bool:
-        """Whether the term looks at images (or what a network sees in them), not only at normalised predictions."""
+        """Whether the term reads images (or features of them), not only normalised predictions."""
         return not set(self.reads) <= {"prediction", "target", "mask", "grid", "tokens"}
 
     @property
     def acts_through_decoder(self) -> bool:
-        """Whether its gradient passes the decoder's input, where weights are balanced."""
+        """Whether its gradient passes through the decoder's input, where weights are balanced."""
         return "tokens" not in self.reads
 
 

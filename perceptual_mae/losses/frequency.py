@@ -1,4 +1,4 @@
-"""High frequencies: how far apart the Laplacians of two images are, where patches are hidden."""
+"""High-frequency loss: L1 distance of Laplacians over hidden patches."""
 
 from typing import Literal
 
@@ -14,10 +14,15 @@ LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 def high_frequency(
     fake: Pyramid, real: Pyramid, mask: Tensor, grid: Size, *, region: Literal["all", "masked"] = "masked"
 ) -> Tensor:
-    """Mean absolute difference of the Laplacians of full-size images (B, C, H, W) in [0, 1], over hidden pixels.
+    """High frequencies: mean absolute difference of Laplacians of full-size images, over hidden pixels.
 
-    mask: (B, L) bool over a grid of (rows, columns). Each image counts by its own hidden area. Levels below the first
-    are not read. Raises ValueError where fake and real differ in shape, or have a side of one pixel.
+    fake, real: level 0 is (B, C, H, W) in [0, 1]; lower levels are not read. mask: (B, L) bool over a grid of (rows,
+    columns). Each image is averaged over its own hidden area.
+
+    Options:
+        region: pixels that count: those of "masked" patches, or "all" [Improved MAE]
+
+    Raises ValueError where fake and real differ in shape, or have a side of one pixel.
     """
     error = laplacian_error(fake[0], real[0])
     if region == "all":

@@ -1,4 +1,4 @@
-"""Structural similarity over several scales: the paper's mixture with L1, and Wang's standard MS-SSIM.
+"""Multi-scale structural similarity: the paper's mixture with L1, and the standard MS-SSIM of Wang et al.
 
 Both read level 0 of the pyramids, images (B, C, H, W) in [0, 1], and pool it themselves. Windowed variances are small
 differences of large numbers, so everything here runs in float32 (or float64) with autocast off.
@@ -32,7 +32,9 @@ def ms_ssim(
     levels: int | None = None,
     window: int = 11,
 ) -> Tensor:
-    """Dissimilarity of images in [0, 1] over several scales; 0 for identical images.
+    """Multi-scale structural dissimilarity of images in [0, 1]; 0 for identical images.
+
+    fake, real: level 0 is (B, C, H, W) in [0, 1]; lower levels are not read.
 
     form "paper" (Perceptual MAE eq. 2): at each scale alpha * (1 - SSIM) / 2 + (1 - alpha) * L1, with SSIM in 3x3 means
     on reflect-padded images; the mean (or sum) over scales. A scale fits if its shorter side has 2 pixels (reflection
@@ -43,8 +45,14 @@ def ms_ssim(
     of all five. A term below 1e-4 stays there in the product, and its shortfall is subtracted with slope 0.1 times its
     exponent, so that images of opposite contrast keep a gradient; the loss can therefore reach 1.1.
 
-    levels: the most scales to use (none given: 4 for "paper", 5 for "wang"). alpha and reduction belong to "paper",
-    window to "wang". Raises ValueError where no scale fits.
+    Options:
+        form: "paper" mixes SSIM of 3x3 means with L1 at each scale; "wang" is 1 - MS-SSIM of Wang et al. 2003 [paper]
+        alpha: share of SSIM against L1, in [0, 1]; of form paper [paper]
+        reduction: "mean" or "sum" over scales; of form paper [paper]
+        levels: largest number of scales; null is 4 for form paper, 5 for form wang [paper]
+        window: odd side of the Gaussian window in pixels; of form wang [Wang et al. 2003]
+
+    Raises ValueError where no scale fits.
     """
     if fake[0].shape != real[0].shape:
         raise ValueError(f"fake images {tuple(fake[0].shape)} do not match real images {tuple(real[0].shape)}")
@@ -83,8 +91,9 @@ def ssim_map(fake: Tensor, real: Tensor, *, window: Literal["gaussian", "box"] =
 
 
 def _paper(fake: Tensor, real: Tensor, alpha: float, reduction: str, most: int) -> Tensor:
+    """Return `ms_ssim` in form paper, a scalar, of images (B, C, H, W) in [0, 1]."""
     if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], not {alpha}")
+        raise ValueError(f"alpha must be in [0, 1], not {alpha}")
     if reduction not in ("mean", "sum"):
         raise ValueError(f"unknown reduction {reduction!r}; choose from: mean, sum")
     side = min(fake.shape[-2:])
@@ -100,6 +109,7 @@ def _paper(fake: Tensor, real: Tensor, alpha: float, reduction: str, most: int) 
 
 
 def _wang(fake: Tensor, real: Tensor, most: int, window: int) -> Tensor:
+    """Return `ms_ssim` in form wang, a scalar, of images (B, C, H, W) in [0, 1]."""
     if window < 3 or window % 2 == 0:
         raise ValueError(f"window must be an odd number of pixels from 3 on, not {window}")
     side = min(fake.shape[-2:])
@@ -129,7 +139,7 @@ def _check_fits(levels: int, side: int, smallest: int) -> None:
 
 
 def _similarity(fake: Tensor, real: Tensor, blur: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return SSIM's luminance and contrast maps, whose product is SSIM, under one local average."""
+    """Return luminance and contrast maps (B, C, H', W'), whose product is SSIM, under one local average."""
     moments = blur(torch.cat((fake, real, fake * fake, real * real, fake * real)))
     fake_mean, real_mean, fake_square, real_square, product = moments.chunk(5)
     means = fake_mean * real_mean
@@ -140,19 +150,20 @@ def _similarity(fake: Tensor, real: Tensor, blur: Callable[[Tensor], Tensor]) ->
 
 
 def _box(images: Tensor) -> Tensor:
-    """Average 3x3 pixels on reflect-padded images, by shifted sums: on a CPU 2 to 10 times faster than other ways."""
+    """Average 3x3 pixels of reflect-padded images (B, C, H, W); shifted sums are 2 to 10 times faster on CPUs."""
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
     rows = padded[..., :-2, :] + padded[..., 1:-1, :] + padded[..., 2:, :]
     return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]) / 9
 
 
 def _gaussian_kernel(window: int, like: Tensor) -> Tensor:
+    """Return weights (C, 1, 1, window) of sigma 1.5 and sum 1 for images like (B, C, H, W)."""
     offsets = torch.arange(window, device=like.device, dtype=like.dtype) - window // 2
     weights = torch.exp(-offsets.square() / (2 * 1.5**2))
     return (weights / weights.sum()).expand(like.shape[1], 1, 1, window)
 
 
 def _gaussian(images: Tensor, kernel: Tensor) -> Tensor:
-    """Average under a separable Gaussian (C, 1, 1, window), without padding."""
+    """Average images (B, C, H, W) under a separable Gaussian (C, 1, 1, window), without padding."""
     channels = images.shape[1]
     return F.conv2d(F.conv2d(images, kernel, groups=channels), kernel.mT, groups=channels)

@@ -1,4 +1,4 @@
-"""Distances between the features that a loss network finds in fake and real images (Perceptual MAE eq. 3)."""
+"""Distances between a loss network's features of fake and real images (Perceptual MAE eq. 3)."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Sum over layers of the mean absolute difference of features (Perceptual MAE eq. 3, first sum).
+    """Feature matching: sum over layers of the mean absolute difference (Perceptual MAE eq. 3, first sum).
 
-    fake, real: layers (B, C_j, H_j, W_j). The paper's 1/N_j stands for the mean over an image's features of a layer.
+    fake, real: layers (B, C_j, H_j, W_j). The paper's 1/N_j is the mean over an image's features of a layer. Raises
+    ValueError unless both have the same layers.
     """
     _check_layers(fake, real)
     differences = [(f.to(_full(f)) - r.to(_full(r))).abs().mean() for f, r in zip(fake, real, strict=True)]
@@ -20,10 +21,15 @@ def feature_matching(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
 def style(
     fake: Sequence[Tensor], real: Sequence[Tensor], *, gram_reduction: Literal["mean", "sum_over_chw"] = "mean"
 ) -> Tensor:
-    """Sum over layers of the mean absolute difference of Gram matrices (Perceptual MAE eq. 3, second sum).
+    """Style: sum over layers of the mean absolute difference of Gram matrices (Perceptual MAE eq. 3, second sum).
 
-    fake, real: layers (B, C_j, H_j, W_j). gram_reduction "sum_over_chw" reads the equation literally: the difference of
-    the unnormalised Gram matrices is summed and divided by C*H*W only, which is C*C times as much.
+    fake, real: layers (B, C_j, H_j, W_j).
+
+    Options:
+        gram_reduction: "mean" over the C x C entries, or "sum_over_chw", the equation read literally: C*C times as
+            much [paper's code]
+
+    Raises ValueError unless both have the same layers.
     """
     _check_layers(fake, real)
     if gram_reduction not in ("mean", "sum_over_chw"):
@@ -32,6 +38,7 @@ def style(
 
 
 def _layer_style(fake: Tensor, real: Tensor, reduction: str) -> Tensor:
+    """Return the distance of Gram matrices, a scalar, of one layer (B, C, H, W)."""
     batch, channels, height, width = fake.shape
     with torch.autocast(fake.device.type, enabled=False):  # float32 as in `gram`
         total: Tensor = _GramDistance.apply(*(layer.flatten(2).to(_full(layer)) for layer in (fake, real)))
@@ -39,17 +46,17 @@ def _layer_style(fake: Tensor, real: Tensor, reduction: str) -> Tensor:
 
 
 class _GramDistance(torch.autograd.Function):
-    """Sum of |F F^T - R R^T| for rows F, R (B, C, N).
+    """Sum of |F F^T - R R^T| for rows F, R (B, C, N), a scalar.
 
-    Left to autograd, the matrices (B, C, C) pass through memory again and again: with StyleGAN2's 512 channels that was
-    a sixth of a step. The way back needs their signs S alone, and as S is symmetric one product, 2 S F, does for both
+    Left to autograd, the matrices (B, C, C) pass through memory several times: with StyleGAN2's 512 channels that was a
+    sixth of a step. The backward pass needs their signs S alone, and as S is symmetric one product, 2 S F, serves both
     factors.
     """
 
     @staticmethod
     def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
         difference = fake @ fake.mT
-        difference -= real @ real.mT  # equal rows leave exact zeros, which adding up in the product itself would not
+        difference -= real @ real.mT  # equal rows give exact zeros, which accumulation in the product would not
         total = difference.abs().sum()
         ctx.save_for_backward(fake, real, difference.sgn_())
         return total
@@ -65,7 +72,7 @@ class _GramDistance(torch.autograd.Function):
 
 
 def _mix(matrices: Tensor, rows: Tensor) -> Tensor:
-    """Return symmetric matrices (B, C, C) times rows (B, C, N), which lie in memory as the rows do."""
+    """Return symmetric matrices (B, C, C) times rows (B, C, N), in the memory format of the rows."""
     return (rows.mT @ matrices).mT if rows.mT.is_contiguous() else matrices @ rows
 
 
@@ -85,6 +92,7 @@ def _full(features: Tensor) -> torch.dtype:
 
 
 def _check_layers(fake: Sequence[Tensor], real: Sequence[Tensor]) -> None:
+    """Raise ValueError unless fake and real are the same layers (B, C_j, H_j, W_j), at least one."""
     fake_shapes, real_shapes = ([tuple(layer.shape) for layer in layers] for layers in (fake, real))
     if not fake_shapes or fake_shapes != real_shapes:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Distances between pixels: L1 and squared error, over the whole image or its hidden part."""
+"""Pixel losses: absolute and squared error, over the whole image or its hidden part."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,10 +14,16 @@ Region = Literal["all", "masked"]
 def l1(
     fake: Pyramid, real: Pyramid, mask: Tensor, grid: Size, *, region: Region = "all", low_levels: float = 0.1
 ) -> Tensor:
-    """Mean absolute error of the full-size level plus `low_levels` times the sum of the lower levels' own means.
+    """Mean absolute error of pixels, of the full-size level and, with a small weight, of the lower ones.
 
-    fake, real: levels (B, C, H, W), largest first; mask: (B, L) bool over a grid of (rows, columns). Perceptual MAE
-    compares the full size alone (`low_levels` 0); lower levels that nothing else anchors need the small share.
+    fake, real: levels (B, C, H, W) of any range, largest first; mask: (B, L) bool over a grid of (rows, columns). Each
+    level is averaged by itself. Perceptual MAE compares the full size alone; lower levels that no other term anchors
+    need a small weight.
+
+    Options:
+        region: pixels that count: "all", or those of "masked" patches [paper]
+        low_levels: weight of each lower level of the pyramid against the full-size level; the paper's is 0 [ours]
+
     Raises ValueError where the levels of fake and real differ in number or shape.
     """
     return _distance(fake, real, mask, grid, region, low_levels, torch.abs)
@@ -26,7 +32,17 @@ def l1(
 def mse(
     fake: Pyramid, real: Pyramid, mask: Tensor, grid: Size, *, region: Region = "masked", low_levels: float = 0.1
 ) -> Tensor:
-    """Mean squared error, by default over hidden pixels only as in MAE, else as `l1`."""
+    """Mean squared error of pixels, of the full-size level and, with a small weight, of the lower ones.
+
+    fake, real: levels (B, C, H, W) of any range, largest first; mask: (B, L) bool over a grid of (rows, columns). Each
+    level is averaged by itself.
+
+    Options:
+        region: pixels that count: "all", or those of "masked" patches [MAE]
+        low_levels: weight of each lower level of the pyramid against the full-size level; the paper's is 0 [ours]
+
+    Raises ValueError where the levels of fake and real differ in number or shape.
+    """
     return _distance(fake, real, mask, grid, region, low_levels, torch.square)
 
 
@@ -39,6 +55,7 @@ def _distance(
     low_levels: float,
     penalty: Callable[[Tensor], Tensor],
 ) -> Tensor:
+    """Return the weighted sum over levels (B, C, H, W) of the mean of penalty(fake - real)."""
     fake_shapes, real_shapes = ([tuple(level.shape) for level in levels] for levels in (fake, real))
     if fake_shapes != real_shapes:
         raise ValueError(
@@ -63,6 +80,7 @@ def _distance(
 def _level_error(
     fake: Tensor, real: Tensor, mask: Tensor | None, grid: Size, penalty: Callable[[Tensor], Tensor]
 ) -> Tensor:
+    """Return the mean of penalty(fake - real) over a level (B, C, H, W), or its pixels that the mask (B, L) hides."""
     full = torch.promote_types(fake.dtype, torch.float32)
     error = penalty(fake.to(full) - real.to(full))  # (B, C, H, W)
     if mask is None:

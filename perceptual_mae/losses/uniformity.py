@@ -1,4 +1,4 @@
-"""Uniformity: features of different images spread over the sphere (Wang and Isola 2020)."""
+"""Uniformity of the encoder's features on the sphere (Wang and Isola 2020)."""
 
 import math
 
@@ -8,11 +8,16 @@ from torch import Tensor
 
 
 def uniformity(tokens: Tensor, *, sharpness: float = 2.0) -> Tensor:
-    """Log of the mean, over pairs of images, of exp(-sharpness |u - v|^2); u and v are pooled tokens of length 1.
+    """Uniformity of features on the sphere: log of the mean over pairs of images of exp(-sharpness |u - v|^2).
 
-    tokens: (B, 1+V, D) of the encoder, class token first; a feature is the mean of the other V. 0 where all features
-    are equal, the most it can be; nothing is learned from a batch of one. Pairs are those of a micro-batch: over
-    several micro-batches or processes the loss is the mean of theirs. Raises ValueError unless sharpness > 0.
+    tokens: (B, 1+V, D) of the encoder, class token first; a feature is the mean of the other V, normalised to length 1.
+    The largest value, 0, is where all features are equal; a batch of one has no gradient. Pairs are those of a
+    micro-batch: over several micro-batches or processes the loss is the mean of theirs.
+
+    Options:
+        sharpness: factor on squared distances of features, above 0 [Wang and Isola 2020]
+
+    Raises ValueError unless sharpness > 0.
     """
     if sharpness <= 0:
         raise ValueError(f"sharpness must be above 0, not {sharpness}")

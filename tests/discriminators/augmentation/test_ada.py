@@ -19,13 +19,13 @@ from discriminators.penalties import R1, r1
 EXECUTIONS = pytest.mark.parametrize("exact", [True, False], ids=["exact", "fast"])
 OPERATIONS = {
     "flip": True,
-    "quarter_turns": 1,
+    "rotate90": 1,
     "shift": [0.1, -0.07],
-    "zoom": 1.2,
-    "turn_before": 0.4,
-    "stretch": 1.3,
-    "turn_after": -0.5,
-    "slide": [0.03, 0.11],
+    "scale": 1.2,
+    "rotate_pre": 0.4,
+    "anisotropy": 1.3,
+    "rotate_post": -0.5,
+    "translate_fraction": [0.03, 0.11],
     "brightness": 0.2,
     "contrast": 1.4,
     "luma_flip": True,
@@ -64,11 +64,11 @@ def test_every_operation_changes_every_level_and_passes_a_gradient_back(operatio
 
 @EXECUTIONS
 def test_an_image_that_nothing_moves_keeps_its_pixels_beside_one_that_moves(exact):
-    draws = only(3, turn_after=0.4)
-    draws = dataclasses.replace(draws, turn_after=draws.turn_after * torch.tensor([1.0, 0.0, 1.0]))
+    draws = only(3, rotate_post=0.4)
+    draws = dataclasses.replace(draws, rotate_post=draws.rotate_post * torch.tensor([1.0, 0.0, 1.0]))
     pyramid = levels_of(photo_like(3, 3, 64, 64).requires_grad_(), 3)
     seen = augment(draws, pyramid, exact=exact)
-    alone = [augment(only(1, turn_after=0.4), [level[2:] for level in pyramid], exact=exact)]
+    alone = [augment(only(1, rotate_post=0.4), [level[2:] for level in pyramid], exact=exact)]
     for level, (before, after) in enumerate(zip(pyramid, seen, strict=True)):
         torch.testing.assert_close(after[1], before[1], rtol=0, atol=1e-6)
         torch.testing.assert_close(after[2:], alone[0][level], rtol=1e-5, atol=1e-5)

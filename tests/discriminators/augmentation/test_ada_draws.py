@@ -48,12 +48,22 @@ def test_operations_act_as_often_as_the_paper_says(draws_at, p):
     draws = draws_at(p)
     assert_frequency(draws.flip, flip)
     assert_frequency(draws.luma_flip, flip)
-    assert_frequency(draws.quarter_turns != 0, turn)
-    assert_frequency(draws.turn_before != 0, rotation)
-    assert_frequency(draws.turn_after != 0, rotation)
-    for certain in ("shift", "zoom", "stretch", "slide", "brightness", "contrast", "hue", "saturation", "noise"):
+    assert_frequency(draws.rotate90 != 0, turn)
+    assert_frequency(draws.rotate_pre != 0, rotation)
+    assert_frequency(draws.rotate_post != 0, rotation)
+    for certain in (
+        "shift",
+        "scale",
+        "anisotropy",
+        "translate_fraction",
+        "brightness",
+        "contrast",
+        "hue",
+        "saturation",
+        "noise",
+    ):
         values = getattr(draws, certain)
-        neutral = 1.0 if certain in ("zoom", "stretch", "contrast", "saturation") else 0.0
+        neutral = 1.0 if certain in ("scale", "anisotropy", "contrast", "saturation") else 0.0
         assert_frequency((values if values.ndim == 1 else values[:, 0]) != neutral, p)
     assert_frequency(draws.cutout_size == 0.5, p)
     assert_frequency(draws.filters, 1 - (1 - p) ** len(BAND_POWER))
@@ -71,9 +81,9 @@ def test_images_are_spared_as_often_as_the_paper_says(p):
 def test_strengths_have_the_papers_distributions(draws_at):
     draws = draws_at(1.0)
     normal = {  # mean, standard deviation
-        "zoom": (draws.zoom.log2(), 0.2),
-        "stretch": (draws.stretch.log2(), 0.2),
-        "slide": (draws.slide.flatten(), 0.125),
+        "scale": (draws.scale.log2(), 0.2),
+        "anisotropy": (draws.anisotropy.log2(), 0.2),
+        "translate_fraction": (draws.translate_fraction.flatten(), 0.125),
         "brightness": (draws.brightness, 0.2),
         "contrast": (draws.contrast.log2(), 0.5),
         "saturation": (draws.saturation.log2(), 1.0),
@@ -85,8 +95,8 @@ def test_strengths_have_the_papers_distributions(draws_at):
         assert (standard.abs() < 1).double().mean().item() == pytest.approx(0.6827, abs=0.02), name
     uniform = {
         "shift": (draws.shift.flatten(), -0.125, 0.125),
-        "turn_before": (draws.turn_before, -math.pi, math.pi),
-        "turn_after": (draws.turn_after, -math.pi, math.pi),
+        "rotate_pre": (draws.rotate_pre, -math.pi, math.pi),
+        "rotate_post": (draws.rotate_post, -math.pi, math.pi),
         "hue": (draws.hue, -math.pi, math.pi),
         "cutout": (draws.cutout_center.flatten(), 0.0, 1.0),
     }
@@ -95,7 +105,7 @@ def test_strengths_have_the_papers_distributions(draws_at):
         assert 0 <= share.min() < 0.01, name
         assert 0.99 < share.max() <= 1, name
         assert share.std().item() == pytest.approx(1 / math.sqrt(12), abs=0.01), name
-    assert torch.bincount(draws.quarter_turns).tolist() == pytest.approx([2500] * 4, abs=140)
+    assert torch.bincount(draws.rotate90).tolist() == pytest.approx([2500] * 4, abs=140)
     # A half-normal number has mean sqrt(2 / pi).
     assert (draws.noise / 0.1).mean().item() == pytest.approx(math.sqrt(2 / math.pi), abs=0.02)
     assert len(draws.noise_seed.unique()) == COUNT
@@ -130,7 +140,7 @@ def test_a_pipeline_acts_in_its_groups_alone(pipeline):
     groups = PIPELINES[pipeline]
     blit = draws.shift.ne(0).any(dim=1)
     assert blit.any() == ("blit" in groups)
-    assert draws.turn_after.any() == ("geom" in groups)
+    assert draws.rotate_post.any() == ("geom" in groups)
     assert draws.recolors.any() == ("color" in groups)
     assert draws.filters.any() == ("filter" in groups)
     assert draws.noise.any() == ("noise" in groups)
@@ -158,9 +168,9 @@ def test_a_draw_takes_as_many_numbers_whatever_the_pipeline_and_p(draws_at):
 
 def test_what_acts_at_a_low_p_acts_alike_at_a_higher_one(draws_at):
     low, high = draws_at(0.2), draws_at(0.6)
-    for name, neutral in (("zoom", 1.0), ("hue", 0.0), ("turn_before", 0.0), ("flip", 0), ("quarter_turns", 0)):
+    for name, neutral in (("scale", 1.0), ("hue", 0.0), ("rotate_pre", 0.0), ("flip", 0), ("rotate90", 0)):
         acts = getattr(low, name) != neutral
         assert torch.equal(getattr(low, name)[acts], getattr(high, name)[acts]), name
     bgc = draw(generators(COUNT, seed=1), 0.6, "bgc")
-    assert torch.equal(bgc.zoom, high.zoom)
+    assert torch.equal(bgc.scale, high.scale)
     assert torch.equal(bgc.saturation, high.saturation)

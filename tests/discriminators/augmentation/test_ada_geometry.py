@@ -43,7 +43,7 @@ def test_a_whole_pixel_shift_rolls_the_image(exact):
 def test_flips_and_quarter_turns_are_those_of_torch(exact):
     images = photo_like(1, 3, 40, 40)
     cases = [(only(flip=True), images.flip(-1))]
-    cases += [(only(quarter_turns=k), torch.rot90(images, k, (-2, -1))) for k in (1, 2, 3)]
+    cases += [(only(rotate90=k), torch.rot90(images, k, (-2, -1))) for k in (1, 2, 3)]
     for draws, expected in cases:
         (moved,) = augment(draws, (images,), exact=exact)
         # The wavelet is only nearly symmetric: 2% of the contrast.
@@ -58,7 +58,7 @@ def test_moves_are_kornias_where_it_samples_inside_the_image():
     factors = torch.tensor([[1.3, 1.3]], dtype=torch.float64)
     rotation = kornia_transform.get_rotation_matrix2d(center, torch.tensor([25.0], dtype=torch.float64), factors)
     expected = kornia_transform.warp_affine(images, rotation, (48, 64), align_corners=True)
-    draws = only(zoom=1.3, turn_before=math.radians(25))
+    draws = only(scale=1.3, rotate_pre=math.radians(25))
     inside = (..., slice(4, -4), slice(4, -4))
     torch.testing.assert_close(augment(draws, (images,), exact=False)[0][inside], expected[inside])
     assert rms((augment(draws, (images,), exact=True)[0] - expected)[inside]) < 0.01
@@ -69,13 +69,13 @@ def test_moves_compose_in_the_papers_order():
     size = (48, 64)
     draws = only(
         flip=True,
-        quarter_turns=1,
+        rotate90=1,
         shift=[4 / 64, 2 / 48],
-        zoom=1.5,
-        turn_before=0.3,
-        stretch=1.2,
-        turn_after=-0.7,
-        slide=[0.01, -0.02],
+        scale=1.5,
+        rotate_pre=0.3,
+        anisotropy=1.2,
+        rotate_post=-0.7,
+        translate_fraction=[0.01, -0.02],
     )
 
     def turned(x: float, y: float, angle: float) -> tuple[float, float]:
@@ -97,7 +97,7 @@ def test_moves_compose_in_the_papers_order():
 def test_maps_scale_areas_by_the_zoom_alone():
     draws = draw(generators(200), 1.0)
     maps = inverse_maps(draws, (64, 64))
-    torch.testing.assert_close(torch.linalg.det(maps[:, :, :2]).abs(), draws.zoom**-2)
+    torch.testing.assert_close(torch.linalg.det(maps[:, :, :2]).abs(), draws.scale**-2)
 
 
 def place_of(mass: torch.Tensor) -> torch.Tensor:
@@ -129,7 +129,7 @@ def test_one_draw_moves_all_levels_alike(exact):
 @EXECUTIONS
 def test_pooling_and_moving_commute(exact):
     images = photo_like(6, 3, 64, 64)
-    lossless = (only(6, flip=True), only(6, quarter_turns=1), only(6, shift=[8 / 64, -8 / 64]))
+    lossless = (only(6, flip=True), only(6, rotate90=1), only(6, shift=[8 / 64, -8 / 64]))
     for draws in (*lossless, draw(generators(6, seed=1), 0.5, "bg")):
         levels = tuple(F.avg_pool2d(images, k) if k > 1 else images for k in (1, 2, 4))
         moved = augment(draws, levels, exact=exact)
@@ -153,7 +153,7 @@ def test_both_executions_see_the_same_draws_in_the_same_place():
 def test_zooming_out_is_free_of_aliasing_in_the_exact_execution():
     """Stripes of two pixels, at a third of the size, are finer than the pixels: little but grey may remain."""
     stripes = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64).repeat(16).expand(1, 1, 64, 64)
-    draws = only(zoom=0.34)
+    draws = only(scale=0.34)
     exact, fast = (augment(draws, (stripes,), exact=choice)[0][..., 20:-20, 20:-20].std() for choice in (True, False))
     assert exact < 0.1
     assert fast > 0.3
@@ -162,7 +162,7 @@ def test_zooming_out_is_free_of_aliasing_in_the_exact_execution():
 def test_far_outside_lies_the_mirrored_image():
     ramp = torch.linspace(0, 1, 64, dtype=torch.float64).expand(1, 1, 64, 64)
     for exact in (True, False):
-        (moved,) = augment(only(slide=[0.25, 0.0]), (ramp,), exact=exact)
+        (moved,) = augment(only(translate_fraction=[0.25, 0.0]), (ramp,), exact=exact)
         torch.testing.assert_close(moved[0, 0, 32, 4:12], ramp[0, 0, 0, 4:12].flip(0), rtol=0, atol=0.02)
 
 

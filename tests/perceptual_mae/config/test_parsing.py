@@ -168,7 +168,7 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         (["losses.style.network={kind: named, weights: random, name: resnet18, layers: [layer5]}"],
          "losses.style.network", "resnet18 has no layer 'layer5'"),
         (["losses.style.network={kind: lpips, weights: random}", "data.image_size=16"],
-         "data.image_size", "lpips cannot look at images of 16x16 pixels"),
+         "data.image_size", "lpips cannot take images of 16x16 pixels"),
         (["losses.style.network={kind: snapshot, every: 0}"], "losses.style.network", "every >= 1"),
         (["losses.style.network=null"], "losses.style.network", "found null"),
         (["losses.l1.network=vgg16"], "losses.l1.network", "unknown key"),

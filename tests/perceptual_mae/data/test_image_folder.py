@@ -153,7 +153,7 @@ def test_fractions_of_a_flat_folder_are_shares_of_all_images(tmp_path: Path) -> 
         ({"split_fractions": (0.8, 0.1, 0.2)}, r"split_fractions is \[0\.8, 0\.1, 0\.2\]; .* add up to 1"),
         ({"split_fractions": (0.0, 0.5, 0.5)}, "train above 0"),
         ({"split_fractions": (1.2, -0.1, -0.1)}, "add up to 1"),
-        ({"split_fractions": (0.8, 0.1, 0.1), "holdout": 0.1}, "both say what is held out"),
+        ({"split_fractions": (0.8, 0.1, 0.1), "holdout": 0.1}, "both hold out images"),
         ({"split_fractions": (0.8, 0.1, 0.1), "val": "a"}, "is split by its folders a"),
         ({"split_fractions": (0.5, 0.5, 0.0)}, "leaves no test image of 4"),
     ],

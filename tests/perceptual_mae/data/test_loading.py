@@ -153,7 +153,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_logged_once(
     assert {int(b.labels[b.indices == 7]) for b in steps if (b.indices == 7).any()} == {9}
     assert {report for b in steps for report in b.unreadable} == {(f"photos/{i}.jpg", "cut off") for i in (7, 8, 399)}
     assert broken.num_unreadable == 3
-    assert sorted(record.args[0] for record in caplog.records if record.args) == sorted(broken._unreadable.seen)
+    assert sorted(record.args[0] for record in caplog.records if record.args) == sorted(broken._unreadable.reasons)
     broken.close()
 
 

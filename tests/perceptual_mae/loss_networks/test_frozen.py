@@ -115,7 +115,7 @@ def test_layers_behind_the_last_tap_are_dropped() -> None:
 
 
 def test_an_image_too_small_and_features_that_are_no_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match="eyes cannot look at images of 2x2 pixels"):
+    with pytest.raises(ValueError, match="eyes cannot take images of 2x2 pixels"):
         FrozenNetwork("eyes", Taps(nn.Sequential(nn.Conv2d(3, 4, 5)), ["0"]), (2, 2), 3, *IMAGENET)
     with pytest.raises(ValueError, match=r"eyes: features must be maps \(B, C, H, W\), but a layer returns \(1, 48\)"):
         FrozenNetwork("eyes", Taps(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten()), ["1"]), (4, 4), 3, *IMAGENET)

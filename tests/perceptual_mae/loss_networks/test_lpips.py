@@ -66,5 +66,5 @@ def test_a_place_where_no_channel_fires_has_a_finite_gradient(oracle: Callable[[
 @pytest.mark.parametrize(("net", "smallest"), [("alex", 32), ("vgg", 16), ("squeeze", 24)])
 def test_images_that_are_too_small_are_refused(net: str, smallest: int) -> None:
     lpips_trunk((smallest, smallest), 3, net=net, weights="random")
-    with pytest.raises(ValueError, match="lpips cannot look at images of 8x8"):
+    with pytest.raises(ValueError, match="lpips cannot take images of 8x8"):
         lpips_trunk((8, 8), 3, net=net, weights="random")
