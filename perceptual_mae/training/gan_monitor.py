@@ -1,6 +1,6 @@
 """Alarms in words: a GAN can train with every loss finite and learn nothing.
 
-Each alarm judges the mean of a scalar over many observations, speaks once per spell, and names the key to change. It is
+Each alarm checks the mean of a scalar over many observations, speaks once per spell, and names the key to change. It is
 the mean because single batches scatter: a discriminator at chance is right on most of a small batch now and then.
 """
 
@@ -10,30 +10,28 @@ from typing import Any
 
 from perceptual_mae.losses import TERMS
 
-Scalars = Mapping[str, float]
-
-DROWNING = 8
+DOMINANCE_WINDOW = 8
 """Measurements of all terms' gradients; there is one about every training.log_every steps."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """Fires when `is_bad` holds for the mean of `watches` over `window` observations, and did not before."""
+    """Fires when `is_bad` holds for the mean of `keys` over `window` observations, and did not before."""
 
-    watches: tuple[str, ...]
+    keys: tuple[str, ...]
     is_bad: Callable[[float], bool]
     window: int
     message: str
 
 
-def _drowns(term: str) -> Alarm:
+def _dominates(term: str) -> Alarm:
     """A term's gradient exceeds those of all others together, at the decoder's input, where all heads join."""
     return Alarm(
         (f"gradient_share/decoder/{term}",),
         lambda share: share > 0.5,
-        DROWNING,
-        f"the {term} gradient at the decoder's input has exceeded those of all other terms together over {DROWNING} "
-        "measurements: the generator may stop looking at its input; lower "
+        DOMINANCE_WINDOW,
+        f"the {term} gradient at the decoder's input has exceeded those of all other terms together over "
+        f"{DOMINANCE_WINDOW} measurements: the generator may come to ignore its input; lower "
         f"losses.{term}.weight, or set it to {{balanced: 0.2}}",
     )
 
@@ -50,19 +48,22 @@ ALARMS: dict[str, Alarm] = {
         ("discriminator/accuracy_real", "discriminator/accuracy_fake"),
         lambda accuracy: accuracy < 0.52,
         200,
-        "the discriminator has told real from fake no better than by chance for 200 steps: the generator learns "
+        "the discriminator has classified real and fake no better than by chance for 200 steps: the generator learns "
         "nothing from it; raise optimizer.discriminator.lr, or lower penalties.r1.gamma or augment.p_max",
     ),
     # The pixel terms are what the others are measured by.
-    **{f"{term}_drowns": _drowns(term) for term, line in TERMS.items() if line.compares_images},
-    "one_answer": Alarm(
+    **{f"{term}_dominates": _dominates(term) for term, line in TERMS.items() if line.compares_images},
+    "mode_collapse": Alarm(
         ("variety",),
-        lambda variety: variety < 0.2,
+        lambda diversity: diversity < 0.2,
         25,
-        "reconstructions of different images hardly differ: the generator has stopped looking at its input; lower "
+        "reconstructions of different images hardly differ: the generator ignores its input; lower "
         "losses.adversarial.weight (or set it to {balanced: 0.1}) and look at images/ of the run",
     ),
 }
+
+
+_RENAMED = {"one_answer": "mode_collapse"}
 
 
 class GanMonitor:
@@ -72,14 +73,14 @@ class GanMonitor:
         self._windows: dict[str, list[float]] = {name: [] for name in ALARMS}
         self._is_bad = dict.fromkeys(ALARMS, False)
 
-    def observe(self, scalars: Scalars) -> list[str]:
+    def observe(self, scalars: Mapping[str, float]) -> list[str]:
         """Take in one step's scalars and return the messages of the alarms that have just fired."""
         fired = []
         for name, alarm in ALARMS.items():
-            if any(key not in scalars for key in alarm.watches):
+            if any(key not in scalars for key in alarm.keys):
                 continue
             window = self._windows[name]
-            window.append(sum(scalars[key] for key in alarm.watches) / len(alarm.watches))
+            window.append(sum(scalars[key] for key in alarm.keys) / len(alarm.keys))
             if len(window) == alarm.window:
                 was_bad, self._is_bad[name] = self._is_bad[name], alarm.is_bad(sum(window) / len(window))
                 if self._is_bad[name] and not was_bad:
@@ -91,5 +92,7 @@ class GanMonitor:
         return {"windows": self._windows, "is_bad": self._is_bad}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._windows |= state["windows"]
-        self._is_bad |= state["is_bad"]
+        """Take up a state that `state_dict` returned, of version 0.1 too, which had other names for two alarms."""
+        for own, saved in ((self._windows, state["windows"]), (self._is_bad, state["is_bad"])):
+            renamed = {_RENAMED.get(name, name.replace("_drowns", "_dominates")): each for name, each in saved.items()}
+            own |= {name: each for name, each in renamed.items() if name in ALARMS}

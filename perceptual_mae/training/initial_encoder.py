@@ -1,4 +1,4 @@
-"""The encoder that a run begins with where `generator.init_from` names another run: found, held against, taken over.
+"""The encoder that a run begins with where `generator.init_from` names another run: found, checked, loaded.
 
 A run that goes on from a checkpoint of its own does not need the other one any more.
 """
@@ -35,7 +35,7 @@ class Origin:
     step: int | None = None
     ema: bool = False
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Return what the new run stands on, for environment.json."""
         return {"path": str(self.file), "step": self.step, "ema": self.ema, "sha256": sha256_of(self.file)}
 

@@ -22,16 +22,15 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Recon
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
-from perceptual_mae.training import trainer_state
+from perceptual_mae.training import messages, trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.initial_encoder import find_start
-from perceptual_mae.training.messages import farewell, headline
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 STOP_CHECK_EVERY = 10
 """Steps between which several processes agree on whether one of them was asked to stop."""
@@ -40,7 +39,7 @@ STOP_CHECK_EVERY = 10
 def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
     """Train the run that `config` describes in the folder `out` and return its summary.
 
-    An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can mend and
+    An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can fix and
     Interrupted when a signal asked the run to stop (it is saved then).
     """
     path = folder.claim(Path(out), config, fresh=fresh)
@@ -58,8 +57,8 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         raise
     except Exception as failure:
         if is_out_of_memory(failure):
-            raise UserError(run.out_of_memory()) from failure
-        log.exception("the run failed")
+            raise UserError(messages.out_of_memory(config.training)) from failure
+        logger.exception("the run failed")
         raise
     finally:
         run.close()
@@ -95,7 +94,7 @@ class Pretraining:
         self.origin = start.origin if start is not None else None
         self.trainer = build_trainer(config, self.accelerator, self.timetable, start)
         self.generator: MaskedAutoencoder = self.trainer.unwrapped_generator
-        self.health = GanMonitor()
+        self.monitor = GanMonitor()
         self.meter = Meter()
         self.step = 0
         self.last_losses: dict[str, float] = {}
@@ -113,16 +112,16 @@ class Pretraining:
 
     def fit(self) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
-        self.accelerator.wait_for_everyone()  # all processes have found the folder as it was
+        self.accelerator.wait_for_everyone()  # all processes have read the folder as it was
         if self.accelerator.is_main_process:
             self.path.mkdir(parents=True, exist_ok=True)
             self.log_handler = folder.log_to_file(self.path)
-        found = self.find_checkpoint()
-        if found is not None:
-            self.load(found)
+        resumed_from = self.find_checkpoint()
+        if resumed_from is not None:
+            self.load(resumed_from)
         self.first_step = self.step
         if self.accelerator.is_main_process:
-            started_from = self.origin.facts() if self.origin is not None else None
+            started_from = self.origin.metadata() if self.origin is not None else None
             # A resume that is refused writes nothing.
             folder.describe(self.path, self.config, str(self.accelerator.device), started_from)
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
@@ -130,12 +129,15 @@ class Pretraining:
         if tracking.trackers:
             flat = {key: str(value) for key, value in flatten(self.config.model_dump(mode="json"))}
             name = {"name": tracking.run_name or self.path.name}
-            named = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
-            self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=named)
+            options = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
+            self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
         self.accelerator.wait_for_everyone()
-        with StopSignal() as self.stop, ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
+        with (
+            StopSignal() as self.stop_signal,
+            ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress,
+        ):
             self.progress("training", self.step, self.timetable.total_steps)
-            self.greet(found)
+            self.log_header(resumed_from)
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
             return self.finish()
@@ -156,37 +158,37 @@ class Pretraining:
             self.step, taken = self.step + 1, taken + 1
             self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
-            is_leaving = not is_last and self.is_stopping()
-            if self.step % log_every == 0 or is_last or is_leaving:
+            is_stopping = not is_last and self.asked_to_stop()
+            if self.step % log_every == 0 or is_last or is_stopping:
                 self.report(epoch, taken, started, waited)
                 started, waited, taken = time.perf_counter(), 0.0, 0
-            if is_leaving:
+            if is_stopping:
                 self.save()
-                self.leave()
+                raise Interrupted(messages.stopped(self.path, self.step))
         self.end_epoch(epoch)
 
     def end_epoch(self, epoch: int) -> None:
         """Save a checkpoint, evaluate and draw the sample grid where this epoch is due."""
         last = epoch == self.config.training.epochs
         every = self.config.evaluation.every
-        is_leaving = not last and self.is_stopping()
-        if last or is_leaving or epoch % self.config.training.checkpoint_every == 0:
-            self.save()  # first: nothing that goes wrong below may cost what was learnt
+        is_stopping = not last and self.asked_to_stop()
+        if last or is_stopping or epoch % self.config.training.checkpoint_every == 0:
+            self.save()  # first: nothing that goes wrong below may cost what was learned
         if every and epoch % every == 0 and not last:
             scores = self.evaluate()
             self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
-            self.tell(f"epoch {epoch}  {headline(scores)}")
+            self.log(f"epoch {epoch}  {messages.headline(scores)}")
         if last or (every and epoch % every == 0):
             self.draw(epoch)
-        if is_leaving:
-            self.leave()
+        if is_stopping:
+            raise Interrupted(messages.stopped(self.path, self.step))
 
     def report(self, epoch: int, taken: int, started: float, waited: float) -> None:
-        """Fetch the scalars of the `taken` steps since `started`, write them down and look for trouble."""
+        """Fetch the scalars of the `taken` steps since `started`, record them and check for trouble."""
         steps = self.meter.fetch(self.accelerator)  # waits for the device: only now the steps have taken their time
         seconds = time.perf_counter() - started
         if bad := first_non_finite(steps):
-            raise UserError(self.non_finite(*bad))
+            raise UserError(messages.non_finite(self.path, self.checkpoints, *bad))
         means = average(steps)
         speed = taken * self.config.training.batch_size / seconds
         progress = self.timetable.progress(self.step - 1)
@@ -205,7 +207,7 @@ class Pretraining:
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.last_losses.items())
         self.progress.status("training", f"epoch {epoch}", f"{losses}  {speed:.0f} images/s")
         for step, scalars in steps:
-            for message in self.health.observe(scalars):
+            for message in self.monitor.observe(scalars):
                 self.warn(f"step {step}: {message}")
         augmentation = self.trainer.adversary.augmentation if self.trainer.adversary is not None else None
         if augmentation is not None and (leak := augmentation.controller.warning) and not self.has_warned_of_leaks:
@@ -238,7 +240,7 @@ class Pretraining:
         generator = self.trainer.ema.module if self.trainer.ema is not None else self.generator
         reconstruction: Reconstruction = generator(images.to(self.generator.encoder.mean.dtype), mask)
         if not bool(reconstruction.pyramid[0].isfinite().all()):
-            raise UserError(self.non_finite(self.step, "reconstruction"))
+            raise UserError(messages.non_finite(self.path, self.checkpoints, self.step, "reconstruction"))
         return reconstruction
 
     def fixed_masks(self) -> FixedMasks:
@@ -259,14 +261,14 @@ class Pretraining:
         save(page, self.path / "images" / f"epoch_{epoch:04d}.png")
 
     def save(self) -> None:
-        """Write a checkpoint and drop the ones that are no longer kept."""
+        """Write a checkpoint and delete those that need not be kept."""
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
-        tensors, facts = trainer_state.state_dict(self.trainer, self.accelerator)
-        facts |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
-        facts |= {"alarms": self.health.state_dict(), "losses": self.last_losses}
-        checkpoint.save(self.checkpoints, self.step, tensors, facts)
+        tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
+        metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
+        metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
+        checkpoint.save(self.checkpoints, self.step, tensors, metadata)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
         checkpoint.prune(self.checkpoints, self.step, training.keep_last, keep_steps)
@@ -278,16 +280,16 @@ class Pretraining:
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
-        facts = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
-        before, now = facts.get("training_images", len(self.train_data)), len(self.train_data)
+        metadata = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
+        before, now = metadata.get("training_images", len(self.train_data)), len(self.train_data)
         if now != before:
             raise UserError(
                 f"data.root: there are {now} training images, but the run in {self.path} has been trained on {before}; "
                 "give it the same images, or start over with --fresh"
             )
-        self.health.load_state_dict(facts["alarms"])
-        self.last_losses = facts["losses"]
-        self.step = facts["step"]
+        self.monitor.load_state_dict(metadata["alarms"])
+        self.last_losses = metadata["losses"]
+        self.step = metadata["step"]
         if self.step > self.timetable.total_steps:
             raise UserError(
                 f"training.epochs: {self.config.training.epochs} epochs are {self.timetable.total_steps} steps, but "
@@ -314,80 +316,48 @@ class Pretraining:
             if self.step > self.first_step:  # a finished run that is only scored again says nothing new
                 self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
             write_json(self.path / "summary.json", summary)
-            self.tell(farewell(self.path, summary))
+            self.log(messages.final_message(self.path, summary))
         return summary
 
-    def greet(self, found: Path | None) -> None:
-        """Say what is about to run: where, on what, with which effective batch and learning rate."""
-        training, processes = self.config.training, self.accelerator.num_processes
-        share = training.batch_size // (processes * training.accumulation)
+    def log_header(self, resumed_from: Path | None) -> None:
+        """Log what is about to run, where it goes on from, and what in it is known to go wrong."""
         adversary = self.trainer.adversary
         path_length = adversary.path_length if adversary is not None else None
-        rate, _ = build.generator_adam(self.config.optimizer, training.batch_size, path_length)
-        self.tell(
-            f"{self.path}: {self.timetable.total_steps} steps of {training.batch_size} images "
-            f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "
-            f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share} images) "
-            f"on {self.accelerator.device}, precision {training.precision}, learning rate {rate:g}"
+        rate, _ = build.generator_adam(self.config.optimizer, self.config.training.batch_size, path_length)
+        self.log(
+            messages.header(
+                self.path,
+                self.timetable.total_steps,
+                self.config.training,
+                processes=self.accelerator.num_processes,
+                device=str(self.accelerator.device),
+                learning_rate=rate,
+            )
         )
-        if found is not None:
-            self.tell(f"resumed from {found} after {self.step} steps")
+        if resumed_from is not None:
+            self.log(f"resumed from {resumed_from} after {self.step} steps")
         elif self.origin is not None:
-            self.tell(str(self.origin))
-        for name in self.trainer.networks.untrained():
-            self.warn(
-                f"the loss network {name} has random weights: what it compares means little; set weights in "
-                "losses.*.network to a file"
-            )
-        adversarial = self.trainer.objective.lines.get("adversarial")
-        if adversarial is not None and isinstance(adversarial.weight, float) and adversarial.weight >= 1.0:
-            self.warn(
-                f"losses.adversarial.weight is a constant {adversarial.weight:g} (the paper's is 1): at small scale "
-                "the generator then ignores its input; {balanced: 0.1, cap: 1.0} keeps it in check"
-            )
+            self.log(str(self.origin))
+        for warning in messages.warnings_of(self.trainer):
+            self.warn(warning)
 
-    def tell(self, message: str) -> None:
-        log.info(message)
+    def log(self, message: str) -> None:
+        logger.info(message)
         self.progress.log(message)
 
     def warn(self, message: str) -> None:
-        log.warning(message)
+        logger.warning(message)
         self.progress.log(f"warning: {message}")
 
-    def is_stopping(self) -> bool:
+    def asked_to_stop(self) -> bool:
         """Tell whether this run, or with several processes any of them, was asked to stop."""
         if self.accelerator.num_processes == 1:
-            return self.stop.requested
+            return self.stop_signal.requested
         on_host = self.accelerator.device.type == "cpu"  # there a step is long, and asking costs next to nothing
         if not on_host and self.step % STOP_CHECK_EVERY and self.step % self.timetable.steps_per_epoch:
             return False
-        requested = torch.tensor(float(self.stop.requested), device=self.accelerator.device)
+        requested = torch.tensor(float(self.stop_signal.requested), device=self.accelerator.device)
         return bool(self.accelerator.reduce(requested, reduction="sum").item())
-
-    def leave(self) -> None:
-        raise Interrupted(
-            f"stopped and saved after step {self.step} in {self.path}; the same command goes on from there"
-        )
-
-    def non_finite(self, step: int, name: str) -> str:
-        good = [path for path in checkpoint.checkpoints(self.checkpoints) if checkpoint.corruption(path) is None]
-        kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
-        if good and checkpoint.step_of(good[-1]) == step:
-            kept = f"{good[-1]} was written right before and is likely spoiled: remove it" + (
-                f" to go on from {good[-2]}" if len(good) > 1 else " and start over"
-            )
-        return (
-            f"{self.path}: the loss '{name}' stopped being finite at step {step}; {kept}; "
-            "lower optimizer.lr or set optimizer.clip_norm, or train with training.precision=no"
-        )
-
-    def out_of_memory(self) -> str:
-        training = self.config.training
-        return (
-            f"out of memory with training.batch_size={training.batch_size} in training.accumulation="
-            f"{training.accumulation} micro-batches; try training.accumulation={training.accumulation * 2} "
-            "(same result, half the memory) or a smaller training.batch_size"
-        )
 
     def close(self) -> None:
         """End the loader's workers and the trackers, and let go of log.txt."""

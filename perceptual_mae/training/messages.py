@@ -1,8 +1,41 @@
-"""How a run's scores are told in words."""
+"""The messages of a run: its header, scores, last lines, and what went wrong."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from perceptual_mae.config.schema import TrainingSection
+from perceptual_mae.run import checkpoint
+from perceptual_mae.training.trainer import Trainer
+
+
+def header(
+    path: Path, total_steps: int, training: TrainingSection, *, processes: int, device: str, learning_rate: float
+) -> str:
+    """Return what is about to run: where, on what, with which effective batch and learning rate."""
+    share = training.batch_size // (processes * training.accumulation)
+    return (
+        f"{path}: {total_steps} steps of {training.batch_size} images "
+        f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "
+        f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share} images) "
+        f"on {device}, precision {training.precision}, learning rate {learning_rate:g}"
+    )
+
+
+def warnings_of(trainer: Trainer) -> list[str]:
+    """Return what in a run is known to go wrong: loss networks without weights, a full constant adversarial weight."""
+    warnings = [
+        f"the loss network {name} has random weights: what it compares means little; set weights in "
+        "losses.*.network to a file"
+        for name in trainer.networks.untrained()
+    ]
+    adversarial = trainer.objective.lines.get("adversarial")
+    if adversarial is not None and isinstance(adversarial.weight, float) and adversarial.weight >= 1.0:
+        warnings.append(
+            f"losses.adversarial.weight is a constant {adversarial.weight:g} (the paper's is 1): at small scale "
+            "the generator then ignores its input; {balanced: 0.1, cap: 1.0} keeps it in check"
+        )
+    return warnings
 
 
 def headline(scores: Mapping[str, Any]) -> str:
@@ -14,8 +47,8 @@ def headline(scores: Mapping[str, Any]) -> str:
     return "held-out " + ", ".join(parts)
 
 
-def farewell(path: Path, summary: Mapping[str, Any]) -> str:
-    """Return the last lines of a run: its scores beside the baselines, where it lies and what to do next."""
+def final_message(path: Path, summary: Mapping[str, Any]) -> str:
+    """Return the last lines of a run: its scores beside the baselines, where it is and what to do next."""
     rows = {"this run": summary, **{name.replace("_", " "): row for name, row in summary["baselines"].items()}}
     lines = [f"{summary['num_images']} held-out images ({summary['split']}), ratio {summary['ratio']:g}, fixed masks:"]
     lines.append(f"  {'':18}{'PSNR':>8}{'hidden':>8}{'SSIM':>8}")
@@ -26,9 +59,37 @@ def farewell(path: Path, summary: Mapping[str, Any]) -> str:
         lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see log.txt")
     if summary["uses_target_statistics"]:
         lines.append("  (norm_pix: patches were un-normalised with the true patch's mean and deviation)")
-    lines.append(f"the run lies in {path}: summary.json, metrics.jsonl, images/, checkpoints/")
+    lines.append(f"the run is in {path}: summary.json, metrics.jsonl, images/, checkpoints/")
     lines.append(f"next: pmae visualize {path}")
     return "\n".join(lines)
+
+
+def stopped(path: Path, step: int) -> str:
+    """Return the last line of a run that a signal stopped."""
+    return f"stopped and saved after step {step} in {path}; the same command goes on from there"
+
+
+def non_finite(path: Path, checkpoints: Path, step: int, name: str) -> str:
+    """Return what to do after a loss stopped being finite: where the last good checkpoint is, what to change."""
+    good = [each for each in checkpoint.checkpoints(checkpoints) if checkpoint.corruption(each) is None]
+    saved = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
+    if good and checkpoint.step_of(good[-1]) == step:
+        saved = f"{good[-1]} was written right before and is likely spoiled: remove it" + (
+            f" to go on from {good[-2]}" if len(good) > 1 else " and start over"
+        )
+    return (
+        f"{path}: the loss '{name}' stopped being finite at step {step}; {saved}; "
+        "lower optimizer.lr or set optimizer.clip_norm, or train with training.precision=no"
+    )
+
+
+def out_of_memory(training: TrainingSection) -> str:
+    """Return what to change after a step ran out of memory."""
+    return (
+        f"out of memory with training.batch_size={training.batch_size} in training.accumulation="
+        f"{training.accumulation} micro-batches; try training.accumulation={training.accumulation * 2} "
+        "(same result, half the memory) or a smaller training.batch_size"
+    )
 
 
 def _cell(value: float | None, digits: int) -> str:
