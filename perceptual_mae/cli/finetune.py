@@ -68,12 +68,11 @@ def finetune_command(
     chosen = read_numbers(seeds, "--seeds", least=0)
     check_options(scored, fraction, from_scratch, save)
     check_out(out)
-    from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
+    from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
     from perceptual_mae.evaluation.finetuning.recipes import read_recipe
     from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.progress import ProgressBar
 
-    check_timm()
     opened = open_run(**vars(scored))
     depth = len(opened.run.generator().encoder.blocks)
     resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)

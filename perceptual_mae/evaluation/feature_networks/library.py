@@ -53,10 +53,7 @@ def timm(
     std: Color | None = None,
 ) -> FeatureNetwork:
     """Return timm's network for `words` NAME:FILE, as `torchvision` does; mean and std are by default timm's for it."""
-    try:
-        import timm as library
-    except ImportError as error:
-        raise UserError("--features: timm is not installed; pip install 'perceptual-mae[timm]'") from error
+    import timm as library  # seconds to import
 
     name, file = _split("timm", words)
     if not library.is_model(name):

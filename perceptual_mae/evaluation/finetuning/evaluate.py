@@ -1,6 +1,5 @@
 """A run's encoder fine-tuned on labelled images, several seeds, with all that the accuracies stand on."""
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from perceptual_mae.data.subsets import Selection, class_balanced_subset
-from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, save_classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.finetuning.training import check_batch, score_classifier, train_classifier
@@ -40,7 +38,6 @@ def finetune_run(
     `from_scratch` the encoder's weights, which then are the run's in shape only. Nothing is chosen on the scored
     images: the last epoch counts. `save` is a folder for the network, with several seeds one below it for each.
     """
-    check_timm()
     by_seed = {seed: _share(data, fraction, seed) for seed in seeds}
     check_batch(recipe, min(len(part.train) for part in by_seed.values()), accelerator.num_processes)
     found, curves = [], {}
@@ -71,12 +68,6 @@ def finetune_run(
         "scores": scores,
         "curves": curves,
     }
-
-
-def check_timm() -> None:
-    """Refuse to start where timm, whose parts the recipes are made of, is not installed."""
-    if importlib.util.find_spec("timm") is None:
-        raise UserError("fine-tuning needs timm; install it: pip install timm")
 
 
 def _share(data: LabelledData, fraction: float | None, seed: int) -> LabelledData:

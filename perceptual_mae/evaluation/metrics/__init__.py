@@ -16,7 +16,7 @@ METRICS: dict[str, Metric] = {
     "psnr": ImageMetric(
         lambda _: pixels.squared_error, masked=True, finish=pixels.decibels, summarise=pixels.summarise_psnr
     ),
-    "ssim": ImageMetric(ssim.prepare_ssim, masked=True),
+    "ssim": ImageMetric(ssim.prepare_ssim, masked=True, versions=("kornia",)),
     "ms_ssim": ImageMetric(ssim.prepare_ms_ssim, versions=("pytorch-msssim",)),
     "box_ssim": ImageMetric(ssim.prepare_box_ssim),
     "lpips_alex": ImageMetric(partial(lpips.prepare, net="alex"), versions=("lpips",), network=True),

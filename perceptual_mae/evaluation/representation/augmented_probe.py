@@ -18,7 +18,7 @@ from perceptual_mae.data.loading import Batch, EpochPlan, TrainLoader
 from perceptual_mae.data.transforms import TrainTransform
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Extractor, Features, Watch, ignore
-from perceptual_mae.evaluation.representation.lars import LARS
+from perceptual_mae.evaluation.representation.probe_fitting import lars, take_step
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
 from perceptual_mae.schedules import learning_rate
 
@@ -62,7 +62,7 @@ def mae_batch_size(num_images: int) -> int:
 
 RECIPES = {
     # MAE's linear probe: LARS without weight decay, 6.4 at a batch of 16,384, 10 of 90 epochs of warm-up.
-    "mae": Recipe(lambda weights: LARS(weights, lr=0.0), 6.4, True, 10, mae_batch_size, "clamped"),
+    "mae": Recipe(lars, 6.4, True, 10, mae_batch_size, "clamped"),
     # The Perceptual MAE paper describes its fine-tuning only; these are its settings, with MAE's epochs.
     "paper": Recipe(
         lambda weights: torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.95), weight_decay=0.05),
@@ -185,8 +185,6 @@ def _in_order(parts: list[Tensor], accelerator: Accelerator) -> Tensor:
 
 
 def _step(head: ProbeHead, optimizer: Optimizer, features: Tensor, labels: Tensor, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     optimizer.zero_grad()
     F.cross_entropy(head(features)[0], labels).backward()  # type: ignore[no-untyped-call]
-    optimizer.step()
+    take_step(optimizer, rate)

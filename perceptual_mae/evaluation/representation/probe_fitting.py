@@ -1,18 +1,18 @@
 """How a probe's linear map is fitted to features that are at hand: L-BFGS on all of them, or SGD or LARS in batches."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from perceptual_mae.evaluation.representation.lars import LARS
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead
 from perceptual_mae.schedules import learning_rate
 from perceptual_mae.seeding import stream
 
-MOMENTUM = 0.9  # MAE's probe
+MOMENTUM, TRUST = 0.9, 0.001  # MAE's probe
 LOGITS_AT_ONCE = 1 << 25
 """Bounds the memory of one evaluation of the objective."""
 
@@ -78,29 +78,49 @@ def fit_in_batches(
     All copies see the same batches, in an order drawn from the seed; the remainder that fills no batch is left out of
     an epoch.
     """
-    groups = [
-        {"params": list(linear.parameters()), "lr": rate} for linear, rate in zip(head.copies(), rates, strict=True)
-    ]
-    kinds: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "lars": LARS}
-    descent = kinds[optimizer](groups, lr=0.0, momentum=MOMENTUM)  # type: ignore[call-arg]
+    build = {"sgd": sgd, "lars": lars}[optimizer]
+    optimizers = [build(list(linear.parameters())) for linear in head.copies()]
     batch_size = min(batch_size, len(features))
     steps_per_epoch = len(features) // batch_size
+    decay = partial(learning_rate, floor=0.0, warmup_steps=0, total_steps=epochs * steps_per_epoch)
     head.train()
     for epoch in range(epochs):
         order = torch.randperm(len(features), generator=stream("probe order", seed, epoch)).to(features.device)
         for step in range(steps_per_epoch):
-            for group, rate in zip(descent.param_groups, rates, strict=True):
-                group["lr"] = learning_rate(
-                    epoch * steps_per_epoch + step,
-                    peak=rate,
-                    floor=0.0,
-                    warmup_steps=0,
-                    total_steps=epochs * steps_per_epoch,
-                )
             chosen = order[step * batch_size : (step + 1) * batch_size]
             logits = head(features[chosen])
             wanted = labels[chosen].repeat(len(logits))
             loss = F.cross_entropy(logits.flatten(0, 1), wanted) * len(logits)  # the copies' losses do not mix
-            descent.zero_grad()
+            head.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            descent.step()
+            for descent, peak in zip(optimizers, rates, strict=True):
+                take_step(descent, decay(epoch * steps_per_epoch + step, peak=peak))
+
+
+def sgd(parameters: Sequence[Tensor]) -> Optimizer:
+    """Return SGD with momentum 0.9, without weight decay; the learning rate is set step by step."""
+    return torch.optim.SGD(parameters, lr=0.0, momentum=MOMENTUM)
+
+
+def lars(parameters: Sequence[Tensor]) -> Optimizer:
+    """Return LARS (You, Gitman and Ginsburg 2017) as MAE's linear probe has it: momentum 0.9, no weight decay.
+
+    A matrix's gradient counts 0.001 * |weights| / |gradient|, vectors (biases) take plain SGD steps.
+    """
+    from timm.optim import Lars  # seconds to import, and only this protocol needs it
+
+    matrices, vectors = (
+        [parameter for parameter in parameters if (parameter.ndim > 1) == is_matrix] for is_matrix in (True, False)
+    )
+    groups = [{"params": matrices, "always_adapt": True}, {"params": vectors, "always_adapt": False}]
+    optimizer: Optimizer = Lars(
+        [group for group in groups if group["params"]], lr=0.0, momentum=MOMENTUM, trust_coeff=TRUST
+    )
+    return optimizer
+
+
+def take_step(optimizer: Optimizer, rate: float) -> None:
+    """Step with this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()

@@ -16,7 +16,7 @@ from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
-from perceptual_mae.evaluation.finetuning.evaluate import check_timm, finetune_run
+from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe, read_recipe
 from perceptual_mae.evaluation.finetuning.training import check_batch, count_right, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
@@ -176,12 +176,6 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         check_batch(mixed, 12, 4)
     with pytest.raises(UserError, match="12 does not fall into 8"):
         check_batch(plain, 12, 8)
-
-
-def test_without_timm_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs timm; install it"):
-        check_timm()
 
 
 BY_TWO = """

@@ -92,7 +92,7 @@ def test_a_tenth_off_everywhere_is_an_l1_of_a_tenth_and_20_db() -> None:
 
 
 def test_ssim_of_constants_is_its_luminance_term() -> None:
-    real = torch.full((1, 3, 16, 16), 0.5)
+    real = torch.full((1, 3, 16, 16), 0.5, dtype=torch.float64)  # in float32 a flat region is good to 4e-4
     for name in ("ssim", "box_ssim"):
         assert float(score(name, real + 0.1, real)) == pytest.approx(0.983609, abs=1e-6)
 
@@ -131,6 +131,17 @@ def test_pixel_scores_equal_torchmetrics_and_kornia() -> None:
         assert float(kornia.metrics.psnr(one, other, 1.0)) == pytest.approx(expected, abs=1e-4)
     laplacian = kornia.filters.filter2d(fake - real, torch.tensor([LAPLACIAN]), border_type="reflect")
     torch.testing.assert_close(score("high_frequency", fake, real), laplacian.abs().double().mean((1, 2, 3)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 11, 11), (4, 3, 48, 40), (1, 1, 224, 224)])
+def test_ssim_equals_the_map_of_our_loss(shape: tuple[int, ...]) -> None:
+    fake, real = pair(*shape)
+    real[..., : shape[3] // 2] = 0.25  # a flat half: its variances are differences of equal numbers
+    torch.testing.assert_close(score("ssim", fake, real), whole_mean(ssim_map(fake, real)), rtol=0, atol=2e-6)
+    line = METRICS["ssim"]
+    assert isinstance(line, ImageMetric)
+    found = line.prepare(setting((shape[2], shape[3]), shape[1]))(fake.double(), real.double())
+    torch.testing.assert_close(found, ssim_map(fake.double(), real.double()), rtol=0, atol=1e-9)
 
 
 def test_ssim_equals_pytorch_msssim_torchmetrics_and_kornia() -> None:

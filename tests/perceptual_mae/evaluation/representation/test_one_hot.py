@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation import one_hot
+from perceptual_mae.evaluation.representation import kth_heads
 from perceptual_mae.evaluation.representation.kth_heads import accuracy_behind, one_hot_agreement
 
 LABELS = torch.arange(10).repeat(100)
@@ -37,7 +37,7 @@ def test_entries_are_counted_one_by_one_in_parts_of_any_size(classes: int, monke
     guess, truth = random.integers(0, classes, (2, 333))
     literal = np.mean(np.eye(classes)[guess] == np.eye(classes)[truth])
     for entries in (1, 1000, 1 << 24):
-        monkeypatch.setattr(one_hot, "ENTRIES_AT_ONCE", entries)
+        monkeypatch.setattr(kth_heads, "ENTRIES_AT_ONCE", entries)
         found = one_hot_agreement(torch.from_numpy(guess), torch.from_numpy(truth), classes)
         assert found == pytest.approx(literal, abs=1e-12)
     assert accuracy_behind(found, classes) == pytest.approx(np.mean(guess == truth), abs=1e-9)
