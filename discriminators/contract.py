@@ -1,4 +1,4 @@
-"""What every discriminator promises."""
+"""The protocol of discriminators, and checks of their images."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,12 +11,12 @@ class DiscriminatorOutput(NamedTuple):
     """A discriminator's logits and the features they came from."""
 
     logits: Tensor
-    """(B, ...), raw: high for real, low for fake, never squashed."""
+    """(B, ...), raw: high for real, low for fake, without sigmoid."""
     features: tuple[Tensor, ...]
     """(B, C_j, H_j, W_j), shallow to deep."""
 
     def detach(self) -> "DiscriminatorOutput":
-        """Return the same numbers without their graph."""
+        """Return the same values without their graph."""
         return DiscriminatorOutput(self.logits.detach(), tuple(feature.detach() for feature in self.features))
 
 
@@ -29,7 +29,7 @@ class Discriminator(Protocol):
     """
 
     levels: int
-    """How many levels of the pyramid it reads, from the largest."""
+    """Number of levels of the pyramid that it reads, from the largest."""
 
     def forward(self, pyramid: Sequence[Tensor]) -> DiscriminatorOutput:
         """Return logits and features of the images; ValueError for images of another size than it was built for."""
@@ -54,7 +54,7 @@ def check_pyramid(
 ) -> None:
     """Raise ValueError unless `pyramid` has at least the levels that are read, and each has the size it was built for.
 
-    Levels below those read may be there, as far as `resolutions` go: whoever made them need not cut them off.
+    Further levels, as far as `resolutions` go, are allowed and not read. Levels are (B, channels, H, W).
     """
     shapes = [(channels, *size) for size in resolutions]
     got = [tuple(level.shape) for level in pyramid]

@@ -15,13 +15,20 @@ Images = Sequence[Tensor]
 
 
 class R1:
-    """gamma / 2 times the squared gradient of real logits at the images (Which Training Methods for GANs Converge?).
+    """R1: gamma / 2 times the squared gradient of real logits at the images.
 
-    gamma "auto" is 0.0002 x pixels / images of the global batch (Training GANs with Limited Data). `leaf` is what the
-    gradient is taken at: the tensors the discriminator receives, or the clean image before pooling and augmentation.
+    From Which Training Methods for GANs do actually Converge? (Mescheder et al. 2018).
 
         leaves, shown = r1.require_input_gradients(real, lambda pyramid: ada.apply(draws, pyramid))
         loss = r1(discriminator(shown).logits, leaves)
+
+    Options:
+        gamma: weight of the penalty; "auto" is 0.0002 x pixels / images of the global batch [StyleGAN2-ADA]
+        every: steps between two penalties, each multiplied by this number [StyleGAN2]
+        leaf: images the gradient is taken at: those "received" by the discriminator, or the "clean_image" before
+            pooling and augmentation [ours]
+
+    Raises ValueError for options out of range.
     """
 
     def __init__(
@@ -47,7 +54,7 @@ class R1:
     def require_input_gradients(
         self, real: Images, augment: Callable[[Images], Images] = tuple
     ) -> tuple[Images, Images]:
-        """Return the leaves and the pyramid to show the discriminator; `real` holds clean images, largest first."""
+        """Return the leaves and the pyramid for the discriminator, of clean images (B, C, H_s, W_s), largest first."""
         if self.leaf == "received":
             leaves = tuple(level.detach().requires_grad_() for level in augment(real))
             return leaves, leaves
@@ -56,20 +63,28 @@ class R1:
         return (image,), augment((image, *(F.adaptive_avg_pool2d(image, size) for size in sizes)))
 
     def __call__(self, real_logits: Tensor, leaves: Images) -> Tensor:
-        """Return the penalty of a due step, `every` times over."""
+        """Return the penalty of a due step, times `every`, of logits (B, ...) and leaves (B, C, H_s, W_s); see `r1`."""
         return self.every * r1(real_logits, leaves, self.gamma)
 
 
 class PathLength:
-    """weight times the mean of (path length - running mean)^2 over a batch, and the running mean.
+    """Path length: weight times the mean of (length - running mean)^2, from the decoder's input to features.
 
-    The mean in a penalty is that of the applications before: so neither micro-batches nor processes change a run. It
-    starts at 0, and is divided by the weight its measurements have had so far (as Adam's are): else the penalty would
-    shrink all lengths for hundreds of steps, before it evens them out. The first application only measures.
-    `target` says what to pass as features: the discriminator's on the clean fake pyramid, or the largest fake itself.
+    The mean in a penalty is that of earlier applications: so neither micro-batches nor processes change a run. It
+    starts at 0, and is divided by the weight its measurements have had so far (as Adam's are): otherwise the penalty
+    would shrink all lengths for hundreds of steps before it evens them out. The first application only measures.
 
         loss = path_length(features, latent, noise)                        # once a micro-batch
         path_length.finish(lambda sums: accelerator.reduce(sums, "sum"))   # once a due step, on every process
+
+    Options:
+        weight: weight of the penalty; 0 is off [StyleGAN2]
+        every: steps between two penalties, each multiplied by this number [StyleGAN2]
+        decay: share of the latest lengths in the running mean, in (0, 1] [StyleGAN2]
+        target: end of the path: the discriminator's "features" of the clean fake pyramid, or the largest fake
+            "image" itself [paper]
+
+    Raises ValueError for options out of range.
     """
 
     def __init__(
@@ -95,7 +110,7 @@ class PathLength:
         return step % self.every == 0 and self.weight > 0
 
     def __call__(self, features: Images, latent: Tensor, noise: Images) -> Tensor:
-        """Return the penalty of a due step, `every` times over; see `path_lengths` for what it reads."""
+        """Return the penalty of a due step, times `every`; see `path_lengths` for shapes."""
         lengths = path_lengths(features, latent, noise)
         with torch.no_grad():
             sums = torch.stack([lengths.sum(), torch.full_like(lengths.sum(), len(lengths))])
@@ -105,7 +120,7 @@ class PathLength:
 
     @property
     def expected(self) -> Tensor:
-        """The length that the penalty pulls to: the mean so far, in which the latest count most."""
+        """The running mean of lengths, a scalar, towards which the penalty draws them."""
         return self.mean / self.weighed
 
     def finish(self, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
@@ -118,7 +133,7 @@ class PathLength:
         self._sums = None
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the running mean and what it is divided by, the same on every process."""
+        """Return the running mean and its divisor, the same on every process."""
         return {"mean": self.mean, "weighed": self.weighed}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -131,16 +146,16 @@ PENALTIES: dict[str, Callable[..., R1] | Callable[..., PathLength]] = {"r1": R1,
 def r1(real_logits: Tensor, leaves: Images, gamma: float) -> Tensor:
     """Return gamma / 2 * mean over images of the sum over levels of |d logits / d level|^2 / k^2, in float32 or wider.
 
-    real_logits: (B, ...), of which each image's are added up. leaves: images (B, C, H, W) in [0, 1], largest first,
+    real_logits: (B, ...), summed over each image. leaves: images (B, C, H, W) in [0, 1], largest first,
     that the logits were computed from; gradients count in units of [-1, 1], half as large. k is how much smaller a
     level is than the first: a gradient sent back through average pooling by k is its square over k^2, so the sum is
-    the penalty at the full-size image, up to the products of levels. No level need be read by the discriminator.
+    the penalty at the full-size image, up to the products of levels. The discriminator may ignore any level.
     """
     if not all(level.requires_grad for level in leaves):
         raise ValueError("R1 needs images that require a gradient; take them from R1.require_input_gradients")
     with torch.autocast(real_logits.device.type, enabled=False):
         gradients = torch.autograd.grad(real_logits.sum(), tuple(leaves), create_graph=True, allow_unused=True)
-        # The last bias has no part in any gradient, but must have one of its own where processes wait for all of them.
+        # The last bias is in no gradient, but needs one of its own where processes wait for all gradients.
         penalty = 0 * _full(real_logits).sum()
         for level, gradient in zip(leaves, gradients, strict=True):
             if gradient is not None:
@@ -151,12 +166,12 @@ def r1(real_logits: Tensor, leaves: Images, gamma: float) -> Tensor:
 
 
 def auto_gamma(size: tuple[int, int], batch_size: int) -> float:
-    """Return the R1 weight that suits an image size and a global batch (Training GANs with Limited Data)."""
+    """Return the R1 weight for an image size (H, W) and a global batch (Training GANs with Limited Data)."""
     return 0.0002 * size[0] * size[1] / batch_size
 
 
 def path_lengths(features: Images, latent: Tensor, noise: Images) -> Tensor:
-    """Return lengths (B,), twice differentiable: how far steps of the decoder's input move features, at random.
+    """Return path lengths (B,), twice differentiable: sizes of random features' gradients at the decoder's input.
 
     features: (B, C_j, H_j, W_j), computed from latent (B, 1+L, d) with the mathematical attention kernel (others have
     no second derivative). noise: standard normal, of the features' shapes (`path_noise`). The length is the root of
@@ -171,7 +186,7 @@ def path_lengths(features: Images, latent: Tensor, noise: Images) -> Tensor:
         projection = torch.stack(projections).sum()
         (gradient,) = torch.autograd.grad(projection, latent, create_graph=True)
         squares = _full(gradient).square().sum(dim=2).mean(dim=1)
-        # The root has no slope at 0. What only adds to features has no part in the lengths: see r1.
+        # The root has no slope at 0. Biases that only add to features are in no length: see r1.
         return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt() + 0 * projection
 
 

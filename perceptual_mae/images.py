@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What networks are built for: the images' size in pixels, and mean and deviation of each channel in [0, 1]."""
+    """Format of images: size in pixels, and mean and standard deviation of each channel in [0, 1]."""
 
     size: Size
     mean: tuple[float, ...]
@@ -59,7 +59,7 @@ def resolutions(size: Size) -> tuple[Size, ...]:
 
 
 def pyramid_sizes(size: Size) -> tuple[Size, ...]:
-    """List the sizes of a full pyramid, or the one size that cannot be halved down: some networks need no more."""
+    """List the sizes of a full pyramid, or the one size where it cannot be halved: some networks need no more."""
     try:
         return resolutions(size)
     except ValueError:
@@ -83,17 +83,19 @@ def mask_image(mask: Tensor, grid: Size, size: Size) -> Tensor:
 
 
 def composite(images: Tensor, reconstruction: Tensor, hidden: Tensor) -> Tensor:
-    """Fill the hidden pixels of `images` from `reconstruction`; hidden: (B, 1, H, W), 1 = hidden."""
+    """Fill the hidden pixels of `images` from `reconstruction`, both (B, C, H, W); hidden: (B, 1, H, W), 1 = hidden."""
     return torch.lerp(images, reconstruction, hidden)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Clamp images to [0, 1] and round to bytes, for files and the screen."""
+    """Clamp images (..., H, W) to [0, 1] and round them to uint8, 0 to 255."""
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def check_unit_range(images: Tensor, name: str) -> None:
-    """Raise ValueError, saying which range arrived, unless `images` lie in [0, 1]; waits for the device."""
+    """Raise ValueError, with the range of values, unless `images` (any shape) are in [0, 1]; waits for the device."""
     low, high = (float(bound) for bound in images.detach().aminmax())
     if not (low >= -1e-4 and high <= 1 + 1e-4):
-        raise ValueError(f"{name} must lie in [0, 1], but lies in [{low:.3g}, {high:.3g}]; clamp or rescale it first")
+        raise ValueError(
+            f"{name} must be in [0, 1], but has values in [{low:.3g}, {high:.3g}]; clamp or rescale it first"
+        )

@@ -1,4 +1,4 @@
-"""Which patches are hidden: bool masks (B, L), True = hidden, the same number in every image of a batch."""
+"""Masks of hidden patches: bool (B, L), True = hidden, the same number in every image of a batch."""
 
 import inspect
 import math
@@ -14,7 +14,7 @@ from perceptual_mae.images import Size
 def num_hidden(num_patches: int, ratio: float) -> int:
     """Number of patches to hide at a masking ratio in [0, 1); as MAE, the number of *visible* patches is rounded down.
 
-    Rounding errors of the product are forgiven: 100 patches at ratio 0.9 leave 10 visible, not int(9.999...) = 9.
+    Rounding errors of the product have no effect: 100 patches at ratio 0.9 leave 10 visible, not int(9.999...) = 9.
     """
     if not 0 <= ratio < 1:
         raise ValueError(f"masking ratio {ratio} is outside [0, 1); use a fraction such as 0.75")
@@ -26,7 +26,10 @@ def num_hidden(num_patches: int, ratio: float) -> int:
 
 
 def random(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
-    """Mask (L,) that hides `num_hidden` patches, every choice of patches equally likely (MAE)."""
+    """Random masking: hides any `num_hidden` patches with equal probability (MAE).
+
+    Returns a bool mask (L,) over a grid of (rows, columns).
+    """
     order = torch.randperm(grid[0] * grid[1], generator=generator, device=generator.device)
     mask = torch.zeros_like(order, dtype=torch.bool)
     mask[order[:num_hidden]] = True
@@ -34,18 +37,19 @@ def random(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
 
 
 def grid(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
-    """Mask (L,) whose visible patches lie evenly, as on a lattice; where the lattice begins is left to chance.
+    """Grid masking: visible patches are spread evenly, on a lattice with a random offset.
 
-    At ratio 0.75 one patch of each 2 x 2 is visible (the grid-wise sampling of MAE). In between, lattices are filled up
-    in the order of a Bayer matrix, so that any number is spread as evenly as it can be.
+    Returns a bool mask (L,) over a grid of (rows, columns). At ratio 0.75 one patch of each 2 x 2 is visible (the
+    grid-wise sampling of MAE). In between, lattices are filled in the order of a Bayer matrix, so that any number is
+    spread as evenly as possible.
     """
     rows, columns = (torch.arange(side, device=generator.device) for side in grid)
     down, right = (int(torch.randint(side, (), generator=generator, device=generator.device)) for side in grid)
     row, column = torch.meshgrid((rows + down) % grid[0], (columns + right) % grid[1], indexing="ij")
     rank = torch.zeros_like(row)
-    for bit in range(max(grid).bit_length()):  # the lowest bit of a place decides most: it makes the coarsest lattice
-        quarter = 2 * ((row >> bit & 1) ^ (column >> bit & 1)) + (row >> bit & 1)
-        rank = 4 * rank + quarter
+    for bit in range(max(grid).bit_length()):  # the lowest bit of a position weighs most: it makes the coarsest lattice
+        cell = 2 * ((row >> bit & 1) ^ (column >> bit & 1)) + (row >> bit & 1)
+        rank = 4 * rank + cell
     order = rank.flatten().argsort(stable=True)
     mask = torch.ones(len(order), dtype=torch.bool, device=generator.device)
     mask[order[: len(order) - num_hidden]] = False
@@ -55,10 +59,16 @@ def grid(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
 def block(
     grid: Size, num_hidden: int, generator: torch.Generator, *, smallest: int = 4, narrowest: float = 0.3
 ) -> Tensor:
-    """Mask (L,) made of rectangles that may overlap (the block-wise masking of BEiT and MAE).
+    """Block masking: hides rectangles that may overlap (the block-wise masking of BEiT and MAE).
 
-    Each covers at least `smallest` patches (or what is left to hide), with an aspect ratio between `narrowest` and its
-    inverse. The last one is cut off in reading order where it would hide too many. Raises ValueError for others.
+    Returns a bool mask (L,) over a grid of (rows, columns). The last rectangle is cut off in reading order where it
+    would hide too many.
+
+    Options:
+        smallest: patches that a rectangle covers at least, or the number left to hide [ours]
+        narrowest: smallest aspect ratio of a rectangle, in (0, 1]; the largest is its inverse [BEiT]
+
+    Raises ValueError for options out of range.
     """
     if smallest < 1 or not 0 < narrowest <= 1:
         raise ValueError(f"block needs smallest >= 1 and 0 < narrowest <= 1, not {smallest} and {narrowest}")
@@ -90,11 +100,18 @@ def attention(
     hide: Literal["attended", "unattended"] = "attended",
     temperature: float = 1.0,
 ) -> Tensor:
-    """Mask (L,) that hides what an encoder's class token looks at (`attended`), or what it does not (`unattended`).
+    """Attention masking: hides the patches to which the encoder's class token attends most, or least.
 
-    attention: positive shares (L,) of the image's patches, of any sum. Patches are drawn without replacement, each with
-    a chance that goes as its share to the power 1 / temperature, or -1 / temperature: at 0 the `num_hidden` first of
-    the order are hidden, at high temperatures any are. Raises ValueError for a temperature below 0.
+    attention: positive shares (L,) of the image's patches, of any sum. Returns a bool mask (L,) over a grid of (rows,
+    columns). Patches are drawn without replacement, with probabilities in proportion to their share to the power
+    1 / temperature, or -1 / temperature.
+
+    Options:
+        hide: "attended" hides the patches with most attention, "unattended" those with least [ours]
+        temperature: randomness, 0 or more: at 0 exactly the first patches by attention are hidden, at high
+            temperatures any are [ours]
+
+    Raises ValueError for a temperature below 0.
     """
     if temperature < 0:
         raise ValueError(f"attention needs a temperature >= 0, not {temperature}")
@@ -110,13 +127,13 @@ def attention(
 MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random, "grid": grid, "block": block, "attention": attention}
 """kind -> function (grid, num_hidden, generator, *, options) returning one mask (L,).
 
-A kind whose first parameter is called `attention` is given, before the others, what the encoder's class token looks at
-in the whole image (L,).
+A kind whose first parameter is called `attention` is given, before the others, the attention (L,) of the encoder's
+class token to the patches of the whole image.
 """
 
 
 def watches_attention(kind: Callable[..., object]) -> bool:
-    """Tell whether a masking looks at the encoder's attention: its first parameter then asks for it."""
+    """Return whether a masking needs the encoder's attention: whether its first parameter is called `attention`."""
     return next(iter(inspect.signature(kind).parameters), None) == "attention"
 
 
@@ -129,7 +146,7 @@ def draw_masks(
 ) -> Tensor:
     """Masks (B, L), one a sample, each from the sample's own generator.
 
-    attention: (B, L) for a masking that looks at it. Raises ValueError when a masking does not hide exactly
+    attention: (B, L) for a masking that needs it. Raises ValueError when a masking does not hide exactly
     `num_hidden` patches of the grid.
     """
     if attention is None:

@@ -1,6 +1,6 @@
-"""Decoder blocks whose tokens look at visible patches and never at each other (CrossMAE).
+"""Decoder blocks whose tokens attend to visible patches and never to each other (CrossMAE).
 
-Shapes: B images, N tokens that ask, M tokens that are looked at, d decoder width.
+Shapes: B images, N query tokens, M key tokens, d decoder width.
 """
 
 import torch
@@ -23,9 +23,10 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor, looked_at: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, keys: Tensor) -> Tensor:
+        """Return (B, N, d) from queries of tokens (B, N, d), keys and values of others (B, M, d)."""
         query = rearrange(self.q(tokens), "b n (h d) -> b h n d", h=self.heads)
-        key, value = rearrange(self.kv(looked_at), "b m (k h d) -> k b h m d", k=2, h=self.heads).unbind(0)
+        key, value = rearrange(self.kv(keys), "b m (k h d) -> k b h m d", k=2, h=self.heads).unbind(0)
         if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # faster than the fused kernel there
             mixed = ((query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)).softmax(dim=-1) @ value
         else:
@@ -53,6 +54,7 @@ class CrossBlock(nn.Module):
         self.ls2 = scale_of(width, layer_scale)
 
     def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """Return tokens (B, N, d) after attention to visible tokens (B, M, d), and MLP."""
         tokens = tokens + self.ls1(self.attn(self.norm1(tokens), self.norm_visible(visible)))
         updated: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
         return updated

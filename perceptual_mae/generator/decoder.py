@@ -1,4 +1,4 @@
-"""The half of the generator that paints: from encoded visible patches to images, with skips and RGB heads as options.
+"""The decoder: from encoded visible patches to images, with skips and RGB heads as options.
 
 Shapes: B images, C channels, L patches, V visible patches, D encoder width, d decoder width.
 """
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from perceptual_mae.generator.cross_attention import CrossBlock
 from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead, head_block
 from perceptual_mae.generator.skips import Skip
-from perceptual_mae.generator.vit import Block, LayerNorm, Positions, give_positions, initialise
+from perceptual_mae.generator.vit import Block, LayerNorm, Positions, initialise, register_positions
 from perceptual_mae.images import Pyramid, Size, unpatchify
 
 logger = logging.getLogger(__name__)
 
 DecoderAttention = Literal["self", "cross"]
-"""Whether all tokens of a decoder look at each other, or queries at visible tokens alone."""
+"""Whether all tokens of a decoder attend to each other, or queries to visible tokens alone."""
 
 
 class Decoder(nn.Module):
@@ -27,9 +27,9 @@ class Decoder(nn.Module):
 
     taps: encoder block for each decoder block from the second on, or none. levels: images to write, each half the size
     of the one before. head_form: see `RgbHead`. mask_token: False where the encoder gives tokens for all patches.
-    attention: with "cross" (CrossMAE) each patch is a query, mask token plus position, that looks at the visible tokens
-    in every block and sees no other query; what a tap brings joins the visible tokens of its block. Raises ValueError
-    for "cross" without a mask token.
+    attention: with "cross" (CrossMAE) each patch is a query, mask token plus position, that attends to the visible
+    tokens in every block and to no other query; a tap joins the visible tokens of its block. Raises ValueError for
+    "cross" without a mask token.
     """
 
     pos_embed: Tensor
@@ -60,12 +60,12 @@ class Decoder(nn.Module):
         self.is_cross = attention == "cross"
         if self.is_cross and not mask_token:
             raise ValueError(
-                "encoder_mask_tokens leaves decoder_attention: cross no hidden patches to ask for; give up one of them"
+                "encoder_mask_tokens leaves decoder_attention: cross no hidden patches as queries; use one of the two"
             )
         self.grid, self.patch_size, self.taps = grid, patch_size, tuple(taps)
         self.embed = nn.Linear(encoder_width, width)
         self.register_parameter("mask_token", nn.Parameter(torch.empty(1, 1, width)) if mask_token else None)
-        give_positions(self, positions, grid, width)
+        register_positions(self, positions, grid, width)
         block = CrossBlock if self.is_cross else Block
         self.blocks = nn.ModuleList(
             block(width, heads, mlp_ratio, qkv_bias=qkv_bias, layer_scale=layer_scale) for _ in range(depth)
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
         tokens: (B, 1+V, D) of the encoder; tapped: encoder block -> (B, 1+V, D); visible: patch indices (B, V).
         """
         latent = self.scatter_visible(self.embed(tokens), visible)
-        decode = self._look_at_visible if self.is_cross else self.self_attention_blocks
+        decode = self.cross_attention_blocks if self.is_cross else self.self_attention_blocks
         outputs = decode(latent, tapped, visible)
         patches: Tensor = self.pred(self.norm(outputs[-1])[:, 1:])
         images = [unpatchify(patches, self.patch_size, self.grid)]
@@ -100,7 +100,7 @@ class Decoder(nn.Module):
         return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images), latent
 
     def self_attention_blocks(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
-        """Outputs (B, 1+L, d) of all blocks, in which every token looks at every other."""
+        """Outputs (B, 1+L, d) of all blocks, in which every token attends to every other; see `forward`."""
         outputs: list[Tensor] = []
         tokens = latent
         for index, block in enumerate(self.blocks):
@@ -114,30 +114,30 @@ class Decoder(nn.Module):
             outputs.append(tokens)
         return outputs
 
-    def _look_at_visible(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
-        """Outputs (B, 1+L, d) of all blocks, in which every token looks at the visible ones of the latent alone.
+    def cross_attention_blocks(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
+        """Outputs (B, 1+L, d) of all blocks, in which every token attends to the latent's visible tokens alone.
 
-        The class token is carried along so that heads find what they are used to; nothing reads its outputs.
+        The class token is carried along for the layout that heads expect; its outputs are not used.
         """
         index = visible[..., None].expand(-1, -1, latent.shape[-1])
-        seen = torch.cat([latent[:, :1], latent[:, 1:].gather(1, index)], dim=1)
+        visible_tokens = torch.cat([latent[:, :1], latent[:, 1:].gather(1, index)], dim=1)
         assert self.mask_token is not None
-        # Visible patches ask as hidden ones do: what stands in their places of the latent is looked at, no query.
+        # Queries of visible patches are like those of hidden ones: their tokens of the latent are keys, no queries.
         queries = (self.mask_token + self.pos_embed[:, 1:]).to(latent.dtype).expand(len(latent), -1, -1)
         tokens = torch.cat([latent[:, :1], latent[:, 1:].scatter(1, index, queries.gather(1, index))], dim=1)
         outputs: list[Tensor] = []
         for number, block in enumerate(self.blocks):
-            looked_at = seen
+            keys = visible_tokens
             if self.taps and number > 0:
                 skip = self.skips[number - 1]
                 assert isinstance(skip, Skip)
-                looked_at = skip(seen, skip.narrow(tapped[self.taps[number - 1]], self.embed))
-            tokens = block(tokens, looked_at)
+                keys = skip(visible_tokens, skip.narrow(tapped[self.taps[number - 1]], self.embed))
+            tokens = block(tokens, keys)
             outputs.append(tokens)
         return outputs
 
     def scatter_visible(self, tokens: Tensor, visible: Tensor) -> Tensor:
-        """All tokens (B, 1+L, d): visible ones (B, 1+V, d) in their places, mask tokens elsewhere, plus positions."""
+        """All tokens (B, 1+L, d): visible ones (B, 1+V, d) at patches (B, V), mask tokens elsewhere; plus positions."""
         if self.mask_token is None:
             return tokens + self.pos_embed
         index = visible[..., None].expand(-1, -1, tokens.shape[-1])

@@ -1,4 +1,4 @@
-"""The half of the generator that is kept: a vision transformer that sees visible patches only, or whole images.
+"""The encoder: a vision transformer on visible patches only, or on whole images.
 
 Shapes: B images, C channels, N tokens, L patches, V visible patches, D width.
 """
@@ -14,8 +14,8 @@ from perceptual_mae.generator.vit import (
     LayerNorm,
     PatchEmbed,
     Positions,
-    give_positions,
     initialise,
+    register_positions,
     resize_positions,
 )
 from perceptual_mae.images import Size, patchify
@@ -59,7 +59,7 @@ class Encoder(nn.Module):
         self.grid: Size = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(-1, 1, 1))
-        give_positions(self, positions, self.grid, width)
+        register_positions(self, positions, self.grid, width)
         self.relative_positions = relative_positions
         if relative_positions:
             self.register_buffer("entries", entries_of_pairs(self.grid), persistent=False)
@@ -77,7 +77,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, drop_path_masks: Tensor | None = None) -> Tensor:
         """Tokens (B, 1+L, D) after the final norm, class token first, of whole images (B, C, H, W) in [0, 1].
 
-        Any height and width that are multiples of the patch size will do: positions and relative positions are
+        Any height and width that are multiples of the patch size are accepted: positions and relative positions are
         interpolated. `drop_path_masks` (B, blocks, 2): see `Block`.
         """
         height, width = images.shape[-2:]
@@ -99,9 +99,9 @@ class Encoder(nn.Module):
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens (B, 1+V, D) after the final norm, and the outputs of the blocks numbered in `taps`, not normalised.
 
-        images: (B, C, H, W) in [0, 1]; visible: indices (B, V) of the only patches to look at, None for all. Blocks are
-        numbered from 1; 0 is what enters the first. replaced: a mask (B, L) and the token (1, 1, D) that stands, before
-        positions are added, for each patch that it hides.
+        images: (B, C, H, W) in [0, 1]; visible: indices (B, V) of the only patches to encode, None for all. Blocks are
+        numbered from 1; 0 is the input of the first. replaced: a mask (B, L) and the token (1, 1, D) that replaces,
+        before positions are added, each patch that it hides. drop_path_masks (B, blocks, 2): see `Block`.
         """
         grid = self._grid_of(images)
         patches = patchify(self.normalise(images), self.patch_size).to(self.cls_token.dtype)
@@ -109,7 +109,7 @@ class Encoder(nn.Module):
         patch_positions = positions[:, 1:]
         if visible is not None:
             patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
-            # Where positions learn, indexing would sum their gradients in any order; these places are never the same.
+            # Indexing would sum the gradients of learned positions in any order; these indices never repeat.
             index = visible[..., None].expand(-1, -1, self.width)
             patch_positions = patch_positions.expand(len(images), -1, -1).gather(1, index)
         class_token = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
@@ -126,27 +126,27 @@ class Encoder(nn.Module):
                 raise ValueError(f"expected drop_path_masks {expected}, got {tuple(drop_path_masks.shape)}")
             drop_path_masks = drop_path_masks.to(tokens)
         for number, block in enumerate(self.blocks, start=1):
-            own = () if drop_path_masks is None else (drop_path_masks[:, number - 1],)
-            tokens = block(tokens, *own, pairs=pairs)
+            block_masks = () if drop_path_masks is None else (drop_path_masks[:, number - 1],)
+            tokens = block(tokens, *block_masks, pairs=pairs)
             if number in taps:
                 tapped[number] = tokens
         return self.norm(tokens), tapped
 
     def class_attention(self, images: Tensor) -> Tensor:
-        """What the last block's class token looks at in whole images: (B, heads, 1+L), its own token first, sums of 1.
+        """Attention of the last block's class token in whole images: (B, heads, 1+L), class token first, rows sum to 1.
 
-        All patches are visible; images are those that `forward` takes.
+        images: (B, C, H, W) in [0, 1], as `forward` takes them; all patches are visible.
         """
-        last, before = self.blocks[-1], len(self.blocks) - 1
+        last, previous = self.blocks[-1], len(self.blocks) - 1
         assert isinstance(last, Block)
-        _, tapped = self.encode(images, taps=(before,))
-        return last.attention(tapped[before], self._pairs(self._grid_of(images), None))[:, :, 0]
+        _, tapped = self.encode(images, taps=(previous,))
+        return last.attention(tapped[previous], self._pairs(self._grid_of(images), None))[:, :, 0]
 
     def _grid_of(self, images: Tensor) -> Size:
         return (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)
 
     def _pairs(self, grid: Size, visible: Tensor | None) -> Pairs | None:
-        """Return how the tokens of these images stand to each other, None where no block asks for it."""
+        """Return the pairs of tokens on a grid, or of its visible patches (B, V); None without relative positions."""
         if not self.relative_positions:
             return None
         entries = self.entries if grid == self.grid else entries_of_pairs(grid).to(self.entries.device)
@@ -154,15 +154,15 @@ class Encoder(nn.Module):
         return pairs if visible is None else pairs.among(visible)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images in [0, 1] shifted and scaled by the data set's mean and standard deviation."""
+        """Images (B, C, H, W) in [0, 1], normalised by the data set's mean and standard deviation."""
         return (images - self.mean) / self.std
 
     def denormalise(self, images: Tensor) -> Tensor:
-        """The inverse of `normalise`: back to the scale where images lie in [0, 1], not clamped."""
+        """The inverse of `normalise`: images (B, C, H, W) on the [0, 1] scale, not clamped."""
         return images * self.std + self.mean
 
     def export_state_dict(self) -> dict[str, Tensor]:
-        """State under timm's names, the same for every generator: without the data set's mean and deviation."""
+        """State under timm's names, the same for every generator: without the mean and std of the data set."""
         return {name: value for name, value in self.state_dict().items() if name not in ("mean", "std")}
 
 

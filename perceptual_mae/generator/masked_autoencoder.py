@@ -25,14 +25,38 @@ __all__ = ["SIZES", "MaskedAutoencoder", "Reconstruction", "count_parameters"]
 
 
 class MaskedAutoencoder(nn.Module):
-    """Masked autoencoder for images in [0, 1] of one size; `None` stands for the value of the chosen size.
+    """Masked autoencoder of images in [0, 1] of one size, with the skips and RGB heads of MSG-MAE as options.
 
-    skips: encoder blocks feed decoder blocks (`skip_map`, `skip_projection`). rgb_heads: a pyramid instead of one image
-    (`head_form`). norm_pix: predict patches normalised by their own mean and deviation (MAE). drop_path: the rate of
-    stochastic depth in the last encoder block; whoever trains draws `drop_path_masks` by it. Of both halves: qkv_bias,
-    layer_scale (see `Block`), positions. Of the encoder: relative_positions (see `Pairs`); encoder_mask_tokens: it sees
-    a token in place of each hidden patch. decoder_attention: all tokens of the decoder look at each other (MAE), or
-    each at the visible ones alone (CrossMAE). Raises ValueError for options that do not fit each other or the images.
+    `drop_path` only states a rate: the training loop draws `drop_path_masks` by it.
+
+    Options:
+        size: named widths, depths and heads: encoders of ViT, decoders of MAE from base up, ours below [MAE]
+        patch_size: side of a patch in pixels; null is that of size, 16 or 14 (huge) [MAE]
+        width: channels of encoder tokens, a multiple of 4 and of heads; null is that of size [MAE]
+        depth: encoder blocks; null is that of size [MAE]
+        heads: attention heads of encoder blocks; null is that of size [MAE]
+        decoder_width: channels of decoder tokens, a multiple of 4 and of decoder_heads; null is that of size [MAE]
+        decoder_depth: decoder blocks; null is that of size [MAE]
+        decoder_heads: attention heads of decoder blocks; null is that of size [MAE]
+        mlp_ratio: width of an MLP's hidden layer relative to its block's [MAE]
+        skips: feed encoder blocks into decoder blocks (MSG-MAE) [MAE]
+        rgb_heads: write an image for each level of the pyramid, from the last decoder blocks (MSG-MAE) [MAE]
+        skip_map: which encoder block feeds which decoder block: "mirror" as in a U-Net, "even" spread over all;
+            "auto" is mirror unless that reaches only the encoder's last half [ours]
+        skip_projection: linear maps to the decoder's width: one "per_skip", or the main path's, "shared" [ours]
+        head_form: RGB heads write their level's size directly ("native"), or the whole image, averaged down
+            ("full") [ours]
+        norm_pix: predict patches normalised by their own mean and std; excludes losses on images [paper]
+        qkv_bias: biases of queries, keys and values, in encoder and decoder [MAE]
+        layer_scale: initial factor of LayerScale on both branches of all blocks, above 0; null is off [MAE]
+        drop_path: rate of stochastic depth of the last encoder block, in [0, 1); earlier blocks have less [MAE]
+        positions: fixed "sincos" codes, or "learned" ones, in encoder and decoder [MAE]
+        relative_positions: add a learned relative position bias to the encoder's attention (BEiT) [MAE]
+        encoder_mask_tokens: give the encoder a mask token for each hidden patch, and the decoder none [MAE]
+        decoder_attention: decoder tokens attend to all tokens ("self"), or to visible ones alone ("cross",
+            CrossMAE) [MAE]
+
+    Raises ValueError for options that do not fit each other or the images.
     """
 
     mask_token: nn.Parameter | None
@@ -68,7 +92,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_attention: DecoderAttention = "self",
     ) -> None:
         super().__init__()
-        given = {
+        overrides = {
             "patch_size": patch_size,
             "width": width,
             "depth": depth,
@@ -79,18 +103,18 @@ class MaskedAutoencoder(nn.Module):
         }
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}; choose from: {', '.join(SIZES)}")
-        changes = {name: value for name, value in given.items() if value is not None}
-        chosen = replace(SIZES[size], mlp_ratio=mlp_ratio, **changes)
+        changes = {name: value for name, value in overrides.items() if value is not None}
+        architecture = replace(SIZES[size], mlp_ratio=mlp_ratio, **changes)
         if norm_pix and rgb_heads:
             raise ValueError("norm_pix predicts normalised patches, not images for rgb_heads; switch one of them off")
-        if norm_pix and chosen.patch_size**2 * channels == 1:
+        if norm_pix and architecture.patch_size**2 * channels == 1:
             raise ValueError("norm_pix needs patches of more than one value; set generator.patch_size above 1")
         if layer_scale is not None and layer_scale <= 0:
             raise ValueError(f"generator.layer_scale must be above 0, got {layer_scale:g}; null switches it off")
         if not 0 <= drop_path < 1:
             raise ValueError(f"generator.drop_path must be at least 0 and below 1, got {drop_path:g}")
         self.image_size, self.channels, self.norm_pix, self.drop_path = image_size, channels, norm_pix, drop_path
-        self.patch_size = _fitting_patch_size(image_size, chosen.patch_size)
+        self.patch_size = _check_patch_size(image_size, architecture.patch_size)
         self.resolutions = resolutions(image_size) if rgb_heads else (image_size,)
         """Sizes of the images it writes, largest first."""
         self.encoder = Encoder(
@@ -98,10 +122,10 @@ class MaskedAutoencoder(nn.Module):
             channels,
             mean,
             std,
-            patch_size=chosen.patch_size,
-            width=chosen.width,
-            depth=chosen.depth,
-            heads=chosen.heads,
+            patch_size=architecture.patch_size,
+            width=architecture.width,
+            depth=architecture.depth,
+            heads=architecture.heads,
             mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias,
             layer_scale=layer_scale,
@@ -110,15 +134,15 @@ class MaskedAutoencoder(nn.Module):
         )
         self.grid = self.encoder.grid
         self.decoder = Decoder(
-            chosen.width,
+            architecture.width,
             channels,
             self.grid,
-            patch_size=chosen.patch_size,
-            width=chosen.decoder_width,
-            depth=chosen.decoder_depth,
-            heads=chosen.decoder_heads,
+            patch_size=architecture.patch_size,
+            width=architecture.decoder_width,
+            depth=architecture.decoder_depth,
+            heads=architecture.decoder_heads,
             mlp_ratio=mlp_ratio,
-            taps=tapped_blocks(chosen.depth, chosen.decoder_depth, skip_map) if skips else (),
+            taps=tapped_blocks(architecture.depth, architecture.decoder_depth, skip_map) if skips else (),
             own_projections=skip_projection == "per_skip",
             levels=len(self.resolutions),
             head_form=head_form,
@@ -128,8 +152,8 @@ class MaskedAutoencoder(nn.Module):
             mask_token=not encoder_mask_tokens,
             attention=decoder_attention,
         )
-        # It is not the encoder's own, which would then carry a weight that whole images never need.
-        token = nn.Parameter(0.02 * torch.randn(1, 1, chosen.width)) if encoder_mask_tokens else None
+        # The generator's, not the encoder's, which would then have a weight that whole images never need.
+        token = nn.Parameter(0.02 * torch.randn(1, 1, architecture.width)) if encoder_mask_tokens else None
         self.register_parameter("mask_token", token)
         self._native_heads = head_form == "native"
 
@@ -163,42 +187,45 @@ class MaskedAutoencoder(nn.Module):
         )
 
     def target(self, images: Tensor, levels: int = 1) -> Pyramid:
-        """The pixel losses' goal for `Reconstruction.prediction`: images (B, C, H, W) in [0, 1], normalised and pooled.
+        """Target of pixel losses on `Reconstruction.prediction`: images (B, C, H, W) in [0, 1], normalised and pooled.
 
-        Under norm_pix each patch has mean 0 and deviation 1 over its pixels and channels, and there is one level.
+        With norm_pix each patch has mean 0 and standard deviation 1 over its pixels and channels, and there is one
+        level. No clamping; levels are (B, C, H_s, W_s), largest first.
         """
         normalised = self.encoder.normalise(images)
         if not self.norm_pix:
             return pyramid(normalised, levels)
         if levels != 1:
-            raise ValueError(
-                f"under norm_pix the target has 1 level, not {levels}: normalised patches cannot be pooled"
-            )
-        mean, deviation = self._patch_statistics(images)
-        patches = (patchify(normalised, self.patch_size) - mean) / deviation
+            raise ValueError(f"with norm_pix the target has 1 level, not {levels}: normalised patches cannot be pooled")
+        mean, std = self._patch_statistics(images)
+        patches = (patchify(normalised, self.patch_size) - mean) / std
         return (unpatchify(patches, self.patch_size, self.grid),)
 
     def to_images(self, prediction: Pyramid, images: Tensor) -> Pyramid:
-        """Images on the [0, 1] scale, not clamped, of a prediction; norm_pix borrows the true patches' statistics."""
+        """Images (B, C, H_s, W_s) on the [0, 1] scale, not clamped, of a prediction of the same shapes.
+
+        norm_pix uses the statistics of the true patches of images (B, C, H, W).
+        """
         if self.norm_pix:
-            mean, deviation = self._patch_statistics(images)
-            patches = patchify(prediction[0], self.patch_size) * deviation + mean
+            mean, std = self._patch_statistics(images)
+            patches = patchify(prediction[0], self.patch_size) * std + mean
             prediction = (unpatchify(patches, self.patch_size, self.grid),)
         return tuple(self.encoder.denormalise(level) for level in prediction)
 
     @property
     def fallback_heads(self) -> tuple[Size, ...]:
-        """Sizes whose RGB head took the full form though `native` was asked: the patch size does not divide there."""
+        """Sizes whose RGB head has the full form although `native` is set, as the patch size does not divide there."""
         heads = zip(self.resolutions[1:], self.decoder.heads, strict=True)
         return tuple(size for size, head in heads if isinstance(head, RgbHead) and head.is_full and self._native_heads)
 
     def _patch_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation (B, L, 1) of each normalised patch over all its values, without gradient (MAE)."""
+        """Mean and std (B, L, 1) of each normalised patch over all its values, without gradient (MAE)."""
         patches = patchify(self.encoder.normalise(images.detach()), self.patch_size)
         variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
         return mean, (variance + 1e-6).sqrt()
 
     def _check(self, images: Tensor, mask: Tensor) -> None:
+        """Raise ValueError unless images are float (B, C, H, W) of the size built for, and the mask bool (B, L)."""
         if images.shape[1:] != (self.channels, *self.image_size) or not images.is_floating_point():
             raise ValueError(
                 f"expected float images (B, {self.channels}, {self.image_size[0]}, {self.image_size[1]}) in [0, 1], "
@@ -212,13 +239,14 @@ class MaskedAutoencoder(nn.Module):
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """Number of trainable parameters, and the same with the fixed position codes that other projects count too."""
+    """Number of trainable parameters, and the same with the fixed position codes, which other projects count too."""
     trainable = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     positions = sum(buffer.numel() for name, buffer in module.named_buffers() if name.split(".")[-1] == "pos_embed")
     return trainable, trainable + positions
 
 
-def _fitting_patch_size(image_size: Size, patch_size: int) -> int:
+def _check_patch_size(image_size: Size, patch_size: int) -> int:
+    """Return `patch_size` if both sides of the images are multiples of it; raise ValueError otherwise."""
     if image_size[0] % patch_size or image_size[1] % patch_size:
         height, width = (max(1, side // patch_size) * patch_size for side in image_size)
         raise ValueError(

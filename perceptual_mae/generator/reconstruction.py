@@ -1,4 +1,4 @@
-"""What the generator hands out. Shapes: B images, C channels, L patches, d decoder width."""
+"""The generator's output. Shapes: B images, C channels, L patches, V visible patches, D and d widths."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from perceptual_mae.images import Pyramid, Size, composite, mask_image
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What the generator made of a batch; all tensors are attached to the graph.
+    """The generator's output for a batch; all tensors are attached to the graph.
 
     pyramid: images on the [0, 1] scale, largest first, float32, not clamped. prediction: the same in the space of
     `MaskedAutoencoder.target`. mask: (B, L), True = hidden. tokens: the encoder's output (B, 1+V, D) for V visible
     patches (for all, if the encoder has mask tokens). latent: the decoder's input (B, 1+L, d), where skips have not
-    joined yet. grid: rows and columns of patches. uses_target_statistics: whether `pyramid` borrowed the mean and
-    deviation of the true patches.
+    joined yet. grid: rows and columns of patches. uses_target_statistics: whether `pyramid` uses the mean and standard
+    deviation of the true patches (norm_pix).
     """
 
     pyramid: Pyramid

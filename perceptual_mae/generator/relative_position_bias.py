@@ -1,8 +1,8 @@
-"""Relative position bias of attention (Swin, BEiT): a number a head for how far apart two tokens are.
+"""Relative position bias of attention (Swin, BEiT): a learned number per head and offset between two tokens.
 
 Shapes: B images, N tokens, L = h x w patches, V visible patches. A table (entries, heads) has (2h-1)(2w-1) entries for
-offsets between patches, row offsets first and each from -(side - 1) up, then three for the class token: what it adds to
-its looking at patches, to patches' looking at it, and to its looking at itself (the order of BEiT, and of timm).
+offsets between patches, row offsets first and each from -(side - 1) up, then three for the class token: its attention
+to patches, the patches' attention to it, and its attention to itself (the order of BEiT, and of timm).
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ CLASS_ENTRIES = 3
 
 
 def num_entries(grid: Size) -> int:
-    """Return how many entries a table for a grid of (rows, columns) has."""
+    """Return the number of entries of a table for a grid of (rows, columns)."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + CLASS_ENTRIES
 
 
 def entries_of_pairs(grid: Size) -> Tensor:
-    """Return which entry each pair of tokens takes, (1+L, 1+L): who looks by who is looked at, class token first."""
+    """Return the entry of each pair of tokens, int64 (1+L, 1+L): queries by keys, class token first."""
     rows, columns = grid
     patches = torch.arange(rows * columns)
     row, column = patches // columns, patches % columns
@@ -35,7 +35,7 @@ def entries_of_pairs(grid: Size) -> Tensor:
 
 
 def resize_table(table: Tensor, old: Size, new: Size) -> Tensor:
-    """Return a table (entries, heads) for another grid: bicubic between offsets, the class token's as they were."""
+    """Return a table (entries, heads) for another grid: bicubic between offsets, the class token's unchanged."""
     if old == new:
         return table
     offsets = rearrange(table[:-CLASS_ENTRIES], "(h w) n -> n h w", h=2 * old[0] - 1)
@@ -46,7 +46,7 @@ def resize_table(table: Tensor, old: Size, new: Size) -> Tensor:
 
 @dataclass(frozen=True)
 class Pairs:
-    """How the tokens of images stand to each other, by which blocks look up what they add to attention scores.
+    """Pairs of tokens, by which blocks index their tables of relative position bias.
 
     entries: (N, N) as `entries_of_pairs`, or (B, N, N) of visible patches; grid: that of the images; table_grid: that
     which the tables were made for.
@@ -62,7 +62,7 @@ class Pairs:
         return Pairs(self.entries[tokens[:, :, None], tokens[:, None]], self.grid, self.table_grid)
 
     def bias(self, table: Tensor) -> Tensor:
-        """Return what a table adds to scores, (heads, N, N) or (B, heads, N, N)."""
+        """Return the bias of scores, (heads, N, N) or (B, heads, N, N), from a table (entries, heads)."""
         # An embedding sums gradients of one entry in a fixed order, which indexing with several threads does not.
-        found = F.embedding(self.entries, resize_table(table, self.table_grid, self.grid))
-        return found.movedim(-1, -3).contiguous()
+        biases = F.embedding(self.entries, resize_table(table, self.table_grid, self.grid))
+        return biases.movedim(-1, -3).contiguous()

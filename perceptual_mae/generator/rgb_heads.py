@@ -1,4 +1,4 @@
-"""Images of the pyramid's lower levels, read from decoder blocks (Perceptual MAE section 3.3).
+"""RGB heads, which write the pyramid's lower levels from decoder blocks (Perceptual MAE section 3.3).
 
 Shapes: B images, C channels, L patches, d decoder width, p patch size.
 """
@@ -34,6 +34,7 @@ class RgbHead(nn.Module):
         self.predict = nn.Linear(width, channels * self.patch_size**2)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return images (B, C, H/stride, W/stride) of tokens (B, 1+L, d)."""
         rows, columns = (side // self.pool for side in self.grid)
         patches: Tensor = self.norm(tokens)[:, 1:]
         if self.pool > 1:

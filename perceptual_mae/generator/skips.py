@@ -34,21 +34,21 @@ def tapped_blocks(encoder_depth: int, decoder_depth: int, skip_map: SkipMap = "a
 
 
 class Skip(nn.Module):
-    """The way of one encoder block's output into one decoder block."""
+    """Skip connection from one encoder block to one decoder block: norm, projection and fusion."""
 
     def __init__(self, encoder_width: int, width: int, *, own_projection: bool) -> None:
         super().__init__()
-        self.norm = LayerNorm(encoder_width)  # taps are residual streams, which nothing has normalised
+        self.norm = LayerNorm(encoder_width)  # taps are residual streams, not normalised
         self.project = nn.Linear(encoder_width, width) if own_projection else None
         self.fuse = nn.Linear(2 * width, width)
 
     def narrow(self, tap: Tensor, shared: nn.Module) -> Tensor:
-        """Visible tokens (B, 1+V, d) of a tap (B, 1+V, D), by the own projection or else by the shared one."""
+        """Visible tokens (B, 1+V, d) of a tap (B, 1+V, D), by its own projection or else by the shared one."""
         project = shared if self.project is None else self.project
-        narrowed: Tensor = project(self.norm(tap))
-        return narrowed
+        projected: Tensor = project(self.norm(tap))
+        return projected
 
     def forward(self, tokens: Tensor, skipped: Tensor) -> Tensor:
-        """Tokens (B, 1+L, d) of the decoder joined with those that skipped ahead, of the same shape."""
+        """Tokens (B, N, d) of the decoder fused with those of the skip, of the same shape."""
         fused: Tensor = self.fuse(torch.cat([tokens, skipped], dim=-1))
         return fused

@@ -20,7 +20,7 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class PatchEmbed(nn.Module):
-    """Tokens (B, L, D) of patch vectors (B, L, p*p*C) that were cut by `patchify`.
+    """Patch embedding: tokens (B, L, D) of patch vectors (B, L, p*p*C) that were cut by `patchify`.
 
     The parameters have the shape of a p x p convolution, as timm stores them; they act as the same linear map on
     patches already cut, so that hidden patches cost nothing.
@@ -31,6 +31,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(channels, width, patch_size, stride=patch_size)
 
     def forward(self, patches: Tensor) -> Tensor:
+        """Return tokens (B, L, D) of normalised patch vectors (B, L, p*p*C)."""
         weight = self.proj.weight.permute(0, 2, 3, 1).flatten(
             1
         )  # (D, p*p*C): row, column, channel, as `patchify` orders
@@ -54,7 +55,7 @@ def sincos_positions(grid: Size, width: int) -> Tensor:
 
 
 def resize_positions(positions: Tensor, old: Size, new: Size) -> Tensor:
-    """Position codes (1, 1+L, D) for another grid: bicubic interpolation between patches, the class row as it was."""
+    """Position codes (1, 1+L, D) for another grid: bicubic interpolation between patches, the class row unchanged."""
     if old == new:
         return positions
     patches = rearrange(positions[:, 1:], "b (h w) d -> b d h w", h=old[0])
@@ -62,8 +63,8 @@ def resize_positions(positions: Tensor, old: Size, new: Size) -> Tensor:
     return torch.cat([positions[:, :1], rearrange(patches, "b d h w -> b (h w) d")], dim=1)
 
 
-def give_positions(owner: nn.Module, positions: Positions, grid: Size, width: int) -> None:
-    """Give a network its `pos_embed` (1, 1+L, D): a buffer of fixed codes, or a parameter drawn with deviation 0.02."""
+def register_positions(owner: nn.Module, positions: Positions, grid: Size, width: int) -> None:
+    """Register a network's `pos_embed` (1, 1+L, D): a buffer of fixed codes, or a parameter drawn with std 0.02."""
     if positions == "sincos":
         owner.register_buffer("pos_embed", sincos_positions(grid, width))
     elif positions == "learned":
@@ -76,8 +77,8 @@ def give_positions(owner: nn.Module, positions: Positions, grid: Size, width: in
 class Attention(nn.Module):
     """Multi-head self-attention over tokens (B, N, D).
 
-    With `grid` it has a table of relative positions, and `pairs` say which of its entries are added to the scores.
-    In bfloat16 on a CPU the softmax is written out: there it is faster than the fused kernel. Elsewhere the fused
+    With `grid` it has a table of relative positions, and `pairs` select the entries that are added to the scores. In
+    bfloat16 on a CPU the softmax is written out, as it is faster there than the fused kernel. Elsewhere the fused
     kernel is used; for second derivatives enter `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)` around the forward.
     """
 
@@ -94,9 +95,10 @@ class Attention(nn.Module):
         self.register_parameter("relative_position_bias_table", table)
 
     def forward(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
+        """Return tokens (B, N, D) after attention, projected; `pairs` as in the class's docstring."""
         query, key, value = self._split(tokens)
         bias = self._bias(query, pairs)
-        if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # under autocast only the query's dtype tells
+        if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # under autocast only the query has the dtype
             mixed = self._scores(query, key, bias).softmax(dim=-1) @ value
         else:
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -104,9 +106,9 @@ class Attention(nn.Module):
         return projected
 
     def probabilities(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
-        """Return what each token looks at (B, heads, N, N), rows that sum to 1: what `forward` mixes the values by.
+        """Return attention probabilities (B, heads, N, N) of tokens (B, N, D), the weights of values in `forward`.
 
-        They are taken in float32 at least, whatever the tokens' type.
+        Rows sum to 1. They are computed in float32 at least.
         """
         query, key, _ = self._split(tokens)
         if query.dtype in (torch.float16, torch.bfloat16):
@@ -114,15 +116,17 @@ class Attention(nn.Module):
         return self._scores(query, key, self._bias(query, pairs)).softmax(dim=-1)
 
     def _split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, each (B, heads, N, D / heads)."""
+        """Return queries, keys and values, each (B, heads, N, D / heads), of tokens (B, N, D)."""
         query, key, value = rearrange(self.qkv(tokens), "b n (k h d) -> k b h n d", k=3, h=self.heads).unbind(0)
         return query, key, value
 
     def _scores(self, query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+        """Return scores (B, heads, N, N) before the softmax, of queries and keys (B, heads, N, D / heads)."""
         scores: Tensor = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         return scores if bias is None else scores + bias
 
     def _bias(self, query: Tensor, pairs: Pairs | None) -> Tensor | None:
+        """Return the relative position bias (heads, N, N) or (B, heads, N, N) in the query's dtype, if there is one."""
         table = self.relative_position_bias_table
         return None if pairs is None or table is None else pairs.bias(table).to(query.dtype)
 
@@ -136,31 +140,32 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_width, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        widened: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return widened
+        """Return tokens (B, N, D) of tokens (B, N, D)."""
+        updated: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
+        return updated
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel, small at first: a branch then begins as next to nothing (Touvron et al.)."""
+    """A learned factor for each channel, small at first, so that a branch begins near 0 (Touvron et al.)."""
 
     def __init__(self, width: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((width,), initial))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, N, D) times the factors."""
         return tokens * self.gamma
 
 
 def scale_of(width: int, initial: float | None) -> nn.Module:
-    """Return the `LayerScale` of a branch, or nothing in its place."""
+    """Return the `LayerScale` of a branch, or an identity where `initial` is None."""
     return nn.Identity() if initial is None else LayerScale(width, initial)
 
 
 class Block(nn.Module):
     """One pre-norm transformer block on tokens (B, N, D); `grid` and `pairs`: see `Attention`.
 
-    layer_scale: what the factors of `LayerScale` on both branches begin at, None for none. `drop_path_masks` (B, 2)
-    says how much attention and MLP of each image count, 0 where the branch is closed: stochastic depth.
+    layer_scale: initial factors of `LayerScale` on both branches, None for none.
     """
 
     def __init__(
@@ -182,6 +187,7 @@ class Block(nn.Module):
         self.ls2 = scale_of(width, layer_scale)
 
     def forward(self, tokens: Tensor, drop_path_masks: Tensor | None = None, *, pairs: Pairs | None = None) -> Tensor:
+        """Return tokens (B, N, D); `drop_path_masks` (B, 2) are factors of attention and MLP, 0 where dropped."""
         if drop_path_masks is None:
             tokens = tokens + self.ls1(self.attn(self.norm1(tokens), pairs))
             updated: Tensor = tokens + self.ls2(self.mlp(self.norm2(tokens)))
@@ -192,14 +198,14 @@ class Block(nn.Module):
         return updated
 
     def attention(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
-        """Return what each token looks at in this block, (B, heads, N, N): see `Attention.probabilities`."""
+        """Return this block's attention (B, heads, N, N) of tokens (B, N, D); see `Attention.probabilities`."""
         return self.attn.probabilities(self.norm1(tokens), pairs)
 
 
 def initialise(module: nn.Module) -> None:
     """Set one module's own weights as MAE does: Xavier-uniform weights, zero biases; for use with `Module.apply`.
 
-    The patch convolution counts as the linear map it is. Tokens are drawn by whoever owns them.
+    The patch convolution counts as the linear map it is. Class and mask tokens are drawn by their modules.
     """
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))

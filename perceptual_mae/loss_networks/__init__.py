@@ -2,7 +2,7 @@
 
 A kind is built as `kind(size, channels, *, options)`, with the height and width of the images, and takes images
 (B, C, H, W) in [0, 1]; or, where its first parameter is called `discriminator`, as `kind(discriminator, *, options)`,
-and then takes the pyramid that a discriminator sees. Each returns features (B, C_j, H_j, W_j), shallow to deep.
+and then takes the pyramid that the discriminator is shown. Each returns features (B, C_j, H_j, W_j), shallow to deep.
 """
 
 from collections.abc import Callable

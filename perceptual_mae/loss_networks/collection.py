@@ -1,4 +1,4 @@
-"""The loss networks of a run by key; terms with the same settings know the same one."""
+"""The loss networks of a run by key; terms with the same settings share one."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from perceptual_mae.images import Pyramid
 from perceptual_mae.loss_networks.frozen import Features
 
 LIVE = "discriminator"
-"""The key of the discriminator itself, which is nobody's copy."""
+"""The key of the discriminator itself, as opposed to copies of it."""
 
 FeatureExtractors = Mapping[str, Callable[[Pyramid], Features]]
 """By key, functions from a pyramid of images to a network's features."""
@@ -24,9 +24,9 @@ def watches_discriminator(kind: Callable[..., object]) -> bool:
 
 
 class LossNetworks:
-    """Networks beside the live discriminator. `fixed` ones look at images, `copies` at what the discriminator sees.
+    """Networks other than the live discriminator: `fixed` ones take images, `copies` the discriminator's pyramids.
 
-    `copies.state_dict()` is all that changes in a run; fixed networks come from their files again.
+    Only `copies.state_dict()` changes in a run; fixed networks are loaded from their files.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LossNetworks:
         return self
 
     def follow(self, discriminator: nn.Module, epoch: int) -> None:
-        """Let the copies follow the discriminator where this epoch (from 1) is theirs."""
+        """Update the copies of the discriminator that are due in this epoch (from 1)."""
         for copy in self.copies.values():
             copy.follow(discriminator, epoch)  # type: ignore[operator]
 
@@ -52,8 +52,8 @@ class LossNetworks:
     ) -> FeatureExtractors:
         """Return by key how each network's features are extracted from a pyramid; no network runs yet.
 
-        show: what a pyramid goes through before the discriminator sees it, and its copies with it. autocast: opens the
-        precision that the discriminator runs in. Fixed networks see the images as they are, in their own precision.
+        show: the augmentation of pyramids for the discriminator and its copies. autocast: enters the precision that
+        the discriminator runs in. Fixed networks take images (B, C, H, W) in [0, 1] unaugmented, in their precision.
         """
 
         def from_images(network: nn.Module, pyramid: Pyramid) -> Features:

@@ -102,13 +102,15 @@ def test_lazy_penalties_keep_their_mean_strength():
     assert not R1((4, 4), 2, gamma=0.0).is_due(0)
 
 
-def test_watched_images_are_fresh_leaves():
+def test_images_that_require_gradients_are_fresh_leaves():
     clean = torch.rand(2, 3, 8, 8, requires_grad=True)
-    leaves, seen = R1((8, 8), 2).watch((clean * 1,), lambda pyramid: tuple(2 * level for level in pyramid))
-    assert leaves is seen
+    leaves, shown = R1((8, 8), 2).require_input_gradients(
+        (clean * 1,), lambda pyramid: tuple(2 * level for level in pyramid)
+    )
+    assert leaves is shown
     assert leaves[0].is_leaf
     torch.testing.assert_close(leaves[0], 2 * clean)
-    with pytest.raises(ValueError, match=r"R1\.watch"):
+    with pytest.raises(ValueError, match=r"R1\.require_input_gradients"):
         r1(torch.ones(2), (clean.detach(),), gamma=1)
 
 

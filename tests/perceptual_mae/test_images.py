@@ -94,7 +94,7 @@ def test_bytes_are_clamped_and_rounded():
 
 def test_range_check_says_which_range_arrived():
     check_unit_range(torch.tensor([0.0, 1.0]), "real")
-    with pytest.raises(ValueError, match=r"real must lie in \[0, 1\], but lies in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"real must be in \[0, 1\], but has values in \[-1, 1\]"):
         check_unit_range(torch.tensor([-1.0, 1.0]), "real")
-    with pytest.raises(ValueError, match="fake must lie"):
+    with pytest.raises(ValueError, match="fake must be in"):
         check_unit_range(torch.tensor([0.5, float("nan")]), "fake")

@@ -182,8 +182,8 @@ def test_r1_through_ada_by_double_backward_is_a_finite_difference(exact, leaf):
     penalty = R1((32, 32), 3, gamma=2.0, leaf=leaf)
 
     def loss() -> torch.Tensor:
-        leaves, seen = penalty.watch(pyramid, lambda levels: augment(draws, levels, exact=exact))
-        return penalty(discriminator(seen), leaves)
+        leaves, shown = penalty.require_input_gradients(pyramid, lambda levels: augment(draws, levels, exact=exact))
+        return penalty(discriminator(shown), leaves)
 
     value = loss()
     assert value > 1e-3
@@ -211,9 +211,10 @@ def test_r1_of_the_clean_image_is_that_of_a_loop_over_images():
     """The gradient at the image before flips and colours, image by image, with contrast 2 doubling it."""
     images = photo_like(2, 3, 16, 16)
     draws = only(2, contrast=2.0, flip=True)
-    leaves, seen = R1((16, 16), 2, leaf="clean_image").watch((images,), lambda x: augment(draws, x, exact=False))
+    clean = R1((16, 16), 2, leaf="clean_image")
+    leaves, shown = clean.require_input_gradients((images,), lambda x: augment(draws, x, exact=False))
     weights = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    penalty = r1((seen[0] * weights).sum((1, 2, 3)), leaves, gamma=1.0)
+    penalty = r1((shown[0] * weights).sum((1, 2, 3)), leaves, gamma=1.0)
     assert penalty.item() == pytest.approx(0.5 * (2 * weights / 2).square().sum().item())
 
 

@@ -398,7 +398,7 @@ def test_images_and_masks_that_do_not_fit_are_refused(images, mask, message):
         ({"size": (32, 32), "channels": 0}, "channels"),
         ({"layer_scale": 0.0}, "generator.layer_scale must be above 0, got 0; null switches it off"),
         ({"drop_path": 1.0}, "generator.drop_path must be at least 0 and below 1, got 1"),
-        ({"decoder_attention": "cross", "encoder_mask_tokens": True}, "no hidden patches to ask for; give up one"),
+        ({"decoder_attention": "cross", "encoder_mask_tokens": True}, "no hidden patches as queries; use one"),
         ({"positions": "sine"}, "unknown generator.positions 'sine'; choose from: sincos, learned"),
     ],
 )

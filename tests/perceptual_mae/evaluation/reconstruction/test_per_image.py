@@ -123,7 +123,7 @@ def test_with_nothing_hidden_the_masked_scores_are_absent() -> None:
 def test_a_wrong_range_is_an_error_that_says_which_range_arrived(subject: str, name: str) -> None:
     images = {"originals": torch.rand(1, 3, 32, 32), "raw": torch.rand(1, 3, 32, 32)}
     images[subject] = torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)
-    with pytest.raises(ValueError, match=rf"{name} must lie in \[0, 1\], but lies in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], but has values in \[-1, 1\]"):
         scores_of(seen_of(images["originals"], images["raw"], lower_half(1)))
 
 
