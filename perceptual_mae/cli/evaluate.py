@@ -9,7 +9,7 @@ import typer
 from perceptual_mae.cli.options import DataKeys, Ema, Folder, Out, Scored, Split, TestLimit, check_run
 from perceptual_mae.cli.output import check_out, print_lines
 from perceptual_mae.files import write_json
-from perceptual_mae.report.formats import markdown_table
+from perceptual_mae.report.markdown_table import markdown_table
 
 if TYPE_CHECKING:
     from perceptual_mae.evaluation.reconstruction.data import HeldOut

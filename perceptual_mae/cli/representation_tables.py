@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from perceptual_mae.report.formats import markdown_table
+from perceptual_mae.report.markdown_table import markdown_table
 
 COLUMNS = {"class": "class token", "mean": "mean pool", "pixels": "pixels"}
 

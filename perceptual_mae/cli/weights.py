@@ -9,7 +9,7 @@ import typer
 from perceptual_mae.cli.output import print_lines
 from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, check_sha256, default_folder, find
-from perceptual_mae.report.formats import markdown_table
+from perceptual_mae.report.markdown_table import markdown_table
 
 weights = typer.Typer(
     help="Weights of other networks: what they are for, whether they are here, how to get them.", no_args_is_help=True

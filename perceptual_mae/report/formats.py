@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from perceptual_mae.report.markdown_table import markdown_table
 from perceptual_mae.report.tables import DIFFERS, MISSING, Row, Table
 
 _LATEX = {
@@ -54,11 +55,3 @@ def _row(row: Row) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return " & ".join(cells) + r" \\"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose columns line up on a terminal."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.errors import UserError, did_you_mean
-from perceptual_mae.report.formats import markdown_table
+from perceptual_mae.report.markdown_table import markdown_table
 from perceptual_mae.report.seed_groups import Score, score
 from perceptual_mae.sweep.folder import Planned
 from perceptual_mae.sweep.grid import Axis
