@@ -22,7 +22,8 @@ from conftest import debug_config, random_batches
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.schedules import Timetable
-from perceptual_mae.training.build import build_trainer, make_accelerator
+from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import Trainer
 
 HERE = Path(__file__).parent
@@ -39,7 +40,7 @@ def build(arguments: list[str]) -> Trainer:
     config = debug_config(*arguments)
     torch.set_default_dtype(torch.float64)
     try:
-        return build_trainer(config, make_accelerator(config), TIMETABLE)
+        return build_trainer(config, make_accelerator(config, training=True), TIMETABLE)
     finally:
         torch.set_default_dtype(torch.float32)
 
