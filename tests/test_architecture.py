@@ -162,3 +162,40 @@ def test_the_public_names_are_few() -> None:
 def test_a_public_name_of_the_last_version_still_works_with_a_warning(old: str, new: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"perceptual_mae.{old} is now {new}"):
         assert getattr(perceptual_mae, old) is getattr(perceptual_mae, new)
+
+
+PRIVATE_WORDS = {
+    *("told", "found", "seen", "Moment", "moment", "View", "in_turn", "Eyes", "eyes"),
+    *("look", "Look", "look_again", "judge", "learn", "judge_and_learn", "show_real", "sever", "severed", "ends"),
+    *("both_halves", "discriminator_half", "generator_half", "path_half", "bare_generator", "bare_discriminator"),
+    *("Comparison", "watch", "Watch", "watched", "watched_now", "verdict", "variety", "one_answer", "drowns", "Health"),
+    *("capture", "restore", "facts", "greet", "tell", "leave", "farewell", "find_flaw", "find_misfit", "find_misfits"),
+    *("check_discriminators_company", "minibatch_deviation", "deviation", "turn_before", "turn_after", "stretch"),
+    *("slide", "quarter_turns", "zoom", "SPARED", "Observer", "observers", "see", "lay", "Seen", "Opened", "subjects"),
+    *("Extremes", "extremes", "fixed_choice", "shorten", "balanced_share", "mend", "beside", "at_hand"),
+}
+"""What has a name of the field's own (docs/architecture.md)."""
+
+
+def identifiers_of(path: Path) -> set[str]:
+    """List the names a file defines, uses or passes by keyword; strings such as keys of metrics.jsonl are none."""
+    names = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Name):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+        elif isinstance(node, ast.arg | ast.keyword):
+            names.add(node.arg)
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+    return names
+
+
+@pytest.mark.parametrize("package", [*FLOOR_OF, "discriminators"])
+def test_identifiers_are_the_fields_words(package: str) -> None:
+    files = files_of(package) if package in FLOOR_OF else [path for path in python_files() if package in path.parts]
+    used = {str(path.relative_to(ROOT)): identifiers_of(path) & PRIVATE_WORDS for path in files}
+    assert not {path: words for path, words in used.items() if words}
