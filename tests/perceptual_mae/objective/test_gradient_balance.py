@@ -33,7 +33,7 @@ def test_the_coefficient_is_the_share_of_the_measured_norms() -> None:
 
 
 def test_norms_are_smoothed_over_measurements() -> None:
-    balance = GradientBalance(decay=0.8)
+    balance = GradientBalance()
     for slope in (1.0, 2.0, 4.0):
         balance.follow(measured(balance, l1=torch.tensor([slope])))
     assert float(balance.norms["l1"]) == pytest.approx(0.8 * (0.8 * 1 + 0.2 * 2) + 0.2 * 4)
