@@ -85,7 +85,7 @@ def to_json(points: Sequence[Point]) -> list[dict[str, Any]]:
             "scores": {
                 metric: None
                 if found is None
-                else {"mean": found.mean, "deviation": found.deviation, "n": found.n, "values": found.values}
+                else {"mean": found.mean, "deviation": found.std, "n": found.n, "values": found.values}
                 for metric, found in point.scores.items()
             },
             "unfinished": point.unfinished,
@@ -110,8 +110,8 @@ def draw_curves(points: Sequence[Point], axes: Sequence[Axis], metrics: Sequence
         for number, (label, pairs) in enumerate(lines.items()):
             pairs.sort(key=lambda pair: pair[0])
             across, means = [place for place, _ in pairs], [found.mean for _, found in pairs]
-            has_bars = any(found.deviation is not None for _, found in pairs)
-            bars = [found.deviation or 0.0 for _, found in pairs] if has_bars else None
+            has_bars = any(found.std is not None for _, found in pairs)
+            bars = [found.std or 0.0 for _, found in pairs] if has_bars else None
             panel.errorbar(across, means, yerr=bars, color=f"C{number}", marker="o", capsize=3, label=_plain(label))
         if is_logarithmic:
             panel.set_xscale("log")
@@ -137,7 +137,7 @@ def _places(values: Sequence[str]) -> tuple[list[float], bool]:
 def _cell(found: Score | None) -> str:
     if found is None:
         return "-"
-    return f"{found.mean:.4g}" + (f" ± {found.deviation:.2g}" if found.deviation is not None else "")
+    return f"{found.mean:.4g}" + (f" ± {found.std:.2g}" if found.std is not None else "")
 
 
 def _plain(text: str) -> str:
