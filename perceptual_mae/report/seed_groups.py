@@ -33,6 +33,10 @@ class Score:
     def n(self) -> int:
         return len(self.values)
 
+    def format(self, spec: str, std_spec: str | None = None) -> str:
+        """Return the mean, and where there is one " ± " and the standard deviation."""
+        return f"{self.mean:{spec}}" + (f" ± {self.std:{std_spec or spec}}" if self.std is not None else "")
+
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return {"mean": self.mean, "deviation": self.std, "values": self.values, "n": self.n}

@@ -103,12 +103,7 @@ def _reason(column: Column, record: RunRecord) -> str | None:
 def _cell(column: Column, score: Score | None, n: int, group: Group) -> str:
     if score is None:
         return MISSING
-    text = format(score.mean, column.spec)
-    if score.std is not None:
-        text += f" ± {format(score.std, column.spec)}"
-    if score.n < n:
-        text += f" (n = {score.n})"
-    return text + mark(column, group)
+    return score.format(column.spec) + (f" (n = {score.n})" if score.n < n else "") + mark(column, group)
 
 
 def mark(column: Column, group: Group) -> str:

@@ -11,7 +11,7 @@ from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.files import write_atomically, write_json
+from perceptual_mae.files import replacing, write_atomically, write_json
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.vit import LayerNorm
 from perceptual_mae.run.folder import read_config
@@ -71,7 +71,8 @@ def save_classifier(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(state, partial)
     write_atomically(folder / "config.yaml", to_yaml(config))
     write_json(folder / METADATA, {"pool": classifier.pool, "classes": list(classes), **metadata})
 
