@@ -133,7 +133,7 @@ def run(
             batch_size=batch_size,
             baselines=baselines,
             ema=scored.ema,
-            watch=on_progress,
+            on_progress=on_progress,
         )
     if accelerator.is_main_process:
         differing = [
@@ -160,7 +160,7 @@ def write(found: "Evaluation", data: "HeldOut", path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     report, beside = found.report, [path.name]
-    page = found.extremes.page()
+    page = found.best_and_worst.page()
     if page is not None:
         save(page, path.with_suffix(".png"))
         report["pictures"] = path.with_suffix(".png").name

@@ -87,7 +87,7 @@ def finetune_command(
             from_scratch=from_scratch,
             ema=scored.ema,
             save=save,
-            watch=on_progress,
+            on_progress=on_progress,
         )
     name = f"finetune_{recipe}" + ("_scratch" if from_scratch else "")
     name += f"_fraction_{fraction:g}" if fraction is not None else ""

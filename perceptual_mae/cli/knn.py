@@ -54,6 +54,6 @@ def knn_command(
             temperature=temperature,
             baselines=baselines,
             ema=scored.ema,
-            watch=on_progress,
+            on_progress=on_progress,
         )
     write_scores(opened, report, knn_table, out or opened.default_path("knn"))

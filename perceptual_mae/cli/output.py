@@ -12,7 +12,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
-    from perceptual_mae.evaluation.open_run import Opened
+    from perceptual_mae.evaluation.open_run import EvaluationRun
 
 
 def print_lines(*lines: str, to_stderr: bool = False) -> None:
@@ -40,7 +40,7 @@ def check_out(out: Path | None) -> None:
 
 
 def write_scores(
-    opened: "Opened",
+    opened: "EvaluationRun",
     report: Mapping[str, Any],
     table: Callable[[Mapping[str, Any]], str],
     path: Path,

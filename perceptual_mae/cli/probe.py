@@ -92,7 +92,7 @@ def probe_command(
             layers=layers,
             baselines=baselines,
             ema=scored.ema,
-            watch=on_progress,
+            on_progress=on_progress,
         )
     name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
     written = out or opened.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")

@@ -1,4 +1,4 @@
-"""What looks on while a split is reconstructed, and how several processes put together what each of them saw.
+"""Accumulators of scores over batches of reconstructions, and the gathering of what several processes accumulated.
 
 Shapes: B images, C channels, H x W pixels, L patches.
 """
@@ -16,8 +16,8 @@ ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One batch of originals and what was made of them; images are float32 (B, C, H, W) in [0, 1], clamped.
+class ReconstructionBatch:
+    """A batch of originals and their reconstructions; images are float32 (B, C, H, W) in [0, 1], clamped.
 
     `raw` is the generator's whole output, `composite` has the visible pixels of the original. `baselines` are further
     composites by name, of fillings that learn nothing (empty unless asked for). `mask` is bool (B, L), True = hidden;
@@ -36,7 +36,7 @@ class Seen:
 
 
 class Gather:
-    """Puts together what the processes hold. All of them must call the same methods in the same order."""
+    """Gathers tensors of all processes. All of them must call the same methods in the same order."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._is_alone, self._is_main = accelerator.num_processes == 1, accelerator.is_main_process
@@ -49,14 +49,14 @@ class Gather:
         indices, values = indices.cpu(), values.cpu()
         if not self._is_alone:
             rounds = max(gather_object([-(-len(indices) // ROWS_AT_ONCE)]))
-            met = [(indices[:0], values[:0])]
+            gathered = [(indices[:0], values[:0])]
             for turn in range(rounds):
                 part = slice(turn * ROWS_AT_ONCE, (turn + 1) * ROWS_AT_ONCE)
-                arrived = gather_object([(indices[part], values[part])])
-                met += arrived if self._is_main else []
-            # A process that saw nothing may not know how wide a row is.
-            held = [pair for pair in met if len(pair[0])] or met[:1]
-            indices, values = (torch.cat(parts) for parts in zip(*held, strict=True))
+                parts = gather_object([(indices[part], values[part])])
+                gathered += parts if self._is_main else []
+            # A process without images may not know how wide a row is.
+            filled = [pair for pair in gathered if len(pair[0])] or gathered[:1]
+            indices, values = (torch.cat(parts) for parts in zip(*filled, strict=True))
         order = indices.argsort(stable=True)
         indices, values = indices[order], values[order]
         first = torch.ones_like(indices, dtype=torch.bool)
@@ -72,28 +72,28 @@ class Gather:
         return total
 
 
-class Observer(Protocol):
-    """Is shown each batch once, then asked what it found.
+class Accumulator(Protocol):
+    """Takes in each batch once, then computes its part of the report.
 
-    `see` must wait for no other process: processes take batches in turns and need not have the same number of them.
+    `update` must wait for no other process: processes take batches in turns and need not have the same number of them.
     """
 
-    def see(self, seen: Seen) -> None:
+    def update(self, batch: ReconstructionBatch) -> None:
         """Take in a batch; keep no images of it, for memory must not grow with the number of images."""
 
-    def finish(self, gather: Gather) -> Mapping[str, Any]:
-        """Return what goes into the report, laid into it key by key at every level (see `lay`).
+    def compute(self, gather: Gather) -> Mapping[str, Any]:
+        """Return what goes into the report, merged into it key by key at every level (see `merge_into`).
 
         For example {"scores": {"raw": {"fid": 31.2}, "composite": {"fid": 20.1}}, "fid": {"num_images": 1000}}. All
-        processes are asked, so that they can gather; only the main one's answer counts.
+        processes call it, so that they can gather; only the main one's report counts.
         """
 
 
-def lay(report: dict[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay what an observer found into the report: mappings are merged, anything else takes the place of what was."""
-    for key, value in found.items():
+def merge_into(report: dict[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge a part into the report, in place: mappings key by key, anything else replaces what was there."""
+    for key, value in part.items():
         if isinstance(value, Mapping) and isinstance(report.get(key), dict):
-            lay(report[key], value)
+            merge_into(report[key], value)
         else:
-            report[key] = lay({}, value) if isinstance(value, Mapping) else value
+            report[key] = merge_into({}, value) if isinstance(value, Mapping) else value
     return report

@@ -17,7 +17,7 @@ from perceptual_mae.run.run import Run
 
 
 @dataclass(frozen=True)
-class Opened:
+class EvaluationRun:
     """A run, the labelled images it is scored on, and which of its weights (None: averaged where there are any)."""
 
     run: Run
@@ -65,7 +65,7 @@ def open_run(
     limit: int | None = None,
     test_limit: int | None = None,
     ema: bool | None = None,
-) -> Opened:
+) -> EvaluationRun:
     """Open a run folder or checkpoint, and the labelled images to score it on (see `with_data` and `open_labelled`).
 
     Raises UserError for what is not there.
@@ -74,7 +74,7 @@ def open_run(
     check_ema(run, ema)
     config = with_data(run.config, data, overrides)
     labelled = open_labelled(config, name=data, split=split, limit=limit, test_limit=test_limit)
-    return Opened(run, labelled, make_accelerator(run.config), ema)
+    return EvaluationRun(run, labelled, make_accelerator(run.config), ema)
 
 
 def open_generator(run: Run, accelerator: Accelerator, ema: bool | None) -> MaskedAutoencoder:

@@ -7,9 +7,9 @@ from typing import Any
 
 from perceptual_mae.evaluation.metrics.pixels import PSNR_CEILING
 from perceptual_mae.report.comparability import SUMMARY
-from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.run_records import RunRecord
 
-Read = Callable[[Entry], float | None]
+Read = Callable[[RunRecord], float | None]
 
 POOLINGS = {"class": "class token", "mean": "mean pool"}
 REGIONS = {
@@ -72,15 +72,15 @@ PAPERS_FORM = ("l1", "psnr", "ssim", "is", "fid")
 """What a table of whole reconstructions shows even where nobody has it yet."""
 
 
-def evaluation_columns(entries: Sequence[Entry], region: str) -> list[Column]:
+def evaluation_columns(records: Sequence[RunRecord], region: str) -> list[Column]:
     """Scores of `pmae evaluate` over one region (raw, composite, masked), a set of columns for each of its files."""
     columns = []
-    for number, stem in enumerate(stems(entries, lambda report: report.get("kind") == "evaluate", "evaluate")):
+    for number, stem in enumerate(stems(records, lambda report: report.get("kind") == "evaluate", "evaluate")):
         is_papers = region == "raw" and not number  # the paper's numbers stand once
-        found = [entry.scores[stem]["scores"].get(region, {}) for entry in entries if stem in entry.scores]
-        said = {name: None for scores in found for name, value in scores.items() if _number(value) is not None}
-        bases = {name.partition("[")[0] for name in said}
-        names = [*said, *(name for name in PAPERS_FORM if is_papers and name not in bases)]
+        found = [record.scores[stem]["scores"].get(region, {}) for record in records if stem in record.scores]
+        names_present = {name: None for scores in found for name, value in scores.items() if _number(value) is not None}
+        bases = {name.partition("[")[0] for name in names_present}
+        names = [*names_present, *(name for name in PAPERS_FORM if is_papers and name not in bases)]
         for base, (heading, spec, published, published_spec) in USUAL.items():
             for name in dict.fromkeys(name for name in names if name.partition("[")[0] == base):
                 network = f" [{name.partition('[')[2]}" if "[" in name else ""
@@ -101,34 +101,34 @@ def evaluation_columns(entries: Sequence[Entry], region: str) -> list[Column]:
     return columns
 
 
-def representation_columns(entries: Sequence[Entry]) -> list[Column]:
+def representation_columns(records: Sequence[RunRecord]) -> list[Column]:
     """Linear probes, nearest neighbours, fine-tuning: top-1 in per cent, a column for each protocol and pooling."""
     columns = []
-    probes = stems(entries, lambda report: report.get("protocol") in ("cached", "mae", "paper"), "probe_cached")
+    probes = stems(records, lambda report: report.get("protocol") in ("cached", "mae", "paper"), "probe_cached")
     # The paper's number stands once: beside the protocol that is nearest to its own.
     order = ("paper", "mae", "cached")
     nearest = min(probes, key=lambda stem: next((n for n, name in enumerate(order) if name in stem), len(order)))
     for stem in probes:
         protocol = stem.removeprefix("probe_")
-        for pooling in _poolings(entries, stem):
+        for pooling in _poolings(records, stem):
             read = partial(_in_report, stem=stem, names=("encoder", pooling, "accuracy"), scale=100)
             published = "probe_b" if stem == nearest and pooling == "class" else None
             command = "pmae probe" + (f" --protocol {protocol}" if protocol in ("mae", "paper") else "")
             heading = f"LP {protocol}, {POOLINGS.get(pooling, pooling)}"
             columns.append(Column(f"{stem}.{pooling}", heading, read, stem, command, published=published))
-    for stem in filter(None, stems(entries, lambda report: report.get("protocol") == "kth", "")):
-        for pooling in _poolings(entries, stem):
+    for stem in filter(None, stems(records, lambda report: report.get("protocol") == "kth", "")):
+        for pooling in _poolings(records, stem):
             read = partial(_in_report, stem=stem, names=("encoder", pooling, "accuracy"), scale=100)
             heading = f"KTH head{_variant(stem, 'probe_kth')}, {POOLINGS.get(pooling, pooling)}"
             columns.append(Column(f"{stem}.{pooling}", heading, read, stem, "pmae probe --protocol kth"))
-    for stem in stems(entries, lambda report: report.get("protocol") == "knn", "knn"):
-        for pooling in _poolings(entries, stem):
-            count = _neighbours(entries, stem, pooling)
+    for stem in stems(records, lambda report: report.get("protocol") == "knn", "knn"):
+        for pooling in _poolings(records, stem):
+            count = _neighbours(records, stem, pooling)
             read = partial(_in_report, stem=stem, names=("encoder", pooling, count), scale=100)
             heading = f"{count}-NN{_variant(stem, 'knn')}, {POOLINGS.get(pooling, pooling)}"
             columns.append(Column(f"{stem}.{pooling}.{count}", heading, read, stem, "pmae knn"))
-    tuned = stems(entries, lambda report: report.get("kind") == "finetune", "finetune")
-    pretrained = [stem for stem in tuned if not _flag(entries, stem, "from_scratch")]
+    tuned = stems(records, lambda report: report.get("kind") == "finetune", "finetune")
+    pretrained = [stem for stem in tuned if not _flag(records, stem, "from_scratch")]
     for stem in tuned:
         read = partial(_in_report, stem=stem, names=("top1", "accuracy"), scale=100)
         published = "finetune_b" if stem in pretrained[:1] else None
@@ -137,18 +137,18 @@ def representation_columns(entries: Sequence[Entry]) -> list[Column]:
     return columns
 
 
-def stems(entries: Iterable[Entry], wanted: Callable[[dict[str, Any]], bool], usual: str) -> list[str]:
+def stems(records: Iterable[RunRecord], wanted: Callable[[dict[str, Any]], bool], usual: str) -> list[str]:
     """Return the names of the score files of a kind that any run has; the usual one where none has."""
-    found = {stem: None for entry in entries for stem, report in entry.scores.items() if wanted(report)}
+    found = {stem: None for record in records for stem, report in record.scores.items() if wanted(report)}
     return sorted(found) or [usual]
 
 
-def _summary(entry: Entry, names: Sequence[str]) -> float | None:
-    return _walk(entry.summary, names)
+def _summary(record: RunRecord, names: Sequence[str]) -> float | None:
+    return _walk(record.summary, names)
 
 
-def _in_report(entry: Entry, stem: str, names: Sequence[str], scale: float = 1) -> float | None:
-    report = entry.scores.get(stem)
+def _in_report(record: RunRecord, stem: str, names: Sequence[str], scale: float = 1) -> float | None:
+    report = record.scores.get(stem)
     found = None if report is None else _walk(report["scores"], names)
     return None if found is None else scale * found
 
@@ -167,19 +167,19 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _poolings(entries: Sequence[Entry], stem: str) -> list[str]:
-    reports = [entry.scores[stem]["scores"].get("encoder", {}) for entry in entries if stem in entry.scores]
+def _poolings(records: Sequence[RunRecord], stem: str) -> list[str]:
+    reports = [record.scores[stem]["scores"].get("encoder", {}) for record in records if stem in record.scores]
     return list({name: None for report in reports for name in report}) or ["class"]
 
 
-def _flag(entries: Sequence[Entry], stem: str, name: str) -> bool:
-    return any(entry.scores[stem].get(name) for entry in entries if stem in entry.scores)
+def _flag(records: Sequence[RunRecord], stem: str, name: str) -> bool:
+    return any(record.scores[stem].get(name) for record in records if stem in record.scores)
 
 
-def _neighbours(entries: Sequence[Entry], stem: str, pooling: str) -> str:
+def _neighbours(records: Sequence[RunRecord], stem: str, pooling: str) -> str:
     """Return the number of neighbours that all runs were scored with: 20, or the largest."""
     reports = [
-        entry.scores[stem]["scores"].get("encoder", {}).get(pooling, {}) for entry in entries if stem in entry.scores
+        record.scores[stem]["scores"].get("encoder", {}).get(pooling, {}) for record in records if stem in record.scores
     ]
     shared = set.intersection(*(set(report) for report in reports)) if reports else {NEIGHBOURS}
     return NEIGHBOURS if NEIGHBOURS in shared or not shared else max(shared, key=int)

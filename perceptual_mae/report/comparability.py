@@ -10,10 +10,10 @@ from perceptual_mae.config.build import final_ratio
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
-from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.run_records import RunRecord
 
 TRAINING, SUMMARY = "training", "summary"
-"""Places of facts that concern every score, and those of summary.json; other places are stems of score files."""
+"""Places of conditions that concern every score, and those of summary.json; other places are stems of score files."""
 
 NOT_DATA = ("workers", "download")
 """Keys of the data that change no image."""
@@ -41,54 +41,54 @@ class Difference:
         return f"{self.key}: " + ", ".join(f"{value} ({_names(runs)})" for value, runs in self.runs.items())
 
 
-def facts_of(entry: Entry) -> dict[tuple[str, str], str]:
+def conditions_of(record: RunRecord) -> dict[tuple[str, str], str]:
     """Return what a run's scores stand on, in words, by place and key."""
-    config, section = entry.config, entry.config.data
-    facts: dict[tuple[str, str], Any] = {(TRAINING, "images seen"): entry.images_seen}
-    if entry.training_images is not None:
-        facts[TRAINING, "training images"] = entry.training_images
+    config, section = record.config, record.config.data
+    conditions: dict[tuple[str, str], Any] = {(TRAINING, "images seen"): record.images_seen}
+    if record.training_images is not None:
+        conditions[TRAINING, "training images"] = record.training_images
     for key, value in flatten(section.model_dump(mode="json", by_alias=True)):
         if key not in (*NOT_DATA, "root"):
-            facts[TRAINING, f"data.{key}"] = value
+            conditions[TRAINING, f"data.{key}"] = value
     root = section.model_dump().get("root")
     if root is not None and (section.kind == "image_folder" or section.kind not in DATASETS):
-        facts[TRAINING, "data.root"] = os.path.realpath(Path(str(root)).expanduser())
-    facts[TRAINING, "generator.init_from"] = config.generator.init_from
-    facts[TRAINING, "masking.kind"] = config.masking.kind
+        conditions[TRAINING, "data.root"] = os.path.realpath(Path(str(root)).expanduser())
+    conditions[TRAINING, "generator.init_from"] = config.generator.init_from
+    conditions[TRAINING, "masking.kind"] = config.masking.kind
     for key, value in config.masking.options().items():
-        facts[TRAINING, f"masking.{key}"] = value
-    if entry.summary is None:
-        facts[SUMMARY, "masking.ratio (at the end)"] = final_ratio(config.masking)
+        conditions[TRAINING, f"masking.{key}"] = value
+    if record.summary is None:
+        conditions[SUMMARY, "masking.ratio (at the end)"] = final_ratio(config.masking)
     else:
-        told = {"masking.ratio (at the end)": "ratio", "evaluation.seed": "mask_seed", "evaluation.split": "split"}
-        facts |= {(SUMMARY, key): entry.summary[name] for key, name in told.items()}
-        facts[SUMMARY, "evaluation.limit"] = entry.summary["num_images"]
-    for stem, report in entry.scores.items():
+        keys = {"masking.ratio (at the end)": "ratio", "evaluation.seed": "mask_seed", "evaluation.split": "split"}
+        conditions |= {(SUMMARY, key): record.summary[name] for key, name in keys.items()}
+        conditions[SUMMARY, "evaluation.limit"] = record.summary["num_images"]
+    for stem, report in record.scores.items():
         for name in STANDS_ON:
             if name in report:
                 leaves = flatten(report[name], name) if isinstance(report[name], dict) else [(name, report[name])]
-                facts |= {(stem, f"evaluation/{stem}.json, {key}"): value for key, value in leaves}
-    return {key: _in_words(value) for key, value in facts.items()}
+                conditions |= {(stem, f"evaluation/{stem}.json, {key}"): value for key, value in leaves}
+    return {key: _in_words(value) for key, value in conditions.items()}
 
 
-def conflict(facts: Mapping[tuple[str, str], str], others: Mapping[tuple[str, str], str]) -> bool:
+def conflict(conditions: Mapping[tuple[str, str], str], others: Mapping[tuple[str, str], str]) -> bool:
     """Tell whether two runs differ in a fact that both have."""
-    return any(others.get(key, value) != value for key, value in facts.items())
+    return any(others.get(key, value) != value for key, value in conditions.items())
 
 
-def find_differences(entries: Sequence[Entry]) -> list[Difference]:
-    """List the facts in which runs differ; other kinds of data differ in their kind alone."""
-    by_run = {entry.name: facts_of(entry) for entry in entries}
-    kinds = {facts[TRAINING, "data.kind"] for facts in by_run.values()}
-    found = []
-    for place, key in {key: None for facts in by_run.values() for key in facts}:
+def find_differences(records: Sequence[RunRecord]) -> list[Difference]:
+    """List the conditions in which runs differ; other kinds of data differ in their kind alone."""
+    by_run = {record.name: conditions_of(record) for record in records}
+    kinds = {conditions[TRAINING, "data.kind"] for conditions in by_run.values()}
+    differences = []
+    for place, key in {key: None for conditions in by_run.values() for key in conditions}:
         runs: dict[str, list[str]] = {}
-        for name, facts in by_run.items():
-            if (place, key) in facts:
-                runs.setdefault(facts[place, key], []).append(name)
+        for name, conditions in by_run.items():
+            if (place, key) in conditions:
+                runs.setdefault(conditions[place, key], []).append(name)
         if len(runs) > 1 and (len(kinds) == 1 or not key.startswith("data.") or key == "data.kind"):
-            found.append(Difference(place, key, runs))
-    return found
+            differences.append(Difference(place, key, runs))
+    return differences
 
 
 def refuse(differences: Sequence[Difference], repeated: Sequence[str]) -> None:

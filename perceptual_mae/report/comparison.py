@@ -9,14 +9,14 @@ from perceptual_mae.report.columns import REGIONS, Column, evaluation_columns, r
 from perceptual_mae.report.comparability import TRAINING, Difference, find_differences, refuse
 from perceptual_mae.report.cost import cost_of, read_bench
 from perceptual_mae.report.published import FOOTNOTE
-from perceptual_mae.report.run_records import Entry, read_entries
+from perceptual_mae.report.run_records import RunRecord, read_run_records
 from perceptual_mae.report.seed_groups import Group, group_runs
-from perceptual_mae.report.tables import Scored, Table, look_up, make_table
+from perceptual_mae.report.tables import Scored, Table, make_table, score_columns
 
 
 @dataclass(frozen=True)
 class RunComparison:
-    """Runs beside each other. `scored` has every column that a table shows, `differences` what does not compare."""
+    """A comparison of runs. `scored` has every column that a table shows, `differences` what does not compare."""
 
     title: str
     groups: list[Group]
@@ -27,7 +27,7 @@ class RunComparison:
 
     def find(self, *keys: str) -> Scored | None:
         """Return the first column whose key begins with one of `keys`, in their order, and that somebody has."""
-        known = [each for each in self.scored if any(found is not None for found in each.scores)]
+        known = [each for each in self.scored if any(score is not None for score in each.scores)]
         return next((each for key in keys for each in known if each.column.key.startswith(key)), None)
 
     def together(self, key: str) -> list[Scored]:
@@ -54,12 +54,12 @@ class RunComparison:
             "label": group.label,
             "method": method.name if method else None,
             "changed": list(method.changed) if method else None,
-            "runs": [{"name": e.name, "path": str(e.path), "seed": e.seed, "step": e.step} for e in group.entries],
+            "runs": [{"name": e.name, "path": str(e.path), "seed": e.seed, "step": e.step} for e in group.records],
             "paper": {k: v for k, v in asdict(published).items() if v is not None} if published else None,
             "scores": {
-                each.column.key: asdict(found) | {"n": found.n, "heading": each.column.heading}
+                each.column.key: score.to_json() | {"heading": each.column.heading}
                 for each in self.scored
-                if (found := each.scores[number]) is not None
+                if (score := each.scores[number]) is not None
             },
         }
 
@@ -70,42 +70,42 @@ def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, any
     Raises UserError for what is no run and, unless `anyway`, with a line for each fact in which they do not compare.
     """
     measured = read_bench(bench) if bench is not None else None
-    entries = read_entries(list(paths))
-    differences = find_differences(entries)
-    groups, repeated = group_runs(entries)
+    records = read_run_records(list(paths))
+    differences = find_differences(records)
+    groups, repeated = group_runs(records)
     if not anyway:
         refuse(differences, repeated)
     places = {each.place for each in differences}
     if TRAINING in places:
-        places |= {stem for entry in entries for stem in entry.scores} | {"summary"}
+        places |= {stem for record in records for stem in record.scores} | {"summary"}
     scored, tables = list[Scored](), list[Table]()
-    for name, columns in _score_tables(entries).items():
-        found = look_up(columns, groups)
-        scored += found
-        tables.append(make_table(name, groups, found, places))
+    for name, columns in _score_tables(records).items():
+        table_scores = score_columns(columns, groups)
+        scored += table_scores
+        tables.append(make_table(name, groups, table_scores, places))
     cost, about = cost_of(groups, measured)
     scored += cost
     tables.append(make_table("Cost", groups, cost, set(), about))
     notes = [f"{each}: columns that it touches are marked ≠" for each in map(str, differences)]
-    notes += [f"{each}: a row each" for each in repeated] + [note for entry in entries for note in entry.notes]
+    notes += [f"{each}: a row each" for each in repeated] + [note for record in records for note in record.notes]
     notes += _about_groups(groups)
     return RunComparison(title, groups, scored, tables, differences, [*notes, FOOTNOTE])
 
 
-def _score_tables(entries: Sequence[Entry]) -> dict[str, list[Column]]:
+def _score_tables(records: Sequence[RunRecord]) -> dict[str, list[Column]]:
     tables = {"Held-out scores at the end of training": summary_columns()}
     for region, name in REGIONS.items():
-        columns = evaluation_columns(entries, region)
+        columns = evaluation_columns(records, region)
         if columns:
             tables[name] = columns
-    return tables | {"Representation: top-1, %": representation_columns(entries)}
+    return tables | {"Representation: top-1, %": representation_columns(records)}
 
 
 def _about_groups(groups: Sequence[Group]) -> list[str]:
     notes = []
     for group in groups:
-        runs = ", ".join(f"{entry.name} (seed {entry.seed})" for entry in group.entries)
+        runs = ", ".join(f"{record.name} (seed {record.seed})" for record in group.records)
         changed = group.method.changed if group.method else ()
-        told = f"; other than the shipped method in {', '.join(changed)}" if changed else ""
-        notes.append(f"{group.label}: {runs}{told}")
+        changes = f"; other than the shipped method in {', '.join(changed)}" if changed else ""
+        notes.append(f"{group.label}: {runs}{changes}")
     return [*notes, "n: runs that differ in their seed alone; mean ± sample deviation over them"]

@@ -1,4 +1,4 @@
-"""What runs cost: time from `pmae bench --json`, parameters counted from the configuration.
+"""Cost of runs: time from `pmae bench --json`, parameters counted from the configuration.
 
 The speed that a run recorded is that of a machine with whatever else went on there; it makes no ratio.
 """
@@ -17,9 +17,9 @@ from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.report.columns import Column
-from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.run_records import RunRecord
 from perceptual_mae.report.seed_groups import Group, Score
-from perceptual_mae.report.tables import Scored, look_up
+from perceptual_mae.report.tables import Scored, score_columns
 
 UNIT = "stylegan2_ada_p"
 """The paper's unit of time."""
@@ -36,7 +36,7 @@ class Bench:
     """Milliseconds an image by what costs time, as `pmae bench` measured them together, and where."""
 
     file: Path
-    told: str
+    machine: str
     times: list[tuple[dict[str, Any], float]]
 
     def time_of(self, config: RunConfig) -> float | None:
@@ -49,20 +49,20 @@ def read_bench(path: Path) -> Bench:
     """Read the file of `pmae bench --json`; raises UserError for anything else."""
     try:
         tree = json.loads(path.read_text())
-        entries = [
+        measured = [
             (each["name"], each["batch_size"], each["milliseconds"]["median"]) for each in tree["configurations"]
         ]
-        told = f"{tree['device']}, {tree['threads']} threads, {tree['rounds']} rounds"
+        machine = f"{tree['device']}, {tree['threads']} threads, {tree['rounds']} rounds"
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"--bench: {path} is no file of pmae bench --json ({error})") from error
     times = []
-    for name, batch_size, milliseconds in entries:
+    for name, batch_size, milliseconds in measured:
         try:
             config = load_config([*name.split(), f"training.batch_size={batch_size}"])
         except UserError as mistake:
             raise UserError(f"--bench: {path} measured {name!r}, which cannot be read: {mistake}") from mistake
         times.append((costs_of(config), milliseconds / batch_size))
-    return Bench(path, told, times)
+    return Bench(path, machine, times)
 
 
 def costs_of(config: RunConfig) -> dict[str, Any]:
@@ -91,12 +91,12 @@ def cost_of(groups: Sequence[Group], bench: Bench | None) -> tuple[list[Scored],
     if bench is not None:
         times, unit = relative_times(groups, bench)
         lacking = [group.label for group, time in zip(groups, times, strict=True) if time is None]
-        about = [f"time: of an image; {unit} = 1 ({bench.told}, {bench.file.name})"] if unit else []
+        about = [f"time: of an image; {unit} = 1 ({bench.machine}, {bench.file.name})"] if unit else []
         about += [f"no time: {bench.file.name} has no configuration of the cost of {label}" for label in lacking]
     machines = {
-        f"{entry.environment.get('device')}, {entry.environment.get('cpu_cores')} cores"
+        f"{record.environment.get('device')}, {record.environment.get('cpu_cores')} cores"
         for group in groups
-        for entry in group.entries
+        for record in group.records
     }
     about.append(
         f"images/s: the runs' own median on {'; '.join(sorted(machines))}, whatever else went on there: no ratio"
@@ -108,15 +108,15 @@ def cost_of(groups: Sequence[Group], bench: Bench | None) -> tuple[list[Scored],
             generator for generator, _ in sizes
         ],
         Column("parameters.discriminator", "D, M parameters", _nowhere, "cost", "", ".2f"): [
-            judge for _, judge in sizes
+            discriminator_size for _, discriminator_size in sizes
         ],
     }
     scored = [
         Scored(column, [_of_configuration(group, value) for group, value in zip(groups, values, strict=True)])
         for column, values in made.items()
     ]
-    speed = Column("images_per_second", "images/s", lambda entry: entry.images_per_second, "cost", "", ".0f")
-    return [scored[0], look_up([speed], groups)[0], *scored[1:]], about
+    speed = Column("images_per_second", "images/s", lambda record: record.images_per_second, "cost", "", ".0f")
+    return [scored[0], score_columns([speed], groups)[0], *scored[1:]], about
 
 
 def parameters(config: RunConfig) -> tuple[float, float | None]:
@@ -124,14 +124,14 @@ def parameters(config: RunConfig) -> tuple[float, float | None]:
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
         discriminator = build.build_discriminator(config.discriminator, config.data.image, config.training.seed)
-    judge = sum(each.numel() for each in discriminator.parameters()) / 1e6 if discriminator is not None else None
-    return count_parameters(generator)[0] / 1e6, judge
+    weights = discriminator.parameters() if discriminator is not None else None
+    return count_parameters(generator)[0] / 1e6, None if weights is None else sum(map(torch.numel, weights)) / 1e6
 
 
 def _of_configuration(group: Group, value: float | None) -> Score | None:
-    """Return what no seed moves: the same for all runs of a group, without a deviation."""
-    return None if value is None else Score(value, None, {entry.name: value for entry in group.entries})
+    """Return what no seed moves: the same for all runs of a group, without a standard deviation."""
+    return None if value is None else Score(value, None, {record.name: value for record in group.records})
 
 
-def _nowhere(entry: Entry) -> None:
+def _nowhere(record: RunRecord) -> None:
     return None

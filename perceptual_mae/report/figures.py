@@ -25,9 +25,9 @@ def draw_scores(groups: Sequence[Group], scored: Sequence[Scored], path: Path, t
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
     places = range(len(groups))[::-1]  # the first method on top
     for panel, each in zip(panels.flat, scored, strict=False):
-        for number, (place, group, found) in enumerate(zip(places, groups, each.scores, strict=True)):
-            if found is not None:
-                _draw_one(panel, found, place, f"C{number}", is_hollow=bool(mark(each.column, group)))
+        for number, (height, group, score) in enumerate(zip(places, groups, each.scores, strict=True)):
+            if score is not None:
+                _draw_one(panel, score, height, f"C{number}", is_hollow=bool(mark(each.column, group)))
         panel.set_yticks(list(places), [_label(group) for group in groups], size=8)
         panel.set_ylim(-0.6, len(groups) - 0.4)
         panel.set_title(_heading(each.column), size=9)
@@ -56,7 +56,7 @@ def draw_scatter(groups: Sequence[Group], across: Scored, ups: Sequence[Scored],
             runs = [name for name in x.values if name in y.values]
             dots = ([x.values[name] for name in runs], [y.values[name] for name in runs])
             panel.scatter(*dots, color=color, marker=shape, s=14, alpha=0.6)
-            panel.errorbar(x.mean, y.mean, xerr=x.deviation, yerr=y.deviation, color=color, capsize=2, linewidth=1)
+            panel.errorbar(x.mean, y.mean, xerr=x.std, yerr=y.std, color=color, capsize=2, linewidth=1)
             ringed = {"edgecolors": "black", "zorder": 3, "s": 60}
             panel.scatter(x.mean, y.mean, color=color, marker=shape, label=_label(group), **ringed)
         panel.set_xlabel(across.column.heading)
@@ -75,11 +75,11 @@ def can_scatter(groups: Sequence[Group], across: Scored, up: Scored) -> bool:
     return any(x is not None and y is not None and not mark(across.column, group) for group, x, y in pairs)
 
 
-def _draw_one(panel: Any, found: Score, place: int, color: str, *, is_hollow: bool) -> None:
-    values, fill = list(found.values.values()), "none" if is_hollow else color
-    panel.scatter(values, [place] * len(values), facecolors=fill, edgecolors=color, s=12, alpha=0.6)
+def _draw_one(panel: Any, score: Score, height: int, color: str, *, is_hollow: bool) -> None:
+    values, fill = list(score.values.values()), "none" if is_hollow else color
+    panel.scatter(values, [height] * len(values), facecolors=fill, edgecolors=color, s=12, alpha=0.6)
     dot = {"marker": "o", "markersize": 5, "markerfacecolor": fill}
-    panel.errorbar(found.mean, place, xerr=found.deviation, color=color, capsize=3, **dot)
+    panel.errorbar(score.mean, height, xerr=score.std, color=color, capsize=3, **dot)
 
 
 def _heading(column: Column) -> str:
@@ -88,7 +88,7 @@ def _heading(column: Column) -> str:
 
 
 def _label(group: Group) -> str:
-    n = len(group.entries)
+    n = len(group.records)
     return _plain(f"{group.label}, n = {n}" if n > 1 else group.label)
 
 

@@ -33,13 +33,13 @@ def method_of(config: RunConfig) -> Method | None:
     Of two that say the same (`improved_mae_original` is `mse`, named by its study) it is the one with fewer words.
     """
     values = config.model_dump(mode="json", by_alias=True)
-    said = dict(flatten(values))
-    found = [
-        Method(name, title, tuple(key for key, value in flatten(stated) if said.get(key) != value))
+    values_by_key = dict(flatten(values))
+    methods = [
+        Method(name, title, tuple(key for key, value in flatten(stated) if values_by_key.get(key) != value))
         for name, title, stated in sorted(_shipped(), key=lambda shipped: len(flatten(shipped[2])))
         if parts_of(stated) == parts_of(values)
     ]
-    return min(found, key=lambda method: len(method.changed), default=None)
+    return min(methods, key=lambda method: len(method.changed), default=None)
 
 
 def parts_of(values: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What a run's folder says about the run, read for a comparison; no network is loaded."""
+"""The records of a run's folder, read for a comparison; no network is loaded."""
 
 import json
 import statistics
@@ -13,7 +13,7 @@ from perceptual_mae.run.folder import read_config, tell_apart
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunRecord:
     """One run: its configuration, how far it came, its summary (None while unfinished) and its scores by file stem."""
 
     name: str
@@ -33,31 +33,31 @@ class Entry:
         return self.config.training.seed
 
 
-def read_entries(paths: list[Path]) -> list[Entry]:
+def read_run_records(paths: list[Path]) -> list[RunRecord]:
     """Read run folders; raises UserError for what is none and for a folder that is named twice."""
     real = [path.resolve() for path in paths]
     for path, where in zip(paths, real, strict=True):
         if real.count(where) > 1:
             raise UserError(f"{path}: is named twice; name each run once")
     names = tell_apart(paths)
-    return [read_entry(path, name) for path, name in zip(paths, names, strict=True)]
+    return [read_run_record(path, name) for path, name in zip(paths, names, strict=True)]
 
 
-def read_entry(path: Path, name: str) -> Entry:
+def read_run_record(path: Path, name: str) -> RunRecord:
     """Read one run folder. Scores of another step than the run's last are left out, with a note."""
     if path.parent.name == "checkpoints":
         raise UserError(f"{path}: is a checkpoint; what is compared stands in its run folder, {path.parent.parent}")
     config, notes = read_config(path), list[str]()
-    facts = _last_facts(path)
+    metadata = _last_metadata(path)
     summary = _read_json(path / "summary.json")
-    if summary is not None and facts is not None and facts["step"] > summary["steps"]:
+    if summary is not None and metadata is not None and metadata["step"] > summary["steps"]:
         notes.append(f"{path}: went on after its summary; repeat its command to finish it")
         summary = None
     elif summary is None:
         notes.append(f"{path}: is unfinished; repeat its command to finish it")
-    if summary is None and facts is None:
+    if summary is None and metadata is None:
         raise UserError(f"{path}: has neither a summary nor a whole checkpoint yet; let the run go on")
-    last = {"step": summary["steps"], "images_seen": summary["images_seen"]} if summary else facts or {}
+    last = {"step": summary["steps"], "images_seen": summary["images_seen"]} if summary else metadata or {}
     scores = {}
     for file in sorted((path / "evaluation").glob("*.json")):
         report = _read_json(file)
@@ -67,13 +67,13 @@ def read_entry(path: Path, name: str) -> Entry:
             notes.append(f"{file}: is of step {report['step']}, the run has taken {last['step']}; make it again")
             continue
         scores[file.stem] = report
-    return Entry(
+    return RunRecord(
         name,
         path,
         config,
         last["step"],
         last["images_seen"],
-        (facts or {}).get("training_images"),
+        (metadata or {}).get("training_images"),
         summary,
         scores,
         _median_speed(path / "metrics.jsonl"),
@@ -82,11 +82,11 @@ def read_entry(path: Path, name: str) -> Entry:
     )
 
 
-def _last_facts(path: Path) -> dict[str, Any] | None:
-    """Return the small facts of the newest checkpoint whose are whole; its tensors are not looked at."""
-    for found in reversed(checkpoint.checkpoints(path / "checkpoints")):
+def _last_metadata(path: Path) -> dict[str, Any] | None:
+    """Return the metadata of the newest checkpoint whose metadata is whole; tensors are not read."""
+    for saved in reversed(checkpoint.checkpoints(path / "checkpoints")):
         try:
-            return checkpoint.load_metadata(found)
+            return checkpoint.load_metadata(saved)
         except (OSError, ValueError):
             continue
     return None

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed are one row: mean, sample deviation, n."""
+"""Runs that differ in nothing but their seed are one row: mean, sample std, n."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,48 +7,56 @@ from typing import Any
 
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.report.comparability import conflict, facts_of
+from perceptual_mae.report.comparability import conditions_of, conflict
 from perceptual_mae.report.methods import Method, method_of
-from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.run_records import RunRecord
 
 NO_MATTER = (
     *("training.seed", "training.checkpoint_every", "training.keep_last", "training.keep_every"),
     *("data.root", "data.workers", "data.download", "tracking", "evaluation"),
 )
-"""Keys that make no other method: what of them touches scores (budget, images, masks) is held by `facts_of`."""
+"""Keys that make no other method: what of them touches scores (budget, images, masks) is held by `conditions_of`."""
 
 MOST_KEYS = 3
-"""Rows of one method are told apart by so many keys, beyond them by their runs' names."""
+"""So many keys distinguish rows of one method, beyond them their runs' names."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean and sample deviation (None for one) over runs, and each run's value by name."""
+    """Mean and sample std (None for one) over runs, and each run's value by name."""
 
     mean: float
-    deviation: float | None
+    std: float | None
     values: dict[str, float]
 
     @property
     def n(self) -> int:
         return len(self.values)
 
+    def format(self, spec: str, std_spec: str | None = None) -> str:
+        """Return the mean, and where there is one " ± " and the standard deviation."""
+        return f"{self.mean:{spec}}" + (f" ± {self.std:{std_spec or spec}}" if self.std is not None else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {"mean": self.mean, "deviation": self.std, "values": self.values, "n": self.n}
+
 
 @dataclass
 class Group:
     """Runs of one configuration under several seeds, and what the row is called."""
 
-    entries: list[Entry]
+    records: list[RunRecord]
     method: Method | None
     label: str = ""
 
     @property
-    def first(self) -> Entry:
-        return self.entries[0]
+    def first(self) -> RunRecord:
+        return self.records[0]
 
     @property
     def seeds(self) -> list[int]:
-        return [entry.seed for entry in self.entries]
+        return [record.seed for record in self.records]
 
 
 def score(values: Mapping[str, float | None]) -> Score | None:
@@ -60,29 +68,31 @@ def score(values: Mapping[str, float | None]) -> Score | None:
     return Score(statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None, known)
 
 
-def group_runs(entries: Sequence[Entry]) -> tuple[list[Group], list[str]]:
+def group_runs(records: Sequence[RunRecord]) -> tuple[list[Group], list[str]]:
     """Return the groups in the order of the runs, and a line for each run that repeats another's seed.
 
     Runs whose scores stand on different things are never averaged; a repeated seed is no second sample.
     """
     groups, repeated = list[Group](), list[str]()
-    settings: dict[str, dict[str, Any]] = {entry.name: decisive(entry.config) for entry in entries}
-    facts = {entry.name: facts_of(entry) for entry in entries}
-    for entry in entries:
+    settings: dict[str, dict[str, Any]] = {record.name: decisive(record.config) for record in records}
+    conditions = {record.name: conditions_of(record) for record in records}
+    for record in records:
         alike = [
             group
             for group in groups
-            if settings[group.first.name] == settings[entry.name]
-            and not any(conflict(facts[entry.name], facts[other.name]) for other in group.entries)
+            if settings[group.first.name] == settings[record.name]
+            and not any(conflict(conditions[record.name], conditions[other.name]) for other in group.records)
         ]
-        free = [group for group in alike if entry.seed not in group.seeds]
+        free = [group for group in alike if record.seed not in group.seeds]
         if free:
-            free[0].entries.append(entry)
+            free[0].records.append(record)
             continue
         if alike:
-            twin = next(other for other in alike[0].entries if other.seed == entry.seed)
-            repeated.append(f"training.seed: {entry.name} repeats {twin.name}, {entry.seed} in both and all else alike")
-        groups.append(Group([entry], method_of(entry.config)))
+            twin = next(other for other in alike[0].records if other.seed == record.seed)
+            repeated.append(
+                f"training.seed: {record.name} repeats {twin.name}, {record.seed} in both and all else alike"
+            )
+        groups.append(Group([record], method_of(record.config)))
     name_groups(groups)
     return groups, repeated
 
@@ -103,8 +113,8 @@ def name_groups(groups: Sequence[Group]) -> None:
             continue
         settings = [decisive(group.first.config) for group in alike]
         keys = [key for key in settings[0] if len({str(each.get(key)) for each in settings}) > 1]
-        told = [", ".join(f"{key}={each.get(key)}" for key in keys) for each in settings]
-        if not keys or len(keys) > MOST_KEYS or len(set(told)) < len(told):
-            told = [group.first.name for group in alike]
-        for group, words in zip(alike, told, strict=True):
+        descriptions = [", ".join(f"{key}={each.get(key)}" for key in keys) for each in settings]
+        if not keys or len(keys) > MOST_KEYS or len(set(descriptions)) < len(descriptions):
+            descriptions = [group.first.name for group in alike]
+        for group, words in zip(alike, descriptions, strict=True):
             group.label = f"{label} ({words})"

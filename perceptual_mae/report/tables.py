@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.published import Published
-from perceptual_mae.report.run_records import Entry
+from perceptual_mae.report.run_records import RunRecord
 from perceptual_mae.report.seed_groups import Group, Score, score
 
 MISSING = "-"
@@ -41,10 +41,10 @@ class Scored:
     scores: list[Score | None]
 
 
-def look_up(columns: Sequence[Column], groups: Sequence[Group]) -> list[Scored]:
+def score_columns(columns: Sequence[Column], groups: Sequence[Group]) -> list[Scored]:
     """Return the columns with their scores."""
     return [
-        Scored(column, [score({entry.name: column.read(entry) for entry in group.entries}) for group in groups])
+        Scored(column, [score({record.name: column.read(record) for record in group.records}) for group in groups])
         for column in columns
     ]
 
@@ -64,12 +64,12 @@ def make_table(
     """
     rows = []
     for number, group in enumerate(groups):
-        n = len(group.entries)
+        n = len(group.records)
         cells = [_cell(each.column, each.scores[number], n, group) for each in scored]
         rows.append(Row(group.label, [str(n), *cells]))
         published = group.method.published if paper and group.method else None
-        if published is not None and any(_shown(each.column, published) != MISSING for each in scored):
-            cells = [_shown(each.column, published) for each in scored]
+        if published is not None and any(_published_cell(each.column, published) != MISSING for each in scored):
+            cells = [_published_cell(each.column, published) for each in scored]
             rows.append(Row(f"paper: {group.method.title if group.method else ''}", ["", *cells], is_paper=True))
     header = [f"{DIFFERS} " * (each.column.place in differing) + each.column.heading for each in scored]
     return Table(title, ["", "n", *header], rows, [*notes, *_marks(rows), *missing(groups, scored)])
@@ -79,36 +79,31 @@ def missing(groups: Sequence[Group], scored: Sequence[Scored]) -> list[str]:
     """Say why scores are not there: what a file says of them, or which command makes them (for the first such run)."""
     reasons, commands = dict[str, None](), dict[str, list[str]]()
     for each in scored:
-        for entry in [entry for group in groups for entry in group.entries if each.column.read(entry) is None]:
-            reason = _reason(each.column, entry)
+        for record in [record for group in groups for record in group.records if each.column.read(record) is None]:
+            reason = _reason(each.column, record)
             if reason is not None:
                 reasons[f"no {each.column.heading}: {reason}"] = None
-            elif each.column.command and str(entry.path) not in commands.setdefault(each.column.command, []):
-                commands[each.column.command].append(str(entry.path))
-    told = [
+            elif each.column.command and str(record.path) not in commands.setdefault(each.column.command, []):
+                commands[each.column.command].append(str(record.path))
+    commands_to_run = [
         f"not there yet: `{command} {runs[0]}`" + (f", and so for {len(runs) - 1} more" if len(runs) > 1 else "")
         for command, runs in commands.items()
     ]
-    return [*reasons, *told]
+    return [*reasons, *commands_to_run]
 
 
-def _reason(column: Column, entry: Entry) -> str | None:
+def _reason(column: Column, record: RunRecord) -> str | None:
     """Return what a file of scores says of the one it lacks, or None where it says nothing, or is not there."""
-    unavailable = entry.scores.get(column.place, {}).get("unavailable", {})
+    unavailable = record.scores.get(column.place, {}).get("unavailable", {})
     if not column.metric:
         return None
     return next((str(why) for name, why in unavailable.items() if name.partition("[")[0] == column.metric), None)
 
 
-def _cell(column: Column, found: Score | None, n: int, group: Group) -> str:
-    if found is None:
+def _cell(column: Column, score: Score | None, n: int, group: Group) -> str:
+    if score is None:
         return MISSING
-    text = format(found.mean, column.spec)
-    if found.deviation is not None:
-        text += f" ± {format(found.deviation, column.spec)}"
-    if found.n < n:
-        text += f" (n = {found.n})"
-    return text + mark(column, group)
+    return score.format(column.spec) + (f" (n = {score.n})" if score.n < n else "") + mark(column, group)
 
 
 def mark(column: Column, group: Group) -> str:
@@ -130,6 +125,6 @@ def _marks(rows: Sequence[Row]) -> list[str]:
     return notes
 
 
-def _shown(column: Column, published: Published) -> str:
+def _published_cell(column: Column, published: Published) -> str:
     value = getattr(published, column.published, None) if column.published else None
     return MISSING if value is None else format(value, column.published_spec)

@@ -70,7 +70,14 @@ def to_markdown(points: Sequence[Point], metrics: Sequence[str]) -> str:
     for point in points:
         n = max((found.n for found in point.scores.values() if found is not None), default=0)
         missing = ", ".join(point.unfinished)
-        rows.append([*point.values.values(), *(_cell(point.scores[metric]) for metric in metrics), str(n), missing])
+        rows.append(
+            [
+                *point.values.values(),
+                *("-" if score is None else score.format(".4g", ".2g") for score in map(point.scores.get, metrics)),
+                str(n),
+                missing,
+            ]
+        )
     header = [*keys, *metrics, "n", "not finished"]
     if not any(point.unfinished for point in points):
         header, rows = header[:-1], [row[:-1] for row in rows]
@@ -82,12 +89,7 @@ def to_json(points: Sequence[Point]) -> list[dict[str, Any]]:
     return [
         {
             "point": point.values,
-            "scores": {
-                metric: None
-                if found is None
-                else {"mean": found.mean, "deviation": found.deviation, "n": found.n, "values": found.values}
-                for metric, found in point.scores.items()
-            },
+            "scores": {metric: None if score is None else score.to_json() for metric, score in point.scores.items()},
             "unfinished": point.unfinished,
         }
         for point in points
@@ -110,8 +112,8 @@ def draw_curves(points: Sequence[Point], axes: Sequence[Axis], metrics: Sequence
         for number, (label, pairs) in enumerate(lines.items()):
             pairs.sort(key=lambda pair: pair[0])
             across, means = [place for place, _ in pairs], [found.mean for _, found in pairs]
-            has_bars = any(found.deviation is not None for _, found in pairs)
-            bars = [found.deviation or 0.0 for _, found in pairs] if has_bars else None
+            has_bars = any(found.std is not None for _, found in pairs)
+            bars = [found.std or 0.0 for _, found in pairs] if has_bars else None
             panel.errorbar(across, means, yerr=bars, color=f"C{number}", marker="o", capsize=3, label=_plain(label))
         if is_logarithmic:
             panel.set_xscale("log")
@@ -132,12 +134,6 @@ def _places(values: Sequence[str]) -> tuple[list[float], bool]:
     except ValueError:
         return [float(number) for number in range(len(values))], False
     return places, min(places) > 0 and max(places) / min(places) >= LOGARITHMIC_FROM
-
-
-def _cell(found: Score | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found.mean:.4g}" + (f" ± {found.deviation:.2g}" if found.deviation is not None else "")
 
 
 def _plain(text: str) -> str:

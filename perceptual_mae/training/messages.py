@@ -53,8 +53,9 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
     lines = [f"{summary['num_images']} held-out images ({summary['split']}), ratio {summary['ratio']:g}, fixed masks:"]
     lines.append(f"  {'':18}{'PSNR':>8}{'hidden':>8}{'SSIM':>8}")
     for name, row in rows.items():
-        cells = [_cell(row.get(key), digits) for key, digits in (("psnr", 2), ("psnr_masked", 2), ("ssim", 3))]
-        lines.append(f"  {name:18}{''.join(cells)}")
+        scores = [(row.get(key), digits) for key, digits in (("psnr", 2), ("psnr_masked", 2), ("ssim", 3))]
+        cells = ["-" if score is None else f"{score:.{digits}f}" for score, digits in scores]
+        lines.append(f"  {name:18}{''.join(f'{cell:>8}' for cell in cells)}")
     if summary["unreadable_images"]:
         lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see log.txt")
     if summary["uses_target_statistics"]:
@@ -90,7 +91,3 @@ def out_of_memory(training: TrainingSection) -> str:
         f"{training.accumulation} micro-batches; try training.accumulation={training.accumulation * 2} "
         "(same result, half the memory) or a smaller training.batch_size"
     )
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return f"{'-' if value is None else format(value, f'.{digits}f'):>8}"

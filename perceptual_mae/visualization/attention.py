@@ -26,8 +26,8 @@ def attention_columns(images: Tensor, attention: Tensor, grid: Size, keep: float
     size = (images.shape[2], images.shape[3])
     columns = {"original": images, "mean": _heat(mean, grid, size)}
     columns |= {f"head {head + 1}": _heat(patches[:, head], grid, size) for head in range(patches.shape[1])}
-    shown = mask_image(kept_patches(mean, keep), grid, size)
-    return columns | {"kept": torch.lerp(images * DIMMED, images, shown)}
+    kept_pixels = mask_image(kept_patches(mean, keep), grid, size)
+    return columns | {"kept": torch.lerp(images * DIMMED, images, kept_pixels)}
 
 
 def kept_patches(attention: Tensor, keep: float) -> Tensor:

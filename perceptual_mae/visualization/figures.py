@@ -1,9 +1,9 @@
-"""Figures of matplotlib, and PNG files written complete or not at all."""
+"""Figures of matplotlib as PNG files."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from perceptual_mae.files import replacing
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -14,16 +14,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as PNG."""
-    write_png(path, lambda beside: figure.savefig(beside, format="png"))
-
-
-def write_png(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write a picture beside the path, and give it its name when it is whole."""
+    """Write a figure as PNG, complete or not at all; folders on the way are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")

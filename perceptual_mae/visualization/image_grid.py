@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from perceptual_mae.files import replacing
 from perceptual_mae.generator.masked_autoencoder import Reconstruction
 from perceptual_mae.images import mask_image, to_uint8
-from perceptual_mae.visualization.figures import write_png
 
 GREY = 0.5
 MARGIN, HEADER, NOTES = 4, 16, 132
@@ -57,8 +57,10 @@ def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
 
 
 def save(page: Image.Image, path: Path) -> None:
-    """Write a sheet as PNG, complete or not at all."""
-    write_png(path, lambda beside: page.save(beside, format="PNG"))
+    """Write a sheet as PNG, complete or not at all; folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        page.save(partial, format="PNG")
 
 
 def _magnify(images: Tensor) -> Tensor:

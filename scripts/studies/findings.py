@@ -13,9 +13,9 @@ from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.report.columns import Column
 from perceptual_mae.report.figures import draw_scores
 from perceptual_mae.report.formats import to_markdown
-from perceptual_mae.report.run_records import Entry, read_entry
+from perceptual_mae.report.run_records import RunRecord, read_run_record
 from perceptual_mae.report.seed_groups import Group
-from perceptual_mae.report.tables import MISSING, Row, Scored, Table, look_up, make_table
+from perceptual_mae.report.tables import MISSING, Row, Scored, Table, make_table, score_columns
 from perceptual_mae.sweep.grid import Axis
 from perceptual_mae.sweep.results import Point, draw_curves, lookup
 from study import Study, Trained
@@ -38,7 +38,7 @@ def column(
     The stem `summary` reads summary.json. `metric` is its name in the list of what a file says it could not have.
     """
 
-    def read(entry: Entry) -> float | None:
+    def read(entry: RunRecord) -> float | None:
         scores = (entry.summary or {}) if stem == SUMMARY else entry.scores.get(stem, {}).get("scores", {})
         found = lookup(scores, place)
         return None if found is None else scale * found
@@ -55,7 +55,7 @@ def read_rows(rows: dict[str, list[Trained]]) -> list[Group]:
     """Return the rows whose runs are finished, under their names."""
     groups = []
     for label, runs in rows.items():
-        entries = [read_entry(run.path, run.name) for run in runs if run.summary.exists()]
+        entries = [read_run_record(run.path, run.name) for run in runs if run.summary.exists()]
         if entries:
             groups.append(Group(entries, None, label))
     return groups
@@ -92,7 +92,7 @@ def in_words(base: Group, other: Group, columns: Sequence[Column]) -> list[str]:
 
 def _pairs(base: Group, other: Group, column: Column) -> list[tuple[float, float]]:
     """Return the values of base and other under the seeds that both have."""
-    low, high = ({entry.seed: column.read(entry) for entry in group.entries} for group in (base, other))
+    low, high = ({entry.seed: column.read(entry) for entry in group.records} for group in (base, other))
     return [(a, b) for seed, a in low.items() if a is not None and (b := high.get(seed)) is not None]
 
 
@@ -136,11 +136,11 @@ class Findings:
     ) -> None:
         """Add a table with a row for each group (None: all of them)."""
         chosen = self.groups if groups is None else groups
-        self.tables.append(make_table(title, chosen, look_up(columns, chosen), set(), notes, paper=False))
+        self.tables.append(make_table(title, chosen, score_columns(columns, chosen), set(), notes, paper=False))
 
     def draw_scores(self, columns: Sequence[Column]) -> None:
         """Add a figure with a panel for each score that any row has; results.json has them, too."""
-        self.scored = look_up(columns, self.groups)
+        self.scored = score_columns(columns, self.groups)
         known = [each for each in self.scored if any(found is not None for found in each.scores)]
         if known:
             self.figures.append(self.study.out / "figures" / "scores.png")
@@ -197,7 +197,7 @@ class Findings:
         found = {each.column.key: each for each in self.scored if each.scores[number] is not None}
         return {
             "label": group.label,
-            "runs": [{"name": entry.name, "path": str(entry.path), "seed": entry.seed} for entry in group.entries],
+            "runs": [{"name": entry.name, "path": str(entry.path), "seed": entry.seed} for entry in group.records],
             "scores": {
                 key: asdict(score) | {"n": score.n, "heading": each.column.heading}
                 for key, each in found.items()
@@ -206,7 +206,7 @@ class Findings:
         }
 
     def _about_runs(self) -> list[str]:
-        entries = [entry for group in self.groups for entry in group.entries]
+        entries = [entry for group in self.groups for entry in group.records]
         machines = {f"{e.environment.get('device')}, {e.environment.get('cpu_cores')} cores" for e in entries}
         told = [f"made by `{shlex.join(['python', *sys.argv])}` on {'; '.join(sorted(machines))}"] if entries else []
         return [*told, *dict.fromkeys(note for entry in entries for note in entry.notes)]

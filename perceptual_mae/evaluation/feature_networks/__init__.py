@@ -7,7 +7,7 @@ returns a `FeatureNetwork`. Weights always come from a file of the user's; there
 from collections.abc import Callable
 
 from perceptual_mae.evaluation.feature_networks.cifar_resnet import cifar_resnet
-from perceptual_mae.evaluation.feature_networks.feature_network import FeatureNetwork, Found
+from perceptual_mae.evaluation.feature_networks.feature_network import ExtractedFeatures, FeatureNetwork
 from perceptual_mae.evaluation.feature_networks.inception import published_inception
 from perceptual_mae.evaluation.feature_networks.library import timm, torchvision
 from perceptual_mae.evaluation.feature_networks.run_encoder import run_encoder
@@ -22,4 +22,4 @@ FEATURE_NETWORKS: dict[str, Callable[..., FeatureNetwork]] = {
     "run": run_encoder,
 }
 
-__all__ = ["FEATURE_NETWORKS", "FeatureNetwork", "Found"]
+__all__ = ["FEATURE_NETWORKS", "ExtractedFeatures", "FeatureNetwork"]

@@ -40,9 +40,9 @@ def cifar_resnet(
     blocks = sum(name.startswith("layer1.") and name.endswith(".conv1.weight") for name in state)
     network = CifarResNet(blocks, width, classes)
     copy_state(network, dict(state), "cifar_resnet", words)
-    facts = {"kind": "cifar_resnet", "depth": 6 * blocks + 2, "file": path.name, "sha256": sha256_of(path)}
+    metadata = {"kind": "cifar_resnet", "depth": 6 * blocks + 2, "file": path.name, "sha256": sha256_of(path)}
     module = Normalised(Tapped(frozen(network)), mean, std)
-    return FeatureNetwork(path.name, module, size, facts | {"mean": list(mean), "std": list(std)})
+    return FeatureNetwork(path.name, module, size, metadata | {"mean": list(mean), "std": list(std)})
 
 
 class CifarResNet(nn.Module):

@@ -1,4 +1,4 @@
-"""How images reach a feature network, whatever it is: as bytes, in colour, resized without aliasing."""
+"""Feature networks and the images they get: as bytes, in colour, resized without aliasing."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from perceptual_mae.images import Size, to_uint8
 
 
-class Found(NamedTuple):
-    """What a network finds in images: features (B, D) and, where it is a classifier, class probabilities (B, K)."""
+class ExtractedFeatures(NamedTuple):
+    """Features (B, D) of images and, where the network is a classifier, class probabilities (B, K)."""
 
     features: Tensor
     probabilities: Tensor | None
@@ -25,26 +25,26 @@ class FeatureNetwork:
 
     `module` takes RGB images (B, 3, h, w), float32 from 0 to 255, and returns features (B, D), or maps or tokens that
     are averaged to them, or a pair of these and logits (B, K). Images are resized to `size` (None: left as they are).
-    `facts` go into the report.
+    `metadata` goes into the report.
     """
 
     name: str
     module: nn.Module
     size: Size | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
-    def look(self, images: Tensor) -> Found:
-        """Return what is found in images (B, C, H, W) in [0, 1], of 1 or 3 channels, float32 with autocast off.
+    def extract(self, images: Tensor) -> ExtractedFeatures:
+        """Return the features of images (B, C, H, W) in [0, 1], of 1 or 3 channels, in float32 with autocast off.
 
-        They are rounded to bytes first: what is scored is what a file would hold.
+        Images are rounded to bytes first, as in a file.
         """
         pixels = to_uint8(images).expand(-1, 3, -1, -1)
         size = (images.shape[2], images.shape[3])
         resized = pixels.float() if self.size in (None, size) else clean_resize(pixels, self.size).to(images.device)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            found = self.module(resized)
-        features, logits = found if isinstance(found, (tuple, list)) else (found, None)
-        return Found(pool(features).float(), None if logits is None else logits.float().softmax(1))
+            output = self.module(resized)
+        features, logits = output if isinstance(output, (tuple, list)) else (output, None)
+        return ExtractedFeatures(pool(features).float(), None if logits is None else logits.float().softmax(1))
 
 
 class Normalised(nn.Module):

@@ -25,10 +25,10 @@ def published_inception(words: str = "", *, sha256: str | None = None) -> Featur
     if words:
         path = Path(words).expanduser()
     else:
-        found = find(NAME)
-        if found is None:
+        file = find(NAME)
+        if file is None:
             raise UserError(f"--features {NAME}: {missing(NAME)}")
-        path, sha256 = found, sha256 or published
+        path, sha256 = file, sha256 or published
     network = Inception(load_script(path, sha256), path)
     digest = sha256_of(path)
     name = NAME if digest == published else path.name

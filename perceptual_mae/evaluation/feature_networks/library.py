@@ -112,8 +112,8 @@ def _filled(
     path, _ = locate(file)
     copy_state(network, dict(read_weights(name, file, sha256, hint=FILE_HINT)), name, file)
     module = Normalised(Tapped(frozen(network), layer), mean, std)
-    facts = {"kind": library, "network": name, "layer": layer, "mean": list(mean), "std": list(std)}
-    return FeatureNetwork(name, module, size, facts | {"file": Path(path).name, "sha256": sha256_of(path)})
+    metadata = {"kind": library, "network": name, "layer": layer, "mean": list(mean), "std": list(std)}
+    return FeatureNetwork(name, module, size, metadata | {"file": Path(path).name, "sha256": sha256_of(path)})
 
 
 def frozen(network: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ SCRIPTS = (".pt", ".pt2", ".pth", ".ts", ".jit", ".torchscript")
 
 
 def open_features(text: str, size: Size, device: torch.device) -> FeatureNetwork:
-    """Return the network that a text of `--features` names, on the device, its `facts` with dim, classes and input.
+    """Return the network that a text of `--features` names, on the device, its `metadata` with dim, classes and input.
 
     It looks at one black image of `size` first. Raises UserError where the text, the file or the size does not fit.
     """
@@ -30,7 +30,7 @@ def open_features(text: str, size: Size, device: torch.device) -> FeatureNetwork
         raise UserError(f"--features {text}: {mistake}") from mistake
     network.module.to(device)
     try:
-        found = network.look(torch.zeros(1, 3, *size, device=device))
+        extracted = network.extract(torch.zeros(1, 3, *size, device=device))
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[-150:]
         height, width = network.size or size
@@ -38,15 +38,15 @@ def open_features(text: str, size: Size, device: torch.device) -> FeatureNetwork
             f"--features {text}: cannot look at images of {height}x{width} pixels; give a size it takes, as "
             f"{text},size=224 ({reason})"
         ) from error
-    if found.features.ndim != 2:
-        raise UserError(f"--features {text}: returns features of {found.features.ndim} dimensions, not (images, D)")
-    facts = network.facts | {
-        "dim": found.features.shape[1],
-        "classes": None if found.probabilities is None else found.probabilities.shape[1],
+    if extracted.features.ndim != 2:
+        raise UserError(f"--features {text}: returns features of {extracted.features.ndim} dimensions, not (images, D)")
+    metadata = network.metadata | {
+        "dim": extracted.features.shape[1],
+        "classes": None if extracted.probabilities is None else extracted.probabilities.shape[1],
         "input": list(network.size or size),
         "resize": "none" if network.size in (None, size) else "bicubic, antialiased, not rounded (clean-fid)",
     }
-    return replace(network, name=name or network.name, facts=facts)
+    return replace(network, name=name or network.name, metadata=metadata)
 
 
 def parse(text: str) -> tuple[str, str, dict[str, Any]]:
@@ -80,10 +80,10 @@ def open_all(texts: Sequence[str], size: Size, device: torch.device) -> list[Fea
     """Return the networks of several texts; two of one name need another (`name=`)."""
     networks = [open_features(text, size, device) for text in texts]
     names = [network.name for network in networks]
-    for place, name in enumerate(names):
-        if name in names[:place]:
+    for number, name in enumerate(names):
+        if name in names[:number]:
             raise UserError(
-                f"--features: two networks are called {name}; give one another name, as {texts[place]},name=other"
+                f"--features: two networks are called {name}; give one another name, as {texts[number]},name=other"
             )
     return networks
 

@@ -17,9 +17,9 @@ def run_encoder(words: str, *, ema: bool | None = None) -> FeatureNetwork:
     """
     run = Run(Path(words).expanduser())
     generator = run.generator(ema=ema).requires_grad_(False)
-    facts = {"kind": "run", "step": run.step, "encoder_sha256": fingerprint(generator.encoder)}
+    metadata = {"kind": "run", "step": run.step, "encoder_sha256": fingerprint(generator.encoder)}
     module = MeanTokens(generator.encoder, generator.channels)
-    return FeatureNetwork(f"run:{run.path.absolute().name}", module, generator.image_size, facts)
+    return FeatureNetwork(f"run:{run.path.absolute().name}", module, generator.image_size, metadata)
 
 
 class MeanTokens(nn.Module):

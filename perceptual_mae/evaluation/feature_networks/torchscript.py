@@ -30,8 +30,8 @@ def torchscript(
     """
     path = Path(words).expanduser()
     module = Normalised(load_script(path, sha256), mean, std)
-    facts = {"kind": "torchscript", "file": path.name, "sha256": sha256_of(path)}
-    return FeatureNetwork(path.name, module, size, facts | {"mean": list(mean), "std": list(std)})
+    metadata = {"kind": "torchscript", "file": path.name, "sha256": sha256_of(path)}
+    return FeatureNetwork(path.name, module, size, metadata | {"mean": list(mean), "std": list(std)})
 
 
 def load_script(path: Path, sha256: str | None = None) -> nn.Module:

@@ -11,7 +11,7 @@ from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.files import write_atomically, write_json
+from perceptual_mae.files import replacing, write_atomically, write_json
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.vit import LayerNorm
 from perceptual_mae.run.folder import read_config
@@ -20,7 +20,7 @@ from perceptual_mae.seeding import stream
 Pool = Literal["class_token", "mean"]
 HEAD_STD = 2e-5
 """MAE: a head that starts almost at zero leaves the encoder alone until it has learnt something."""
-FACTS = "classifier.json"
+METADATA = "classifier.json"
 WEIGHTS = "classifier.safetensors"
 
 
@@ -63,17 +63,18 @@ class Classifier(nn.Module):
 
 
 def save_classifier(
-    folder: Path, classifier: Classifier, config: RunConfig, classes: tuple[str, ...], facts: dict[str, Any]
+    folder: Path, classifier: Classifier, config: RunConfig, classes: tuple[str, ...], metadata: dict[str, Any]
 ) -> None:
-    """Write weights (safetensors), the run's configuration and the facts: what `open_classifier` needs.
+    """Write weights (safetensors), the run's configuration and the metadata: what `open_classifier` needs.
 
-    `facts["transform"]` says how images are prepared, as provenance does.
+    `metadata["transform"]` says how images are prepared, as provenance does.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    with replacing(folder / WEIGHTS) as partial:
+        save_file(state, partial)
     write_atomically(folder / "config.yaml", to_yaml(config))
-    write_json(folder / FACTS, {"pool": classifier.pool, "classes": list(classes), **facts})
+    write_json(folder / METADATA, {"pool": classifier.pool, "classes": list(classes), **metadata})
 
 
 def open_classifier(folder: str | Path) -> Classifier:
@@ -84,7 +85,7 @@ def open_classifier(folder: str | Path) -> Classifier:
     """
     folder = Path(folder)
     try:
-        facts = json.loads((folder / FACTS).read_text())
+        metadata = json.loads((folder / METADATA).read_text())
         state = load_file(folder / WEIGHTS)
     except (OSError, ValueError) as failure:
         raise UserError(
@@ -93,16 +94,16 @@ def open_classifier(folder: str | Path) -> Classifier:
     config = read_config(folder)
     classifier = Classifier(
         build.build_generator(config.generator, config.data.image, config.training.seed).encoder,
-        len(facts["classes"]),
-        pool=facts["pool"],
+        len(metadata["classes"]),
+        pool=metadata["pool"],
     )
     try:
         classifier.load_state_dict(state)
     except RuntimeError as misfit:
         raise UserError(f"{folder / WEIGHTS}: does not fit config.yaml beside it: {misfit}") from misfit
-    classifier.classes = tuple(facts["classes"])
-    height, width = facts["transform"]["image_size"]
-    classifier.transform = EvaluationTransform((height, width), facts["transform"]["resize"])
+    classifier.classes = tuple(metadata["classes"])
+    height, width = metadata["transform"]["image_size"]
+    classifier.transform = EvaluationTransform((height, width), metadata["transform"]["resize"])
     return classifier.eval()
 
 

@@ -14,8 +14,8 @@ from perceptual_mae.evaluation.finetuning.training import check_batch, score_cla
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.open_run import describe, uses_ema
 from perceptual_mae.evaluation.representation.evaluate import summarise
-from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.run import Run
 
 
@@ -30,7 +30,7 @@ def finetune_run(
     from_scratch: bool = False,
     ema: bool | None = None,
     save: Path | None = None,
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Return accuracies in [0, 1] of a run's encoder, trained end to end with a new head, and what they stand on.
 
@@ -40,7 +40,7 @@ def finetune_run(
     """
     by_seed = {seed: _share(data, fraction, seed) for seed in seeds}
     check_batch(recipe, min(len(part.train) for part in by_seed.values()), accelerator.num_processes)
-    found, curves = [], {}
+    accuracies, curves = [], {}
     first = _encoder(run, seeds[0], from_scratch, ema)
     report = describe(run, first, by_seed[seeds[0]], accelerator, ema=uses_ema(run, ema) and not from_scratch)
     if from_scratch:
@@ -49,17 +49,26 @@ def finetune_run(
         encoder = _encoder(run, seed, from_scratch, ema)
         classifier = Classifier(encoder, data.num_classes, pool=recipe.pool, seed=seed)
         name = f"seed {seed}"
-        curves[str(seed)] = train_classifier(classifier, part, recipe, accelerator, seed=seed, name=name, watch=watch)
-        found.append(score_classifier(classifier, data, accelerator, name=f"{name}, {data.split}", watch=watch))
+        curves[str(seed)] = train_classifier(
+            classifier, part, recipe, accelerator, seed=seed, name=name, on_progress=on_progress
+        )
+        accuracies.append(
+            score_classifier(classifier, data, accelerator, name=f"{name}, {data.split}", on_progress=on_progress)
+        )
         if save is not None and accelerator.is_main_process:
             folder = save if len(by_seed) == 1 else save / f"seed_{seed}"
-            facts = {"seed": seed, "top1": found[-1]["top1"], "transform": report["transform"], "run": run.path.name}
-            save_classifier(folder, classifier, run.config, data.train.classes, facts)
-    scores = {key: summarise([score[key] for score in found]) for key in ("top1", "top5") if key in found[0]}
+            metadata = {
+                "seed": seed,
+                "top1": accuracies[-1]["top1"],
+                "transform": report["transform"],
+                "run": run.path.name,
+            }
+            save_classifier(folder, classifier, run.config, data.train.classes, metadata)
+    scores = {key: summarise([score[key] for score in accuracies]) for key in ("top1", "top5") if key in accuracies[0]}
     return {
         "kind": "finetune",
         **report,
-        "test_images": found[0]["images"],  # those that could be read
+        "test_images": accuracies[0]["images"],  # those that could be read
         "from_scratch": from_scratch,
         "fraction": fraction,
         "seeds": list(seeds),

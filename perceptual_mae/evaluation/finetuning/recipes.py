@@ -118,7 +118,7 @@ def read_recipe(
     try:
         recipe = read_as(FinetuneRecipe, values | given)
     except RejectedError as rejected:
-        raise UserError("\n".join(_tell(mistake) for mistake in rejected.mistakes)) from rejected
+        raise UserError("\n".join(_format(mistake) for mistake in rejected.mistakes)) from rejected
     _check(recipe)
     return recipe
 
@@ -162,7 +162,7 @@ def _parse(settings: Sequence[str]) -> dict[str, Any]:
     return given
 
 
-def _tell(mistake: Any) -> str:
+def _format(mistake: Any) -> str:
     key = mistake.keys[0]
     hint = f" (did you mean {mistake.suggestion!r}?)" if mistake.suggestion else ""
     return f"--set {key}: {mistake.message}{hint}" if key else f"--set: {mistake.message}{hint}"

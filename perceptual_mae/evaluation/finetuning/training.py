@@ -18,8 +18,8 @@ from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform,
 from perceptual_mae.evaluation.finetuning.classifier import Classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
-from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.generator.encoder import NO_WEIGHT_DECAY
+from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import learning_rate, set_learning_rate
 
 BATCH_SIZE = 128
@@ -34,7 +34,7 @@ def train_classifier(
     *,
     seed: int = 0,
     name: str = "fine-tuning",
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> list[dict[str, float]]:
     """Train a classifier in place; return each epoch's mean training loss and last learning rate.
 
@@ -81,7 +81,7 @@ def train_classifier(
             optimizer.step()
             optimizer.zero_grad()
             step += 1
-            watch(name, step, total)
+            on_progress(name, step, total)
         mean = float(accelerator.reduce(loss, reduction="mean")) / per_epoch
         if not torch.isfinite(torch.tensor(mean)):
             raise UserError(
@@ -101,7 +101,7 @@ def score_classifier(
     accelerator: Accelerator,
     *,
     name: str = "test",
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Return top-1 and, with more than five classes, top-5 accuracy in [0, 1], and the number of images that counted.
 
@@ -117,7 +117,7 @@ def score_classifier(
         moved = batch.to(accelerator.device)
         right += count_right(classifier(moved.images).float(), moved.labels)
         done += len(batch)
-        watch(name, min(done * processes, len(data.test)), len(data.test))
+        on_progress(name, min(done * processes, len(data.test)), len(data.test))
     top1, top5, images = accelerator.reduce(right, reduction="sum").tolist()
     if not images:
         raise UserError("no image of those to be scored can be read; look at the files, or name others with --data")

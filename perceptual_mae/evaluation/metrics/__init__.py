@@ -14,7 +14,7 @@ METRICS: dict[str, Metric] = {
     "l1": ImageMetric(lambda _: pixels.absolute_error, masked=True),
     "mse": ImageMetric(lambda _: pixels.squared_error, masked=True),
     "psnr": ImageMetric(
-        lambda _: pixels.squared_error, masked=True, finish=pixels.decibels, summarise=pixels.summarise_psnr
+        lambda _: pixels.squared_error, masked=True, from_mean=pixels.decibels, summarise=pixels.summarise_psnr
     ),
     "ssim": ImageMetric(ssim.prepare_ssim, masked=True, versions=("kornia",)),
     "ms_ssim": ImageMetric(ssim.prepare_ms_ssim, versions=("pytorch-msssim",)),

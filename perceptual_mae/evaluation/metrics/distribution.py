@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation.accumulators import Gather, Seen
+from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.feature_networks import FeatureNetwork
 from perceptual_mae.evaluation.feature_networks.parsing import open_all
 from perceptual_mae.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
@@ -20,7 +20,7 @@ from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
 from perceptual_mae.seeding import stream
 
 DEFAULT = "inception"
-SUBJECTS = ("raw", "composite", "originals")
+SOURCES = ("raw", "composite", "originals")
 IMAGES_AT_ONCE = 64
 NOT_FINITE = "the network returns values that are not finite; check its file, and the mean and std it expects"
 
@@ -37,9 +37,9 @@ def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
         try:
             setting.find_weights(DEFAULT)
         except UnavailableError as reason:
-            observer = Distribution([], names, setting)
-            observer.unavailable = dict.fromkeys((f"{name}[{DEFAULT}]" for name in names), str(reason))
-            return observer
+            accumulator = Distribution([], names, setting)
+            accumulator.unavailable = dict.fromkeys((f"{name}[{DEFAULT}]" for name in names), str(reason))
+            return accumulator
     return Distribution(open_all(setting.features or (DEFAULT,), setting.size, setting.device), names, setting)
 
 
@@ -55,48 +55,48 @@ class Distribution:
             f"{name}[{network.name}]": reason
             for network in self.networks
             for name in self.names
-            if (reason := why_not(name, network.facts, setting.num_images))
+            if (reason := why_not(name, network.metadata, setting.num_images))
         }
         self._indices: list[Tensor] = []
         self._features: dict[tuple[str, str], list[Tensor]] = {}
         self._probabilities: dict[tuple[str, str], list[Tensor]] = {}
 
-    def see(self, seen: Seen) -> None:
-        """Look at a batch of originals and both reconstructions."""
+    def update(self, batch: ReconstructionBatch) -> None:
+        """Extract features of a batch of originals and both reconstructions."""
         if not self.networks:
             return
-        self._indices.append(seen.indices)
-        for subject in SUBJECTS:
-            images: Tensor = getattr(seen, subject)
+        self._indices.append(batch.indices)
+        for source in SOURCES:
+            images: Tensor = getattr(batch, source)
             for network in self.networks:
-                self._look(network, subject, images)
+                self._extract(network, source, images)
 
-    def finish(self, gather: Gather) -> Mapping[str, Any]:
-        """Return scores by subject, the networks' facts and what could not be had after all."""
-        found: dict[str, Any] = {"scores": {}, "feature_networks": {}, "unavailable": {}}
+    def compute(self, gather: Gather) -> Mapping[str, Any]:
+        """Return scores by source, the networks' metadata, and why scores are unavailable after all."""
+        report: dict[str, Any] = {"scores": {}, "feature_networks": {}, "unavailable": {}}
         for network in self.networks:
             features = self._gathered(gather, self._features, network.name)
             probabilities = self._gathered(gather, self._probabilities, network.name)
             num_images = max((len(rows) for held in (features, probabilities) for rows in held.values()), default=0)
             if not num_images:
                 continue  # another process holds them
-            facts = {**network.facts, "num_images": num_images, "reference": "the originals of the same images"}
+            metadata = {**network.metadata, "num_images": num_images, "reference": "the originals of the same images"}
             finite = all(bool(rows.isfinite().all()) for held in (features, probabilities) for rows in held.values())
             for name in self.names:
                 key = f"{name}[{network.name}]"
-                if reason := why_not(name, network.facts, num_images) if finite else NOT_FINITE:
-                    found["unavailable"][key] = reason
+                if reason := why_not(name, network.metadata, num_images) if finite else NOT_FINITE:
+                    report["unavailable"][key] = reason
                     continue
-                scores, facts[name] = COMPUTED[name](probabilities if name == "is" else features, self.setting)
-                for subject, value in scores.items():
-                    found["scores"].setdefault(subject, {})[key] = value
-            found["feature_networks"][network.name] = facts
-        return {key: value for key, value in found.items() if value}
+                scores, metadata[name] = COMPUTED[name](probabilities if name == "is" else features, self.setting)
+                for source, value in scores.items():
+                    report["scores"].setdefault(source, {})[key] = value
+            report["feature_networks"][network.name] = metadata
+        return {key: value for key, value in report.items() if value}
 
-    def _look(self, network: FeatureNetwork, subject: str, images: Tensor) -> None:
-        key = (network.name, subject)
+    def _extract(self, network: FeatureNetwork, source: str, images: Tensor) -> None:
+        key = (network.name, source)
         for part in torch.split(images, IMAGES_AT_ONCE):
-            features, probabilities = network.look(part)
+            features, probabilities = network.extract(part)
             if {"fid", "kid"} & {*self.names}:
                 self._features.setdefault(key, []).append(features.cpu())
             if "is" in self.names and probabilities is not None:
@@ -106,16 +106,16 @@ class Distribution:
         """Return each subject's rows (N, D) in the order of the data set, each image once, on the main process."""
         indices = torch.cat(self._indices) if self._indices else torch.empty(0, dtype=torch.int64)
         gathered = {}
-        for subject in SUBJECTS:
-            own = held.pop((network, subject), None)  # the parts are as large as the whole
+        for source in SOURCES:
+            own = held.pop((network, source), None)  # the parts are as large as the whole
             rows = torch.cat(own) if own else torch.empty(0)
-            gathered[subject] = gather.rows(indices[: len(rows)], rows)[1]
+            gathered[source] = gather.rows(indices[: len(rows)], rows)[1]
         return gathered
 
 
-def why_not(name: str, facts: Mapping[str, Any], num_images: int) -> str | None:
+def why_not(name: str, metadata: Mapping[str, Any], num_images: int) -> str | None:
     """Return why a score cannot be had of so many images through such a network, or None."""
-    dim, classes = facts["dim"], facts["classes"]
+    dim, classes = metadata["dim"], metadata["classes"]
     if name == "fid" and num_images <= dim:
         return (
             f"{num_images} images are too few for the covariance of {dim} features; read kid, which needs none, or "
@@ -135,13 +135,13 @@ def halves(rows: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 Computed = tuple[dict[str, float | None], dict[str, Any]]
-"""A score by subject, and what it stands on."""
+"""A score by source, and its metadata."""
 
 
 def _fid(features: Mapping[str, Tensor], setting: Setting) -> Computed:
     reference: Gaussian = fit_gaussian(features["originals"])
     scores: dict[str, float | None] = {
-        subject: frechet_distance(fit_gaussian(features[subject]), reference) for subject in ("raw", "composite")
+        source: frechet_distance(fit_gaussian(features[source]), reference) for source in ("raw", "composite")
     }
     first, second = halves(features["originals"], setting.seed)
     enough = len(first) > features["originals"].shape[1]
@@ -155,22 +155,22 @@ def _kid(features: Mapping[str, Tensor], setting: Setting) -> Computed:
     def distance(first: Tensor, second: Tensor) -> KernelDistance:
         return kernel_distance(first.to(on), second.to(on), seed=setting.seed)
 
-    found = {subject: distance(features[subject], reference) for subject in ("raw", "composite")}
-    found["originals"] = distance(*halves(reference, setting.seed))
-    facts = {
+    distances = {source: distance(features[source], reference) for source in ("raw", "composite")}
+    distances["originals"] = distance(*halves(reference, setting.seed))
+    metadata = {
         "seed": setting.seed,
-        "subsets": {subject: one.subsets for subject, one in found.items()},
-        "subset_size": {subject: one.subset_size for subject, one in found.items()},
-        "deviation": {subject: one.deviation for subject, one in found.items()},
+        "subsets": {source: one.subsets for source, one in distances.items()},
+        "subset_size": {source: one.subset_size for source, one in distances.items()},
+        "deviation": {source: one.std for source, one in distances.items()},
         "originals": f"one half against the other, {len(reference) // 2} images each",
     }
-    return {subject: one.mean for subject, one in found.items()}, facts
+    return {source: one.mean for source, one in distances.items()}, metadata
 
 
 def _is(probabilities: Mapping[str, Tensor], setting: Setting) -> Computed:
-    found = {subject: inception_score(rows, seed=setting.seed) for subject, rows in probabilities.items()}
-    facts = {"splits": SPLITS, "seed": setting.seed, "deviation": {subject: one[1] for subject, one in found.items()}}
-    return {subject: one[0] for subject, one in found.items()}, facts
+    scores = {source: inception_score(rows, seed=setting.seed) for source, rows in probabilities.items()}
+    metadata = {"splits": SPLITS, "seed": setting.seed, "deviation": {source: one[1] for source, one in scores.items()}}
+    return {source: one[0] for source, one in scores.items()}, metadata
 
 
 COMPUTED = {"fid": _fid, "kid": _kid, "is": _is}

@@ -19,10 +19,10 @@ SUBSET_SIZE = 1000
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Mean and deviation (of the population; None for one subset) over `subsets` subsets of `subset_size` images."""
+    """Mean and std (of the population; None for one subset) over `subsets` subsets of `subset_size` images."""
 
     mean: float
-    deviation: float | None
+    std: float | None
     subsets: int
     subset_size: int
 
@@ -40,14 +40,14 @@ def kernel_distance(
         raise ValueError(f"a kernel distance needs 2 images on both sides, not {len(first)} and {len(second)}")
     if max(len(first), len(second)) == size:
         subsets = 1
-    found = []
+    distances = []
     for subset in range(subsets):
         draws = stream("kernel_distance", seed, subset)
         chosen = [torch.randperm(len(features), generator=draws)[:size] for features in (first, second)]
         x, y = (part[rows.to(part.device)].double() for part, rows in zip((first, second), chosen, strict=True))
-        found.append(squared_discrepancy(x, y))
-    deviation = statistics.pstdev(found) if subsets > 1 else None
-    return KernelDistance(statistics.fmean(found), deviation, subsets, size)
+        distances.append(squared_discrepancy(x, y))
+    std = statistics.pstdev(distances) if subsets > 1 else None
+    return KernelDistance(statistics.fmean(distances), std, subsets, size)
 
 
 def squared_discrepancy(x: Tensor, y: Tensor) -> float:

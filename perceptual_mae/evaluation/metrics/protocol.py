@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation.accumulators import Observer
+from perceptual_mae.evaluation.accumulators import Accumulator
 from perceptual_mae.images import Size
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -53,7 +53,7 @@ class ImageMetric:
 
     prepare: Callable[[Setting], Measure]
     masked: bool = False
-    finish: Callable[[Tensor], Tensor] | None = None
+    from_mean: Callable[[Tensor], Tensor] | None = None
     summarise: Callable[[str, Tensor], Mapping[str, Any]] | None = None
     versions: tuple[str, ...] = ()
     network: bool = False
@@ -64,12 +64,12 @@ class ImageMetric:
 class SetMetric:
     """A score of the whole set, such as a distance between distributions.
 
-    `prepare(setting, names)` returns the observer that computes all `names` among the lines that share this very
+    `prepare(setting, names)` returns the accumulator that computes all `names` among the lines that share this very
     function (so that they share a network), or raises UnavailableError for all of them, before the pass. Where the
-    observer has a mapping `unavailable`, it says which keys it will not have (fid[inception]), and why.
+    accumulator has a mapping `unavailable`, it says which keys it will not have (fid[inception]), and why.
     """
 
-    prepare: Callable[[Setting, Sequence[str]], Observer]
+    prepare: Callable[[Setting, Sequence[str]], Accumulator]
     versions: tuple[str, ...] = ()
     network: bool = True
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.errors import UserError, did_you_mean
-from perceptual_mae.evaluation.accumulators import Observer
+from perceptual_mae.evaluation.accumulators import Accumulator
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.protocol import (
     ImageMetric,
@@ -28,7 +28,7 @@ class Chosen:
     """Scores ready to be computed. `networks` says which files of weights stand behind them."""
 
     measures: dict[str, Measure] = field(default_factory=dict)
-    observers: list[Observer] = field(default_factory=list)
+    accumulators: list[Accumulator] = field(default_factory=list)
     unavailable: dict[str, str] = field(default_factory=dict)
     networks: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=dict)
@@ -83,9 +83,9 @@ def choose(
     for prepare, group in shared.items():
         with_files = _Files(setting)
         try:
-            observer = prepare(with_files.setting, group)
-            chosen.observers.append(observer)
-            chosen.unavailable |= getattr(observer, "unavailable", {})
+            accumulator = prepare(with_files.setting, group)
+            chosen.accumulators.append(accumulator)
+            chosen.unavailable |= getattr(accumulator, "unavailable", {})
         except UnavailableError as reason:
             chosen.unavailable |= dict.fromkeys(group, str(reason))
         else:
@@ -97,21 +97,21 @@ def choose(
 
 
 class _Files:
-    """A setting that keeps a list of the weights that were found through it."""
+    """A setting that keeps the paths of the weights that are asked of it."""
 
     def __init__(self, setting: Setting) -> None:
-        self.found: dict[str, Path] = {}
+        self.paths: dict[str, Path] = {}
         self.setting = replace(setting, find_weights=self._find)
         self._search = setting.find_weights
 
     def _find(self, name: str) -> Path:
-        self.found[name] = self._search(name)
-        return self.found[name]
+        self.paths[name] = self._search(name)
+        return self.paths[name]
 
 
 def _note(chosen: Chosen, line: ImageMetric | SetMetric, files: _Files) -> None:
     chosen.versions |= {package: version_of(package) for package in line.versions}
-    for name, path in files.found.items():
+    for name, path in files.paths.items():
         if name not in chosen.networks:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perceptual_mae.evaluation.accumulators import Gather, Seen
+from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.metrics.pixels import decibels, squared_error
 from perceptual_mae.evaluation.reconstruction.per_image import hidden_mean
 from perceptual_mae.images import to_uint8
@@ -17,8 +17,8 @@ COUNT = 10
 VIEWS = ("original", "masked", "raw", "composite")
 
 
-class Extremes:
-    """The observer that keeps the pictures of the `count` best and worst images, however many there are."""
+class BestAndWorst:
+    """Keeps the pictures of the `count` best and worst images, however many there are."""
 
     def __init__(self, count: int = COUNT) -> None:
         self._count = count
@@ -26,16 +26,16 @@ class Extremes:
         self._scores = torch.empty(0, dtype=torch.float64)
         self._pictures: Tensor | None = None  # uint8 (n, 4, C, H, W)
 
-    def see(self, seen: Seen) -> None:
+    def update(self, batch: ReconstructionBatch) -> None:
         """Take in a batch; images of which nothing is hidden do not count."""
-        scores = decibels(hidden_mean(squared_error(seen.composite, seen.originals), seen.hidden)).cpu()
-        masked = torch.lerp(seen.originals, torch.full_like(seen.originals, GREY), seen.hidden)
-        views = (seen.originals, masked, seen.raw, seen.composite)
+        scores = decibels(hidden_mean(squared_error(batch.composite, batch.originals), batch.hidden)).cpu()
+        masked = torch.lerp(batch.originals, torch.full_like(batch.originals, GREY), batch.hidden)
+        views = (batch.originals, masked, batch.raw, batch.composite)
         pictures = torch.stack([to_uint8(view).cpu() for view in views], 1)
-        self._keep(*(part[~scores.isnan()] for part in (seen.indices, scores, pictures)))
+        self._keep(*(part[~scores.isnan()] for part in (batch.indices, scores, pictures)))
 
-    def finish(self, gather: Gather) -> Mapping[str, Any]:
-        """Put together what all processes kept; the report gets nothing."""
+    def compute(self, gather: Gather) -> Mapping[str, Any]:
+        """Gather what all processes kept; the report gets nothing."""
         _, scores = gather.rows(self._indices, self._scores)
         pictures = torch.empty(0, dtype=torch.uint8) if self._pictures is None else self._pictures
         indices, pictures = gather.rows(self._indices, pictures)
@@ -50,18 +50,18 @@ class Extremes:
             return None
         best = min(self._count, -(-len(self._indices) // 2))
         notes = []
-        for place, (index, score) in enumerate(zip(self._indices.tolist(), self._scores.tolist(), strict=True)):
-            rank = f"best {place + 1}" if place < best else f"worst {len(self._indices) - place}"
+        for row, (index, score) in enumerate(zip(self._indices.tolist(), self._scores.tolist(), strict=True)):
+            rank = f"best {row + 1}" if row < best else f"worst {len(self._indices) - row}"
             notes.append(f"{rank}\nimage {index}\nhidden pixels\n{score:.2f} dB")
         views = self._pictures.float() / 255
-        return sheet({name: views[:, place] for place, name in enumerate(VIEWS)}, notes)
+        return sheet({name: views[:, row] for row, name in enumerate(VIEWS)}, notes)
 
     def _keep(self, indices: Tensor, scores: Tensor, pictures: Tensor) -> None:
         """Keep the best and the worst of these and of those before, best first; equals go by their index."""
         if self._pictures is not None:
             indices, scores = torch.cat([self._indices, indices]), torch.cat([self._scores, scores])
             pictures = torch.cat([self._pictures, pictures])
-        order = sorted(range(len(indices)), key=lambda place: (-float(scores[place]), int(indices[place])))
+        order = sorted(range(len(indices)), key=lambda row: (-float(scores[row]), int(indices[row])))
         if len(order) > 2 * self._count:
             order = order[: self._count] + order[-self._count :]
         self._indices, self._scores, self._pictures = indices[order], scores[order], pictures[order]

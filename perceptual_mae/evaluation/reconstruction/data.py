@@ -70,9 +70,9 @@ def with_images(config: RunConfig, data: str | None, overrides: Sequence[str], s
     root = Path(data).expanduser()
     own = config.data.options().get("root") if config.data.kind == "image_folder" else None
     is_own = own is not None and Path(own).expanduser().resolve() == root.resolve()
-    says_split = (f"data.{split}=", "data.holdout=", "data.split_fractions=", "data.root=")
-    said = any(override.startswith(says_split) for override in overrides)
-    if is_own or said or not root.is_dir() or find_folder(root, FOLDER_NAMES[split]):
+    split_keys = (f"data.{split}=", "data.holdout=", "data.split_fractions=", "data.root=")
+    split_is_set = any(override.startswith(split_keys) for override in overrides)
+    if is_own or split_is_set or not root.is_dir() or find_folder(root, FOLDER_NAMES[split]):
         return changed
     return with_data(config, data, [*overrides, f"data.{split}=."])
 

@@ -1,4 +1,4 @@
-"""A run's reconstructions scored on held-out images, with everything the scores stand on."""
+"""A run's reconstructions scored on held-out images, with everything the scores depend on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,19 +12,20 @@ from perceptual_mae.errors import user_mistakes
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, find_weights, names_of
 from perceptual_mae.evaluation.open_run import open_generator, uses_ema
-from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
+from perceptual_mae.evaluation.reconstruction.best_and_worst import BestAndWorst
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
 from perceptual_mae.evaluation.reconstruction.per_image import ImageTable
 from perceptual_mae.evaluation.reconstruction.scoring import score_reconstructions
-from perceptual_mae.evaluation.representation.features import Watch, fingerprint_of, ignore
+from perceptual_mae.evaluation.representation.features import fingerprint_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import num_hidden
+from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.folder import version_of
 from perceptual_mae.run.run import Run
 
 NOT_OF_PIXELS = {"tokens", "latent", "mask", "grid"}
-"""What a term may read that says nothing of the reconstruction."""
+"""Inputs of a term that say nothing of the reconstruction."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision")
 
@@ -35,7 +36,7 @@ class Evaluation:
 
     report: dict[str, Any]
     table: ImageTable | None
-    extremes: Extremes
+    best_and_worst: BestAndWorst
 
 
 def evaluate_run(
@@ -52,7 +53,7 @@ def evaluate_run(
     batch_size: int | None = None,
     baselines: bool = False,
     ema: bool | None = None,
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> Evaluation:
     """Reconstruct `data` once, under masks that depend on the mask seed and each image's place in the data set alone.
 
@@ -77,7 +78,7 @@ def evaluate_run(
         tuple(features),
     )
     chosen = choose(names, require, setting)
-    extremes = Extremes()
+    best_and_worst = BestAndWorst()
     report: dict[str, Any] = {"kind": "evaluate", **_describe(run, generator, accelerator, uses_ema(run, ema))}
     report |= _describe_images(data)
     masking = config.masking.of_held_out_images
@@ -99,15 +100,15 @@ def evaluate_run(
         batch_size=batch_size or config.evaluation.batch_size,
         patch_size=generator.patch_size,
         baselines=baselines,
-        observers=[extremes],
-        watch=watch,
+        accumulators=[best_and_worst],
+        on_progress=on_progress,
     )
     report["versions"] = {name: version_of(name) for name in VERSIONS} | chosen.versions
-    return Evaluation(report | scores, table, extremes)
+    return Evaluation(report | scores, table, best_and_worst)
 
 
 def learns_visible_pixels(config: RunConfig) -> bool:
-    """Tell whether some term of the run's objective looks at visible pixels; where none does, these come out as noise.
+    """Return whether some term of the run's objective reads visible pixels; where none does, these come out as noise.
 
     Plain MAE's loss is taken over hidden patches alone.
     """

@@ -1,4 +1,4 @@
-"""One pass over a split: every image is reconstructed once, under a mask of its own, and shown to all observers."""
+"""One pass over a split: every image is reconstructed once, under a mask of its own, for all accumulators."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,53 +9,55 @@ from torch import Tensor
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accumulators import Observer, Seen
+from perceptual_mae.evaluation.accumulators import Accumulator, ReconstructionBatch
 from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
-from perceptual_mae.evaluation.representation.features import Watch, ignore
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import composite, mask_image
+from perceptual_mae.progress import OnProgress, no_progress
 
 Reconstruct = Callable[[Tensor, Tensor], Reconstruction]
 
 
 @torch.no_grad()
-def show_reconstructions(
+def reconstruct_images(
     reconstruct: Reconstruct,
     dataset: ImageDataset,
     indices: Sequence[int],
     transform: Callable[[Tensor], Tensor],
     draw_masks: Callable[[Batch], Tensor],
     accelerator: Accelerator,
-    observers: Sequence[Observer],
+    accumulators: Sequence[Accumulator],
     *,
     batch_size: int,
     patch_size: int,
     workers: int = 0,
     baselines: bool = False,
     name: str = "reconstructions",
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> None:
-    """Show reconstructions of the images at `indices` of a data set to the observers.
+    """Reconstruct the images at `indices` of a data set and hand the batches to the accumulators.
 
     `draw_masks` gets batches whose indices are places in the data set: the mask of an image is the same whatever else
-    is looked at. Process r of P takes every P-th batch from the r-th on, so that each image is seen once, in the same
-    company as with one process. Unreadable images are logged and left out. Raises UserError where the generator's
+    is reconstructed. Process r of P takes every P-th batch from the r-th on, so that each image counts once, in the
+    same batch as with one process. Unreadable images are logged and left out. Raises UserError where the generator's
     output is not finite.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     starts = range(rank * batch_size, len(indices), processes * batch_size)
     share = [index for start in starts for index in indices[start : start + batch_size]]
     for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
-        seen = _reconstruct(reconstruct, batch, draw_masks(batch), accelerator, patch_size if baselines else None)
-        for observer in observers:
-            observer.see(seen)
+        reconstructed = _reconstruct(
+            reconstruct, batch, draw_masks(batch), accelerator, patch_size if baselines else None
+        )
+        for accumulator in accumulators:
+            accumulator.update(reconstructed)
         done = processes * (share.index(int(batch.indices[-1])) + 1)
-        watch(name, min(done, len(indices)), len(indices))
+        on_progress(name, min(done, len(indices)), len(indices))
 
 
 def _reconstruct(
     reconstruct: Reconstruct, batch: Batch, mask: Tensor, accelerator: Accelerator, patch_size: int | None
-) -> Seen:
+) -> ReconstructionBatch:
     batch = batch.to(accelerator.device)
     originals = batch.images
     with accelerator.autocast():
@@ -69,6 +71,6 @@ def _reconstruct(
     raw, mask = raw.clamp(0, 1), reconstruction.mask
     hidden = mask_image(mask, reconstruction.grid, (originals.shape[2], originals.shape[3]))
     filled = {} if patch_size is None else {name: fill(originals, mask, patch_size) for name, fill in BASELINES.items()}
-    return Seen(
+    return ReconstructionBatch(
         originals, raw, composite(originals, raw, hidden), mask, hidden, batch.indices, batch.labels, baselines=filled
     )

@@ -8,13 +8,13 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.evaluation.accumulators import Gather, Observer, lay
+from perceptual_mae.evaluation.accumulators import Accumulator, Gather, merge_into
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import Chosen, choose, find_weights
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
-from perceptual_mae.evaluation.reconstruction.inference import Reconstruct, show_reconstructions
+from perceptual_mae.evaluation.reconstruction.inference import Reconstruct, reconstruct_images
 from perceptual_mae.evaluation.reconstruction.per_image import COMPOSITE, MASKED, RAW, ImageScores, ImageTable
-from perceptual_mae.evaluation.representation.features import Watch, ignore
+from perceptual_mae.progress import OnProgress, no_progress
 
 OWN_METRICS = ("psnr", "ssim")
 
@@ -29,36 +29,36 @@ def score_reconstructions(
     batch_size: int,
     patch_size: int,
     baselines: bool = False,
-    observers: Sequence[Observer] = (),
-    watch: Watch = ignore,
+    accumulators: Sequence[Accumulator] = (),
+    on_progress: OnProgress = no_progress,
 ) -> tuple[dict[str, Any], ImageTable | None]:
     """Reconstruct `data` once; return the chosen scores with how many images they are of, and the table of images.
 
-    `observers` see the batches, too, and add to the report. With several processes only the main one has more than the
-    numbers of images.
+    `accumulators` get the batches, too, and add to the report. With several processes only the main one has more than
+    the numbers of images.
     """
     scores = ImageScores(chosen.measures)
-    everyone: list[Observer] = [scores, *observers, *chosen.observers]
-    show_reconstructions(
+    everything: list[Accumulator] = [scores, *accumulators, *chosen.accumulators]
+    reconstruct_images(
         reconstruct,
         data.dataset,
         data.indices,
         data.transform,
         draw_masks,
         accelerator,
-        everyone,
+        everything,
         batch_size=batch_size,
         patch_size=patch_size,
         workers=data.workers,
         baselines=baselines,
-        watch=watch,
+        on_progress=on_progress,
     )
     gather = Gather(accelerator)
-    seen = int(gather.total(torch.tensor(float(scores.num_images), dtype=torch.float64)))
-    report: dict[str, Any] = {"num_images": seen, "unreadable_images": len(data.indices) - seen}
+    num_images = int(gather.total(torch.tensor(float(scores.num_images), dtype=torch.float64)))
+    report: dict[str, Any] = {"num_images": num_images, "unreadable_images": len(data.indices) - num_images}
     report |= {"networks": chosen.networks, "feature_networks": {}, "scores": {}, "unavailable": chosen.unavailable}
-    for observer in everyone:
-        lay(report, observer.finish(gather))
+    for accumulator in everything:
+        merge_into(report, accumulator.compute(gather))
     return report, scores.table
 
 
@@ -93,7 +93,7 @@ def score_training(
     if baselines:
         # A filling keeps the visible pixels: its whole output is its composite.
         scores["baselines"] = {
-            name: _flat(found | {RAW: found[COMPOSITE]}) for name, found in report.get("baselines", {}).items()
+            name: _flat(scored | {RAW: scored[COMPOSITE]}) for name, scored in report.get("baselines", {}).items()
         }
     return scores
 

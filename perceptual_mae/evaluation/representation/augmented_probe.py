@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 from perceptual_mae.data.loading import Batch, EpochPlan, TrainLoader
 from perceptual_mae.data.transforms import TrainTransform
 from perceptual_mae.evaluation.labelled_data import LabelledData
-from perceptual_mae.evaluation.representation.features import Extractor, Features, Watch, ignore
-from perceptual_mae.evaluation.representation.probe_fitting import lars, take_step
+from perceptual_mae.evaluation.representation.features import Extractor, Features
+from perceptual_mae.evaluation.representation.probe_fitting import lars
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
-from perceptual_mae.schedules import learning_rate
+from perceptual_mae.progress import OnProgress, no_progress
+from perceptual_mae.schedules import learning_rate, set_learning_rate
 
 IMAGES_AT_ONCE = 512
 IMAGENET_STEPS = 78
@@ -85,7 +86,7 @@ def train_probe(
     epochs: int,
     batch_size: int,
     name: str = "probe",
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, ProbeHead]:
     """Return a trained head for each feature that the extractor names; warm-up shortens with the epochs.
 
@@ -131,7 +132,7 @@ def train_probe(
                 for key, head in heads.items():
                     _step(head, optimizers[key], features[key][rows], labels[rows], rate)
                 step += 1
-            watch(name, step, epochs * steps_per_epoch)
+            on_progress(name, step, epochs * steps_per_epoch)
     loader.close()
     return {key: head.eval() for key, head in heads.items()}
 
@@ -187,4 +188,5 @@ def _in_order(parts: list[Tensor], accelerator: Accelerator) -> Tensor:
 def _step(head: ProbeHead, optimizer: Optimizer, features: Tensor, labels: Tensor, rate: float) -> None:
     optimizer.zero_grad()
     F.cross_entropy(head(features)[0], labels).backward()  # type: ignore[no-untyped-call]
-    take_step(optimizer, rate)
+    set_learning_rate(optimizer, rate)
+    optimizer.step()

@@ -22,12 +22,10 @@ from perceptual_mae.evaluation.representation.augmented_probe import (
 from perceptual_mae.evaluation.representation.features import (
     Extractor,
     Features,
-    Watch,
     both_splits,
+    build_extractors,
     extract,
-    ignore,
     layer_features,
-    subjects,
 )
 from perceptual_mae.evaluation.representation.knn import NEIGHBOURS, TEMPERATURE, knn_accuracies
 from perceptual_mae.evaluation.representation.kth_heads import HeadScores, train_and_score
@@ -39,6 +37,7 @@ from perceptual_mae.evaluation.representation.linear_probe import (
     ProbeResult,
     linear_probe,
 )
+from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.run import Run
 
 Protocol = Literal["cached", "mae", "paper", "kth"]
@@ -64,7 +63,7 @@ def probe_run(
     layers: bool = False,
     baselines: bool = False,
     ema: bool | None = None,
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Return linear-probe accuracies of a run's encoder with everything they stand on.
 
@@ -83,7 +82,7 @@ def probe_run(
     if layers:
         extractors: dict[str, Extractor] = {"encoder": layer_features(generator.encoder)}
     else:
-        extractors = subjects(generator, run.config, accelerator, baselines=baselines)
+        extractors = build_extractors(generator, run.config, accelerator, baselines=baselines)
     if protocol == "cached":
         options: dict[str, Any] = {"optimizer": optimizer, "held_out": HELD_OUT}
         if optimizer != "lbfgs":
@@ -101,12 +100,14 @@ def probe_run(
     scores: Scores = {}
     for name, extractor in extractors.items():
         if protocol in RECIPES:
-            scores[name] = _probe_online(extractor, data, accelerator, seeds, RECIPES[protocol], options, name, watch)
+            scores[name] = _probe_online(
+                extractor, data, accelerator, seeds, RECIPES[protocol], options, name, on_progress
+            )
             continue
-        train, test = both_splits(extractor, data, accelerator, name, watch)
+        train, test = both_splits(extractor, data, accelerator, name, on_progress)
         report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
         fit = partial(linear_probe if protocol == "cached" else train_and_score, **options)
-        scores[name] = _probe_features(train, test, data, accelerator, seeds, fit, name, watch)
+        scores[name] = _probe_features(train, test, data, accelerator, seeds, fit, name, on_progress)
     return report | {"scores": scores}
 
 
@@ -119,7 +120,7 @@ def knn_run(
     temperature: float = TEMPERATURE,
     baselines: bool = False,
     ema: bool | None = None,
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Return nearest-neighbour accuracies of a run's encoder, by number of neighbours, with what they stand on.
 
@@ -132,8 +133,8 @@ def knn_run(
     report: dict[str, Any] = {"protocol": "knn", "temperature": temperature}
     report |= describe(run, generator.encoder, data, accelerator, ema=uses_ema(run, ema))
     scores: Scores = {}
-    for name, extractor in subjects(generator, run.config, accelerator, baselines=baselines).items():
-        train, test = both_splits(extractor, data, accelerator, name, watch)
+    for name, extractor in build_extractors(generator, run.config, accelerator, baselines=baselines).items():
+        train, test = both_splits(extractor, data, accelerator, name, on_progress)
         report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
         scores[name] = {}
         for key, features in train.named.items():
@@ -168,7 +169,7 @@ def _probe_features(
     seeds: Sequence[int],
     fit: Callable[..., ProbeResult | HeadScores],
     name: str,
-    watch: Watch,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     device, scores, fits = accelerator.device, {}, 0
     labels, test_labels = train.labels.to(device), test.labels.to(device)
@@ -176,7 +177,7 @@ def _probe_features(
         features, test_features = train.named[key].to(device), test.named[key].to(device)
         results = []
         for seed in seeds:
-            watch(f"{name}, fitting", fits, len(train.named) * len(seeds))
+            on_progress(f"{name}, fitting", fits, len(train.named) * len(seeds))
             results.append(fit(features, labels, test_features, test_labels, num_classes=data.num_classes, seed=seed))
             fits += 1
         scores[key] = summarise([result.accuracy for result in results]) | _further(results)
@@ -184,7 +185,7 @@ def _probe_features(
 
 
 def _further(results: Sequence[ProbeResult | HeadScores]) -> dict[str, Any]:
-    """Return what is told beside the accuracies on test: what was chosen, or accuracies on train and agreements."""
+    """Return what goes with the accuracies on test: what was chosen, or accuracies on train and agreements."""
     if probes := [result.probe for result in results if isinstance(result, ProbeResult)]:
         held_out = [round(probe.tried[probe.chosen], 5) for probe in probes]
         return {"chosen": [probe.chosen for probe in probes], "held_out_accuracy": held_out}
@@ -204,13 +205,15 @@ def _probe_online(
     recipe: Recipe,
     options: Mapping[str, Any],
     name: str,
-    watch: Watch,
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
-    test = extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", watch)
+    test = extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", on_progress)
     by_seed = []
     for seed in seeds:
-        told = f"{name}, seed {seed}"
-        heads = train_probe(extractor, data, recipe, accelerator, seed=seed, name=told, watch=watch, **options)
+        task = f"{name}, seed {seed}"
+        heads = train_probe(
+            extractor, data, recipe, accelerator, seed=seed, name=task, on_progress=on_progress, **options
+        )
         if accelerator.is_main_process:
             by_seed.append(score_heads(heads, test))
     return {key: summarise([found[key] for found in by_seed]) for key in (by_seed[0] if by_seed else ())}

@@ -1,4 +1,4 @@
-"""Frozen features of a labelled set: one pass, whole images, nothing hidden, nothing learnt.
+"""Frozen features of a labelled set: one pass over whole images, nothing hidden.
 
 An extractor maps images (B, C, H, W) in [0, 1] to named features (B, D). Shapes: B images, L patches, D width.
 """
@@ -21,11 +21,9 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.progress import OnProgress, no_progress
 
 Extractor = Callable[[Tensor], dict[str, Tensor]]
-Watch = Callable[[str, int, int], None]
-"""Is told what goes on, how much of it is done and how much there is."""
-
 POOLINGS = ("class", "mean")
 PIXEL_SIDE = 32
 BATCH_SIZE = 128
@@ -33,7 +31,7 @@ BATCH_SIZE = 128
 
 @dataclass(frozen=True)
 class Features:
-    """What was extracted: float32 features (N, D) by name, int64 labels (N,), in the order of the data set."""
+    """Float32 features (N, D) by name, int64 labels (N,), in the order of the data set."""
 
     named: dict[str, Tensor]
     labels: Tensor
@@ -67,7 +65,7 @@ def layer_features(encoder: Encoder) -> Extractor:
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """The extractor that learns nothing: the pixels themselves, averaged down to a side of at most 32."""
+    """Return the pixels themselves {"pixels": (B, C*h*w)}, averaged down to a side of at most 32."""
     size = tuple(min(PIXEL_SIDE, side) for side in images.shape[2:])
     return {"pixels": F.interpolate(images.float(), size=size, mode="area").flatten(1)}
 
@@ -92,10 +90,6 @@ def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def ignore(what: str, done: int, total: int) -> None:
-    """The watch that looks away."""
-
-
 @torch.no_grad()
 def extract_features(
     extractor: Extractor,
@@ -106,7 +100,7 @@ def extract_features(
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     name: str = "features",
-    watch: Watch = ignore,
+    on_progress: OnProgress = no_progress,
 ) -> Features:
     """Return the features of a whole data set, on the CPU; memory grows with the features alone.
 
@@ -123,7 +117,7 @@ def extract_features(
         with accelerator.autocast():
             extracted = extractor(batch.to(accelerator.device).images)
         chunks.append((batch.indices, batch.labels, {key: value.float().cpu() for key, value in extracted.items()}))
-        watch(name, int(batch.indices[-1]) + 1, len(dataset))
+        on_progress(name, int(batch.indices[-1]) + 1, len(dataset))
     if processes > 1:
         chunks = _to_main_process(chunks, accelerator)
     if not chunks:
@@ -145,13 +139,13 @@ def _to_main_process(chunks: list[Chunk], accelerator: Accelerator) -> list[Chun
     rounds = max(gather_object([len(chunks)]))
     gathered: list[Chunk] = []
     for turn in range(rounds):
-        met = gather_object(chunks[turn : turn + 1])
+        parts = gather_object(chunks[turn : turn + 1])
         if accelerator.is_main_process:
-            gathered += met
+            gathered += parts
     return gathered
 
 
-def subjects(
+def build_extractors(
     generator: MaskedAutoencoder, config: RunConfig, accelerator: Accelerator, *, baselines: bool
 ) -> dict[str, Extractor]:
     """Return what is scored by name: the run's encoder, and with `baselines` the same before training, and pixels."""
@@ -168,19 +162,24 @@ def subjects(
 
 
 def both_splits(
-    extractor: Extractor, data: LabelledData, accelerator: Accelerator, name: str, watch: Watch = ignore
+    extractor: Extractor, data: LabelledData, accelerator: Accelerator, name: str, on_progress: OnProgress = no_progress
 ) -> tuple[Features, Features]:
     """Return the features of the training and of the test images, without augmentation."""
     return (
-        extract(extractor, data.train, data, accelerator, f"{name}, train", watch),
-        extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", watch),
+        extract(extractor, data.train, data, accelerator, f"{name}, train", on_progress),
+        extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", on_progress),
     )
 
 
 def extract(
-    extractor: Extractor, dataset: ImageDataset, data: LabelledData, accelerator: Accelerator, name: str, watch: Watch
+    extractor: Extractor,
+    dataset: ImageDataset,
+    data: LabelledData,
+    accelerator: Accelerator,
+    name: str,
+    on_progress: OnProgress,
 ) -> Features:
     """Return the features of one part of labelled data, prepared as the run prepares held-out images."""
     return extract_features(
-        extractor, dataset, data.transform, accelerator, workers=data.workers, name=name, watch=watch
+        extractor, dataset, data.transform, accelerator, workers=data.workers, name=name, on_progress=on_progress
     )

@@ -38,8 +38,8 @@ def knn_accuracies(
         similarities, nearest = (F.normalize(part.float(), dim=1) @ keys.T).topk(counts[-1])
         weights, classes = ((similarities - 1) / temperature).exp(), labels[nearest]
         votes, first = weights.new_zeros(len(part), num_classes), 0
-        for place, count in enumerate(counts):
+        for position, count in enumerate(counts):
             votes.scatter_add_(1, classes[:, first:count], weights[:, first:count])
-            hits[place] += (votes.argmax(1) == wanted).sum()
+            hits[position] += (votes.argmax(1) == wanted).sum()
             first = count
     return dict(zip(counts, (hits / len(test_labels)).tolist(), strict=True))

@@ -92,12 +92,12 @@ def train_head(
     batch_size = min(batch_size, len(features))
     steps_per_epoch = len(features) // batch_size
     for step in range(epochs * steps_per_epoch):
-        epoch, place = divmod(step, steps_per_epoch)
-        if place == 0:
+        epoch, position = divmod(step, steps_per_epoch)
+        if position == 0:
             order = torch.randperm(len(features), generator=stream("probe order", seed, epoch)).to(features.device)
         for group in optimizer.param_groups:
             group["lr"] = rate(step, epochs * steps_per_epoch)
-        chosen = order[place * batch_size : (place + 1) * batch_size]
+        chosen = order[position * batch_size : (position + 1) * batch_size]
         optimizer.zero_grad()
         F.cross_entropy(network(features[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

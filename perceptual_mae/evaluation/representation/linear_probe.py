@@ -104,14 +104,14 @@ def fit_probe(
             f"{len(features)} features with {len(labels)} labels cannot give up a share of {held_out} and leave two"
         )
     order = torch.randperm(len(features), generator=stream("probe held out", seed)).to(features.device)
-    choosing, fitting = order[:count], order[count:]
+    selection, fitting = order[:count], order[count:]
     candidates = CANDIDATES[optimizer] if candidates is None else tuple(candidates)
     copies = 1 if optimizer == "lbfgs" else len(candidates)
     num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
     head = ProbeHead(features.shape[1], num_classes, copies=copies, seed=seed).to(features.device)
-    judge = (features[choosing], labels[choosing])
+    held_out_part = (features[selection], labels[selection])
     if optimizer == "lbfgs":
-        return _descend(head, features[fitting], labels[fitting], judge, candidates)
+        return _descend(head, features[fitting], labels[fitting], held_out_part, candidates)
     fit_in_batches(
         head,
         features[fitting],
@@ -122,13 +122,13 @@ def fit_probe(
         batch_size=batch_size,
         seed=seed,
     )
-    correct, losses = accuracies(head, *judge)
+    correct, losses = accuracies(head, *held_out_part)
     best = max(range(copies), key=lambda copy: (correct[copy], -losses[copy]))
     return FittedProbe(head.keep(best), candidates[best], dict(zip(candidates, correct, strict=True)))
 
 
 def _descend(
-    head: ProbeHead, features: Tensor, labels: Tensor, judge: tuple[Tensor, Tensor], penalties: Sequence[float]
+    head: ProbeHead, features: Tensor, labels: Tensor, held_out_part: tuple[Tensor, Tensor], penalties: Sequence[float]
 ) -> FittedProbe:
     """Fit with L-BFGS from the strongest penalty down, each from the one before, until held-out loss rises twice."""
     normalised = set_statistics(head, features)
@@ -137,7 +137,7 @@ def _descend(
     kept, chosen, lowest, rises = head, 0.0, math.inf, 0
     for penalty in sorted(penalties, reverse=True):
         fit_lbfgs(head.copies()[0], normalised, labels, l2=penalty)
-        (correct,), (loss,) = accuracies(head, *judge)
+        (correct,), (loss,) = accuracies(head, *held_out_part)
         tried[penalty] = correct
         if (correct, -loss) > best:
             best, kept, chosen = (correct, -loss), deepcopy(head), penalty

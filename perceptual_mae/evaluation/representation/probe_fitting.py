@@ -1,4 +1,4 @@
-"""How a probe's linear map is fitted to features that are at hand: L-BFGS on all of them, or SGD or LARS in batches."""
+"""Fits a probe's linear map to cached features: L-BFGS on all of them, or SGD or LARS in batches."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead
-from perceptual_mae.schedules import learning_rate
+from perceptual_mae.schedules import learning_rate, set_learning_rate
 from perceptual_mae.seeding import stream
 
 MOMENTUM, TRUST = 0.9, 0.001  # MAE's probe
@@ -94,7 +94,8 @@ def fit_in_batches(
             head.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             for descent, peak in zip(optimizers, rates, strict=True):
-                take_step(descent, decay(epoch * steps_per_epoch + step, peak=peak))
+                set_learning_rate(descent, decay(epoch * steps_per_epoch + step, peak=peak))
+                descent.step()
 
 
 def sgd(parameters: Sequence[Tensor]) -> Optimizer:
@@ -117,10 +118,3 @@ def lars(parameters: Sequence[Tensor]) -> Optimizer:
         [group for group in groups if group["params"]], lr=0.0, momentum=MOMENTUM, trust_coeff=TRUST
     )
     return optimizer
-
-
-def take_step(optimizer: Optimizer, rate: float) -> None:
-    """Step with this learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()

@@ -188,7 +188,7 @@ def test_a_required_score_is_looked_for_before_the_pass(run: Path, monkeypatch: 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the pass began")
 
-    monkeypatch.setattr("perceptual_mae.evaluation.reconstruction.scoring.show_reconstructions", never)
+    monkeypatch.setattr("perceptual_mae.evaluation.reconstruction.scoring.reconstruct_images", never)
     assert main(["evaluate", str(run), "--require", "lpips_vgg"]) == 2
     assert main(["evaluate", str(run), "--require", "ssim"]) == 1
 

@@ -8,7 +8,7 @@ from conftest import debug_config
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.report.methods import method_of
-from perceptual_mae.report.run_records import read_entries
+from perceptual_mae.report.run_records import read_run_records
 from perceptual_mae.report.seed_groups import group_runs, score
 from run_folders import make_run, probe
 
@@ -17,9 +17,9 @@ def test_mean_and_sample_deviation_are_those_worked_by_hand():
     found = score({"a": 10.0, "b": 12.0, "c": 17.0, "d": None})
     assert found is not None
     assert found.mean == 13.0
-    assert found.deviation == pytest.approx(13**0.5)  # (9 + 1 + 16) / 2
+    assert found.std == pytest.approx(13**0.5)  # (9 + 1 + 16) / 2
     assert found.n == 3
-    assert score({"a": 4.0}).deviation is None
+    assert score({"a": 4.0}).std is None
     assert score({"a": None}) is None
 
 
@@ -48,20 +48,20 @@ def test_seeds_of_one_method_are_a_row_with_mean_deviation_and_n(tmp_path: Path)
 def test_where_images_lie_and_how_they_are_read_makes_no_other_method(tmp_path: Path):
     ways = ["data.workers=1", "evaluation.every=0", "training.keep_last=1"]
     paths = [make_run(tmp_path / str(seed), f"training.seed={seed}", way) for seed, way in enumerate(ways)]
-    groups, repeated = group_runs(read_entries(paths))
+    groups, repeated = group_runs(read_run_records(paths))
     assert [group.seeds for group in groups] == [[0, 1, 2]]
     assert repeated == []
 
 
 def test_rows_of_one_method_are_told_apart_by_the_key_that_differs(tmp_path: Path):
     paths = [make_run(tmp_path / name, f"optimizer.lr={name}") for name in ("1e-3", "2e-3")]
-    groups, _ = group_runs(read_entries(paths))
+    groups, _ = group_runs(read_run_records(paths))
     assert [group.label for group in groups] == ["MSE (optimizer.lr=0.001)", "MSE (optimizer.lr=0.002)"]
 
 
 def test_a_repeated_seed_is_no_second_sample(tmp_path: Path):
-    groups, repeated = group_runs(read_entries([make_run(tmp_path / name) for name in "ab"]))
-    assert [len(group.entries) for group in groups] == [1, 1]
+    groups, repeated = group_runs(read_run_records([make_run(tmp_path / name) for name in "ab"]))
+    assert [len(group.records) for group in groups] == [1, 1]
     assert repeated == ["training.seed: b repeats a, 0 in both and all else alike"]
 
 
@@ -71,8 +71,8 @@ def test_scores_that_stand_on_different_things_are_never_averaged(tmp_path: Path
         make_run(tmp_path / str(seed), f"training.seed={seed}", scores={"probe_cached": probe(0.5, limit=limit)})
         for seed, limit in enumerate(limits)
     ]
-    groups, _ = group_runs(read_entries(paths))
-    assert [len(group.entries) for group in groups] == [1, 1]
+    groups, _ = group_runs(read_run_records(paths))
+    assert [len(group.records) for group in groups] == [1, 1]
 
 
 TWINS = {"improved_mae_original": "mse"}  # the same training under its study's name: the plainer one is told

@@ -68,7 +68,7 @@ def test_inception_sees_a_tensor_as_clean_fid_sees_the_folder_of_its_files(tmp_p
         found = cleanfid.fid.get_folder_features(
             str(folder), extractor, num_workers=0, device=CPU, mode="clean", verbose=False
         )
-        ours.append(network.look(one).features)
+        ours.append(network.extract(one).features)
         theirs.append(torch.from_numpy(found))
         torch.testing.assert_close(ours[-1], theirs[-1], rtol=1e-5, atol=1e-6)
     distances = [frechet_distance(*(fit_gaussian(found[:, :DIM]) for found in pair)) for pair in (ours, theirs)]
@@ -81,11 +81,11 @@ def test_inception_s_classes_are_its_own_answers_without_the_bias(weights: Path)
     script = torch.jit.load(str(weights / "inception-2015-12-05.pt"))
     with torch.no_grad():
         own, biased = script(shown * 255, no_output_bias=True), script(shown * 255)
-    found = network.look(shown).probabilities
+    found = network.extract(shown).probabilities
     assert found is not None
     torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-7)
     assert float((found - biased).abs().max()) > 1e-3
-    facts = network.facts
+    facts = network.metadata
     assert (network.name, facts["dim"], facts["classes"], facts["input"]) == ("inception", DIM, CLASSES, [299, 299])
     assert facts["sha256"] == registry.sha256_of(weights / "inception-2015-12-05.pt")
 
@@ -131,14 +131,14 @@ def test_a_torchscript_file_returns_maps_that_are_averaged_and_perhaps_logits(tm
     own, shown = Own(True).eval(), images()
     torch.jit.script(own).save(str(tmp_path / "own.ts"))
     network = opened(f"{tmp_path / 'own.ts'},mean=0.5/0.4/0.3,std=0.2/0.2/0.1")
-    found = network.look(shown)
+    found = network.extract(shown)
     with torch.no_grad():
         maps, logits = own(normalize(shown, [0.5, 0.4, 0.3], [0.2, 0.2, 0.1]))
     torch.testing.assert_close(found.features, maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
-    assert (network.name, network.facts["dim"], network.facts["classes"]) == ("own.ts", 6, 4)
+    assert (network.name, network.metadata["dim"], network.metadata["classes"]) == ("own.ts", 6, 4)
     torch.jit.script(OwnMaps(False)).save(str(tmp_path / "maps.ts"))
-    assert opened(f"torchscript:{tmp_path / 'maps.ts'}").look(shown).probabilities is None
+    assert opened(f"torchscript:{tmp_path / 'maps.ts'}").extract(shown).probabilities is None
 
 
 @pytest.mark.parametrize(("name", "trunk"), [("squeezenet1_0", "features"), ("resnet18", "layer4")])
@@ -152,12 +152,12 @@ def test_a_network_of_torchvision_gives_what_enters_its_last_layer(name: str, tr
     with torch.no_grad():
         logits = oracle(normalize(shown, *IMAGENET))
     network = opened(f"torchvision:{name}:{tmp_path / 'net.safetensors'},classes=5", (64, 64))
-    found = network.look(shown)
+    found = network.extract(shown)
     torch.testing.assert_close(found.features, maps[0].mean((2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
     assert network.name == name
     layer = opened(f"torchvision:{name}:{tmp_path / 'net.safetensors'},classes=5,layer={trunk},name=mine", (64, 64))
-    torch.testing.assert_close(layer.look(shown).features, found.features, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.extract(shown).features, found.features, rtol=1e-4, atol=1e-5)
     assert layer.name == "mine"
 
 
@@ -170,8 +170,8 @@ def test_a_network_of_timm_gives_what_its_head_is_shown(tmp_path: Path) -> None:
         ready = normalize(shown, config["mean"], config["std"])
         features = oracle.forward_head(oracle.forward_features(ready), pre_logits=True)
     network = opened(f"timm:test_vit:{tmp_path / 'net.pt'},classes=9", (160, 160))
-    torch.testing.assert_close(network.look(shown).features, features, rtol=1e-4, atol=1e-5)
-    assert opened(f"timm:test_vit:{tmp_path / 'net.pt'},classes=9,size=160").facts["input"] == [160, 160]
+    torch.testing.assert_close(network.extract(shown).features, features, rtol=1e-4, atol=1e-5)
+    assert opened(f"timm:test_vit:{tmp_path / 'net.pt'},classes=9,size=160").metadata["input"] == [160, 160]
 
 
 def test_a_cifar_resnet_is_read_off_its_file(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ def test_a_cifar_resnet_is_read_off_its_file(tmp_path: Path) -> None:
     network, shown = opened(f"cifar_resnet:{tmp_path / 'a.th'}"), images()
     with torch.no_grad():
         logits = own(normalize(shown, *IMAGENET))
-    torch.testing.assert_close(network.look(shown).probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
-    assert (network.facts["depth"], network.facts["dim"], network.facts["classes"]) == (14, 32, 5)
+    torch.testing.assert_close(network.extract(shown).probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
+    assert (network.metadata["depth"], network.metadata["dim"], network.metadata["classes"]) == (14, 32, 5)
 
 
 def test_the_encoder_of_a_run_gives_the_mean_of_its_patch_tokens(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_encoder_of_a_run_gives_the_mean_of_its_patch_tokens(tmp_path: Path)
     encoder = Run(tmp_path / "r").generator().encoder
     with torch.no_grad():
         tokens = encoder(shown)[:, 1:].mean(1)
-    found = network.look(shown)
+    found = network.extract(shown)
     torch.testing.assert_close(found.features, tokens, rtol=1e-4, atol=1e-5)
     assert found.probabilities is None
     assert network.name == "run:r"
@@ -203,9 +203,9 @@ def test_the_encoder_of_a_run_gives_the_mean_of_its_patch_tokens(tmp_path: Path)
 def test_images_are_rounded_to_bytes_and_grey_ones_shown_in_three_channels(tmp_path: Path) -> None:
     torch.jit.script(OwnMaps(False)).save(str(tmp_path / "maps.ts"))
     network, shown = opened(str(tmp_path / "maps.ts")), images()
-    torch.testing.assert_close(network.look(shown + 0.4 / 255), network.look(shown), rtol=0, atol=0)
+    torch.testing.assert_close(network.extract(shown + 0.4 / 255), network.extract(shown), rtol=0, atol=0)
     grey = shown[:, :1]
-    torch.testing.assert_close(network.look(grey), network.look(grey.expand(-1, 3, -1, -1)), rtol=0, atol=0)
+    torch.testing.assert_close(network.extract(grey), network.extract(grey.expand(-1, 3, -1, -1)), rtol=0, atol=0)
 
 
 def test_an_exported_program_does_what_a_script_does(tmp_path: Path) -> None:
@@ -216,8 +216,8 @@ def test_an_exported_program_does_what_a_script_does(tmp_path: Path) -> None:
     network = opened(str(tmp_path / "own.pt2"))
     with torch.no_grad():
         maps, logits = own(shown)
-    torch.testing.assert_close(network.look(shown).features, maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(network.look(shown).probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network.extract(shown).features, maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(network.extract(shown).probabilities, logits.softmax(1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_text_is_a_kind_what_is_meant_and_options(tmp_path: Path) -> None:

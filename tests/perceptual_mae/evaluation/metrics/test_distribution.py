@@ -16,7 +16,7 @@ from torch import Tensor
 
 from conftest import DEBUG
 from perceptual_mae.cli import main
-from perceptual_mae.evaluation.accumulators import Gather, Seen
+from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.feature_networks.parsing import open_features
 from perceptual_mae.evaluation.metrics.distribution import halves, prepare
 from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_distance
@@ -55,21 +55,23 @@ def random_images(num_images: int, seed: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bilinear")
 
 
-def seen(originals: Tensor, indices: Tensor) -> Seen:
+def seen(originals: Tensor, indices: Tensor) -> ReconstructionBatch:
     """Reconstructions that are darker (raw) or half as dark (composite)."""
     blank = torch.zeros(len(originals), 1, dtype=torch.bool)
     raw, composite = originals[indices] * 0.6, originals[indices] * 0.8
-    return Seen(originals[indices], raw, composite, blank, blank.float(), indices, -torch.ones_like(indices))
+    return ReconstructionBatch(
+        originals[indices], raw, composite, blank, blank.float(), indices, -torch.ones_like(indices)
+    )
 
 
 def test_scores_are_those_of_the_functions_on_the_network_s_features(network: str) -> None:
     originals = random_images(40, seed=0)
-    observer = prepare(setting(40, network), ["fid", "kid", "is"])
+    accumulator = prepare(setting(40, network), ["fid", "kid", "is"])
     for part in torch.arange(40).split(16):
-        observer.see(seen(originals, part))
-    found = observer.finish(Gather(Accelerator(cpu=True)))
+        accumulator.update(seen(originals, part))
+    found = accumulator.compute(Gather(Accelerator(cpu=True)))
     own = open_features(network, (32, 32), CPU)
-    looked = {name: own.look(images) for name, images in _subjects(originals).items()}
+    looked = {name: own.extract(images) for name, images in _subjects(originals).items()}
     reference = looked["originals"].features
     for subject in ("raw", "composite"):
         features, probabilities = looked[subject]
@@ -98,10 +100,10 @@ def test_an_image_that_is_shown_twice_counts_once_and_the_order_of_batches_does_
     originals, gather = random_images(40, seed=1), Gather(Accelerator(cpu=True))
     one, other = (prepare(setting(40, network), ["fid", "kid", "is"]) for _ in range(2))
     for part in torch.arange(40).split(8):
-        one.see(seen(originals, part))
+        one.update(seen(originals, part))
     for part in torch.cat([torch.arange(40).flip(0), torch.tensor([39, 38])]).split(8):  # padded at the end
-        other.see(seen(originals, part))
-    first, second = one.finish(gather), other.finish(gather)
+        other.update(seen(originals, part))
+    first, second = one.compute(gather), other.compute(gather)
     assert second["feature_networks"]["own.pt"]["num_images"] == 40
     for subject, scores in first["scores"].items():
         assert second["scores"][subject] == pytest.approx(scores, rel=1e-5)
@@ -115,26 +117,26 @@ def test_halves_are_disjoint_and_equal() -> None:
 
 
 def test_fewer_images_than_features_have_kid_and_a_sentence(network: str) -> None:
-    observer = prepare(setting(DIM, network), ["fid", "kid", "is"])
-    reason = observer.unavailable["fid[own.pt]"]
+    accumulator = prepare(setting(DIM, network), ["fid", "kid", "is"])
+    reason = accumulator.unavailable["fid[own.pt]"]
     assert reason.startswith(f"{DIM} images are too few for the covariance of {DIM} features; read kid")
-    assert "score 20 or more" in observer.unavailable["is[own.pt]"]
-    observer.see(seen(random_images(DIM, seed=2), torch.arange(DIM)))
-    found = observer.finish(Gather(Accelerator(cpu=True)))
+    assert "score 20 or more" in accumulator.unavailable["is[own.pt]"]
+    accumulator.update(seen(random_images(DIM, seed=2), torch.arange(DIM)))
+    found = accumulator.compute(Gather(Accelerator(cpu=True)))
     assert {*found["scores"]["raw"]} == {"kid[own.pt]"}
     # A half of the originals may be too few where all of them are enough.
-    observer = prepare(setting(DIM + 2, network), ["fid"])
-    observer.see(seen(random_images(DIM + 2, seed=2), torch.arange(DIM + 2)))
-    found = observer.finish(Gather(Accelerator(cpu=True)))
+    accumulator = prepare(setting(DIM + 2, network), ["fid"])
+    accumulator.update(seen(random_images(DIM + 2, seed=2), torch.arange(DIM + 2)))
+    found = accumulator.compute(Gather(Accelerator(cpu=True)))
     assert found["scores"]["raw"]["fid[own.pt]"] > 0
     assert found["scores"]["originals"]["fid[own.pt]"] is None
 
 
 def test_images_that_turn_out_unreadable_may_leave_too_few(network: str) -> None:
-    observer = prepare(setting(DIM + 1, network), ["fid"])
-    assert not observer.unavailable
-    observer.see(seen(random_images(DIM, seed=2), torch.arange(DIM)))
-    found = observer.finish(Gather(Accelerator(cpu=True)))
+    accumulator = prepare(setting(DIM + 1, network), ["fid"])
+    assert not accumulator.unavailable
+    accumulator.update(seen(random_images(DIM, seed=2), torch.arange(DIM)))
+    found = accumulator.compute(Gather(Accelerator(cpu=True)))
     assert "fid[own.pt]" in found["unavailable"]
     assert "scores" not in found
 
@@ -147,17 +149,17 @@ class Overflowing(torch.nn.Module):
 
 def test_a_network_that_overflows_gives_no_numbers(tmp_path: Path) -> None:
     torch.jit.script(Overflowing()).save(str(tmp_path / "own.ts"))
-    observer = prepare(setting(40, str(tmp_path / "own.ts")), ["fid", "kid"])
-    observer.see(seen(random_images(40, seed=0), torch.arange(40)))
-    found = observer.finish(Gather(Accelerator(cpu=True)))
+    accumulator = prepare(setting(40, str(tmp_path / "own.ts")), ["fid", "kid"])
+    accumulator.update(seen(random_images(40, seed=0), torch.arange(40)))
+    found = accumulator.compute(Gather(Accelerator(cpu=True)))
     assert "scores" not in found
     assert "not finite; check its file" in found["unavailable"]["fid[own.ts]"]
 
 
 def test_no_image_is_kept(network: str) -> None:
-    observer = prepare(setting(40, network), ["fid", "is"])
-    observer.see(seen(random_images(40, seed=0), torch.arange(40)))
-    held = [*observer._features.values(), *observer._probabilities.values()]
+    accumulator = prepare(setting(40, network), ["fid", "is"])
+    accumulator.update(seen(random_images(40, seed=0), torch.arange(40)))
+    held = [*accumulator._features.values(), *accumulator._probabilities.values()]
     assert {(*part.shape, part.dtype) for parts in held for part in parts} == {
         (40, DIM, torch.float32),
         (40, CLASSES, torch.float32),
@@ -167,11 +169,11 @@ def test_no_image_is_kept(network: str) -> None:
 def test_without_inception_everything_of_it_is_unavailable_and_the_command_that_brings_it_is_told(
     weights: Path,
 ) -> None:
-    observer = prepare(setting(100), ["fid", "is"])
-    assert observer.unavailable.keys() == {"fid[inception]", "is[inception]"}
-    assert all("pmae weights fetch inception" in reason for reason in observer.unavailable.values())
-    observer.see(seen(random_images(4, seed=0), torch.arange(4)))
-    assert not observer.finish(Gather(Accelerator(cpu=True)))
+    accumulator = prepare(setting(100), ["fid", "is"])
+    assert accumulator.unavailable.keys() == {"fid[inception]", "is[inception]"}
+    assert all("pmae weights fetch inception" in reason for reason in accumulator.unavailable.values())
+    accumulator.update(seen(random_images(4, seed=0), torch.arange(4)))
+    assert not accumulator.compute(Gather(Accelerator(cpu=True)))
 
 
 def test_images_of_two_channels_have_no_such_scores(network: str) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from perceptual_mae.data.cifar10 import Cifar10
-from perceptual_mae.evaluation.feature_networks import FeatureNetwork, Found
+from perceptual_mae.evaluation.feature_networks import ExtractedFeatures, FeatureNetwork
 from perceptual_mae.evaluation.feature_networks.parsing import open_features
 from perceptual_mae.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from perceptual_mae.evaluation.metrics.inception_score import inception_score
@@ -34,14 +34,14 @@ def network(shared_data: Path) -> FeatureNetwork:
     return open_features(f"cifar_resnet:{path},sha256={RESNET56}", (32, 32), torch.device("cpu"))
 
 
-def look(network: FeatureNetwork, images: Tensor) -> Found:
-    parts = [network.look(part) for part in images.split(100)]
+def look(network: FeatureNetwork, images: Tensor) -> ExtractedFeatures:
+    parts = [network.extract(part) for part in images.split(100)]
     features, probabilities = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Found(features, probabilities)
+    return ExtractedFeatures(features, probabilities)
 
 
 @pytest.fixture(scope="module")
-def originals(network: FeatureNetwork, cifar10: Path) -> tuple[Tensor, Tensor, Found]:
+def originals(network: FeatureNetwork, cifar10: Path) -> tuple[Tensor, Tensor, ExtractedFeatures]:
     """Test images, their labels, and what the network finds in them."""
     images, labels = first(Cifar10("test", root=str(cifar10)))
     return images, labels, look(network, images)
@@ -52,7 +52,7 @@ def noisy(images: Tensor, deviation: float) -> Tensor:
     return (images + deviation * noise).clamp(0, 1)
 
 
-def test_a_cifar_resnet_knows_its_classes(originals: tuple[Tensor, Tensor, Found]) -> None:
+def test_a_cifar_resnet_knows_its_classes(originals: tuple[Tensor, Tensor, ExtractedFeatures]) -> None:
     """Published with 93.4 % on all 10,000; of 1000 images the standard error is 0.8 %, four of them are allowed."""
     _, labels, (_, probabilities) = originals
     assert probabilities is not None
@@ -60,7 +60,7 @@ def test_a_cifar_resnet_knows_its_classes(originals: tuple[Tensor, Tensor, Found
 
 
 def test_other_images_of_the_data_are_near_and_noise_is_the_farther_the_more_of_it(
-    network: FeatureNetwork, cifar10: Path, originals: tuple[Tensor, Tensor, Found]
+    network: FeatureNetwork, cifar10: Path, originals: tuple[Tensor, Tensor, ExtractedFeatures]
 ) -> None:
     """Test against train is small beside the weakest noise, and distances grow with the noise.
 
@@ -82,7 +82,7 @@ def test_other_images_of_the_data_are_near_and_noise_is_the_farther_the_more_of_
 
 
 def test_originals_score_above_blurred_images_and_these_above_noise(
-    network: FeatureNetwork, originals: tuple[Tensor, Tensor, Found]
+    network: FeatureNetwork, originals: tuple[Tensor, Tensor, ExtractedFeatures]
 ) -> None:
     """A network with 93 % is sure of nearly every original, and the ten classes are equally frequent: the score is near
     10, say above 8. Blurred images leave it less sure, or of fewer classes. Noise has no classes at all: it looks alike

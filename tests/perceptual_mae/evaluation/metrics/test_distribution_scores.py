@@ -90,7 +90,7 @@ def test_the_discrepancy_of_two_pairs_is_worked_by_hand() -> None:
 def test_a_kernel_distance_of_all_images_is_that_of_three_other_libraries() -> None:
     first, second = features(60, 16, seed=5), features(60, 16, seed=6, shift=0.2)
     found = kernel_distance(first, second)
-    assert (found.subsets, found.subset_size, found.deviation) == (1, 60, None)
+    assert (found.subsets, found.subset_size, found.std) == (1, 60, None)
     cleans = cleanfid.kernel_distance(first.double().numpy(), second.double().numpy(), num_subsets=2)
     fidelity = torch_fidelity.metric_kid.kid_features_to_metric(
         first.double(), second.double(), kid_subsets=2, kid_subset_size=60, verbose=False
@@ -106,10 +106,10 @@ def test_subsets_agree_with_torch_fidelity_s_within_their_own_uncertainty() -> N
         first, second, kid_subsets=100, kid_subset_size=100, verbose=False
     )
     # Each mean of 100 subsets is off by about deviation / 10; their difference, by root 2 of that; four of these.
-    assert ours.deviation is not None
-    allowed = 4 * math.sqrt(2) * ours.deviation / 10
+    assert ours.std is not None
+    allowed = 4 * math.sqrt(2) * ours.std / 10
     assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], abs=allowed)
-    assert ours.deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.4)
+    assert ours.std == pytest.approx(theirs["kernel_inception_distance_std"], rel=0.4)
     assert ours.mean > allowed
 
 

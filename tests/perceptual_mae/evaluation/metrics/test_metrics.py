@@ -22,7 +22,7 @@ from perceptual_mae.data.decoding import read_image
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics import lpips as lpips_metric
 from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Setting, UnavailableError
-from perceptual_mae.evaluation.reconstruction.per_image import finish, whole_mean
+from perceptual_mae.evaluation.reconstruction.per_image import image_score, whole_mean
 from perceptual_mae.loss_networks.lpips import lpips_trunk
 from perceptual_mae.losses.frequency import LAPLACIAN, laplacian_error
 from perceptual_mae.losses.ms_ssim import ms_ssim, ssim_map
@@ -52,7 +52,7 @@ def score(name: str, fake: Tensor, real: Tensor) -> Tensor:
     line = METRICS[name]
     assert isinstance(line, ImageMetric)
     measure = line.prepare(setting((real.shape[2], real.shape[3]), real.shape[1]))
-    return finish(line, whole_mean(measure(fake, real)))
+    return image_score(line, whole_mean(measure(fake, real)))
 
 
 @pytest.mark.parametrize("name", CHEAP)

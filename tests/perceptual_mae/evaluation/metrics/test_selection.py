@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accumulators import Gather, Seen
+from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Measure, SetMetric, Setting, UnavailableError
 from perceptual_mae.evaluation.metrics.selection import choose, names_of
@@ -26,14 +26,14 @@ def prepare_network(setting: Setting) -> Measure:
 
 
 class Counter:
-    """An observer of a set that was prepared for some names."""
+    """An accumulator of a set that was prepared for some names."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
 
-    def see(self, seen: Seen) -> None: ...
+    def update(self, seen: ReconstructionBatch) -> None: ...
 
-    def finish(self, gather: Gather) -> Mapping[str, Any]:
+    def compute(self, gather: Gather) -> Mapping[str, Any]:
         return {"scores": {"raw": dict.fromkeys(self.names, 0.0)}}
 
 
@@ -75,7 +75,7 @@ def test_an_unknown_name_is_refused_with_the_one_that_was_meant(tmp_path: Path) 
 def test_what_is_not_at_hand_is_left_out_with_its_reason(tmp_path: Path) -> None:
     chosen = choose(list(TABLE), [], setting(tmp_path), TABLE)
     assert list(chosen.measures) == ["plain"]
-    assert chosen.observers == []
+    assert chosen.accumulators == []
     assert chosen.unavailable == {
         "seen": "no eye; fetch it",
         "fid": "no inception; fetch it",
@@ -88,9 +88,9 @@ def test_scores_of_sets_that_share_a_network_are_prepared_once_and_networks_are_
     for name in ("eye", "inception"):
         (tmp_path / name).write_text(name)
     chosen = choose(["kid", "fid", "seen"], [], setting(tmp_path), TABLE)
-    (observer,) = chosen.observers
-    assert isinstance(observer, Counter)
-    assert observer.names == ["fid", "kid"]
+    (accumulator,) = chosen.accumulators
+    assert isinstance(accumulator, Counter)
+    assert accumulator.names == ["fid", "kid"]
     assert list(chosen.measures) == ["seen"]
     digest = hashlib.sha256(b"eye").hexdigest()
     assert chosen.networks["eye"] == {"file": "eye", "sha256": digest}
@@ -111,5 +111,5 @@ def test_every_line_is_prepared_or_says_why_not(name: str, tmp_path: Path) -> No
         raise UnavailableError(f"the weights of {name} are not at hand; fetch them: pmae weights fetch {name}")
 
     chosen = choose([name], [], Setting((8, 8), 3, torch.device("cpu"), 8, nowhere))
-    assert bool(chosen.unavailable.get(name)) != (name in chosen.measures or bool(chosen.observers))
+    assert bool(chosen.unavailable.get(name)) != (name in chosen.measures or bool(chosen.accumulators))
     assert all("; " in reason for reason in chosen.unavailable.values())

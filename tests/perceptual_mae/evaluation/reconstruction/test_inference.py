@@ -17,8 +17,8 @@ from perceptual_mae.config import build
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accumulators import Gather, Seen
-from perceptual_mae.evaluation.reconstruction.inference import show_reconstructions
+from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
+from perceptual_mae.evaluation.reconstruction.inference import reconstruct_images
 from perceptual_mae.generator.reconstruction import Reconstruction
 
 GRID = (4, 4)
@@ -42,19 +42,19 @@ class Numbered:
 
 
 class Memory:
-    """An observer that keeps what it was shown, by index."""
+    """An accumulator that keeps what it was shown, by index."""
 
     def __init__(self) -> None:
         self.indices: list[int] = []
         self.masks: dict[int, list[bool]] = {}
-        self.batches: list[Seen] = []
+        self.batches: list[ReconstructionBatch] = []
 
-    def see(self, seen: Seen) -> None:
+    def update(self, seen: ReconstructionBatch) -> None:
         self.indices += seen.indices.tolist()
         self.masks |= dict(zip(seen.indices.tolist(), seen.mask.tolist(), strict=True))
         self.batches.append(seen)
 
-    def finish(self, gather: Gather) -> Mapping[str, Any]:
+    def compute(self, gather: Gather) -> Mapping[str, Any]:
         return {}
 
 
@@ -71,7 +71,7 @@ def perform(
     memory = Memory()
     masks = build.build_fixed_masks(debug_config("mse").masking, GRID, seed, ratio)
     options = {"batch_size": batch_size, "patch_size": 8, **more}
-    show_reconstructions(
+    reconstruct_images(
         options.pop("reconstruct", outside),
         dataset,
         indices,
@@ -133,7 +133,7 @@ def test_an_output_that_is_not_finite_stops_with_what_to_do() -> None:
 
 def test_progress_is_told_to_the_end() -> None:
     told: list[tuple[str, int, int]] = []
-    perform(Numbered(7), range(7), name="test", watch=lambda *heard: told.append(heard))
+    perform(Numbered(7), range(7), name="test", on_progress=lambda *heard: told.append(heard))
     assert told == [("test", 3, 7), ("test", 6, 7), ("test", 7, 7)]
 
 

@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from perceptual_mae.evaluation.accumulators import Gather, Observer, Seen, lay
+from perceptual_mae.evaluation.accumulators import Accumulator, Gather, ReconstructionBatch, merge_into
 from perceptual_mae.evaluation.metrics import METRICS
 from perceptual_mae.evaluation.metrics.protocol import ImageMetric, Setting
 from perceptual_mae.evaluation.metrics.selection import find_weights
-from perceptual_mae.evaluation.reconstruction.best_and_worst import Extremes
+from perceptual_mae.evaluation.reconstruction.best_and_worst import BestAndWorst
 from perceptual_mae.evaluation.reconstruction.per_image import ImageScores, hidden_mean, write_csv
 from perceptual_mae.images import mask_image
 from perceptual_mae.losses.ms_ssim import ssim_map
@@ -24,10 +24,12 @@ GRID = (4, 4)
 NAMES = ("l1", "mse", "psnr", "ssim", "box_ssim", "high_frequency")
 
 
-def seen_of(real: Tensor, raw: Tensor, mask: Tensor, first: int = 0, **more: Any) -> Seen:
+def batch_of(real: Tensor, raw: Tensor, mask: Tensor, first: int = 0, **more: Any) -> ReconstructionBatch:
     hidden = mask_image(mask, GRID, (real.shape[2], real.shape[3]))
     indices = torch.arange(first, first + len(real))
-    return Seen(real, raw, torch.lerp(real, raw, hidden), mask, hidden, indices, -torch.ones_like(indices), **more)
+    return ReconstructionBatch(
+        real, raw, torch.lerp(real, raw, hidden), mask, hidden, indices, -torch.ones_like(indices), **more
+    )
 
 
 def lower_half(count: int) -> Tensor:
@@ -36,26 +38,26 @@ def lower_half(count: int) -> Tensor:
     return mask
 
 
-def scores_of(*batches: Seen, names: tuple[str, ...] = NAMES) -> tuple[dict[str, Any], ImageScores]:
+def scores_of(*batches: ReconstructionBatch, names: tuple[str, ...] = NAMES) -> tuple[dict[str, Any], ImageScores]:
     setting = Setting((32, 32), 3, torch.device("cpu"), 8, find_weights)
     lines = {name: METRICS[name] for name in names}
-    observer = ImageScores(
+    accumulator = ImageScores(
         {name: line.prepare(setting) for name, line in lines.items() if isinstance(line, ImageMetric)}
     )
-    return finished(observer, *batches), observer
+    return finished(accumulator, *batches), accumulator
 
 
-def finished(observer: Observer, *batches: Seen) -> dict[str, Any]:
+def finished(accumulator: Accumulator, *batches: ReconstructionBatch) -> dict[str, Any]:
     for batch in batches:
-        observer.see(batch)
-    return dict(observer.finish(Gather(Accelerator(cpu=True))))
+        accumulator.update(batch)
+    return dict(accumulator.compute(Gather(Accelerator(cpu=True))))
 
 
 def test_an_error_of_a_tenth_in_the_hidden_half_alone() -> None:
     real = torch.full((2, 3, 32, 32), 0.5)
     raw = torch.full_like(real, 0.7)
     raw[:, :, 16:] = 0.6  # a tenth below, two tenths in the visible half above
-    scores = scores_of(seen_of(real, raw, lower_half(2)))[0]["scores"]
+    scores = scores_of(batch_of(real, raw, lower_half(2)))[0]["scores"]
     assert [scores[subject]["l1"] for subject in ("raw", "composite", "masked")] == pytest.approx([0.15, 0.05, 0.1])
     assert [scores[subject]["mse"] for subject in ("raw", "composite", "masked")] == pytest.approx([0.025, 0.005, 0.01])
     assert scores["masked"]["psnr"] == pytest.approx(20.0, abs=1e-4)
@@ -85,7 +87,7 @@ def test_a_mean_over_hidden_pixels_counts_channels_and_pixels_once() -> None:
 def test_pooled_psnr_is_that_of_all_pixels_together() -> None:
     real = torch.full((2, 3, 32, 32), 0.5)
     raw = real + torch.tensor([0.1, 0.2]).view(2, 1, 1, 1)
-    raw_scores = scores_of(seen_of(real, raw, lower_half(2)))[0]["scores"]["raw"]
+    raw_scores = scores_of(batch_of(real, raw, lower_half(2)))[0]["scores"]["raw"]
     assert raw_scores["psnr"] == pytest.approx((20 + 13.9794) / 2, abs=1e-4)
     assert raw_scores["psnr_pooled"] == pytest.approx(16.0206, abs=1e-4)  # of a mean squared error of 0.025
 
@@ -94,7 +96,7 @@ def test_identical_images_are_counted_and_enter_the_mean_with_100_db() -> None:
     real = torch.full((3, 3, 32, 32), 0.5)
     raw = real.clone()
     raw[0] = 0.6
-    scores = scores_of(seen_of(real, raw, lower_half(3)))[0]["scores"]
+    scores = scores_of(batch_of(real, raw, lower_half(3)))[0]["scores"]
     assert scores["raw"]["psnr"] == pytest.approx((20 + 100 + 100) / 3, abs=1e-4)
     assert scores["raw"]["psnr_identical_images"] == 2
     assert scores["raw"]["psnr_pooled"] == pytest.approx(20 + 4.7712, abs=1e-4)  # a third of the error
@@ -102,19 +104,19 @@ def test_identical_images_are_counted_and_enter_the_mean_with_100_db() -> None:
 
 def test_a_report_of_identical_images_is_json_without_infinity() -> None:
     real = torch.rand(2, 3, 32, 32)
-    report, observer = scores_of(seen_of(real, real.clone(), lower_half(2)))
+    report, accumulator = scores_of(batch_of(real, real.clone(), lower_half(2)))
     told = json.loads(json.dumps(report, allow_nan=False))["scores"]
     for subject in ("raw", "composite", "masked"):
         assert (told[subject]["psnr"], told[subject]["psnr_pooled"]) == (100, 100)
         assert told[subject]["psnr_identical_images"] == 2
         assert told[subject]["ssim"] == pytest.approx(1)
-    assert observer.table is not None
-    assert observer.table.column("raw/psnr").tolist() == [100] * 2
+    assert accumulator.table is not None
+    assert accumulator.table.column("raw/psnr").tolist() == [100] * 2
 
 
 def test_with_nothing_hidden_the_masked_scores_are_absent() -> None:
     real, nothing = torch.rand(2, 3, 32, 32), torch.zeros(2, 16, dtype=torch.bool)
-    report, _ = scores_of(seen_of(real, real.flip(0), nothing))
+    report, _ = scores_of(batch_of(real, real.flip(0), nothing))
     assert report["scores"]["masked"] == dict.fromkeys(("l1", "mse", "psnr", "ssim", "high_frequency"))
     assert report["scores"]["raw"]["l1"] > 0
 
@@ -124,14 +126,14 @@ def test_a_wrong_range_is_an_error_that_says_which_range_arrived(subject: str, n
     images = {"originals": torch.rand(1, 3, 32, 32), "raw": torch.rand(1, 3, 32, 32)}
     images[subject] = torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], but has values in \[-1, 1\]"):
-        scores_of(seen_of(images["originals"], images["raw"], lower_half(1)))
+        scores_of(batch_of(images["originals"], images["raw"], lower_half(1)))
 
 
 def test_baselines_are_scored_as_composites_and_on_hidden_pixels() -> None:
     real = torch.full((1, 3, 32, 32), 0.5)
     filled = real.clone()
     filled[:, :, 16:] = 0.6
-    report, _ = scores_of(seen_of(real, real, lower_half(1), baselines={"mean_color": filled}))
+    report, _ = scores_of(batch_of(real, real, lower_half(1), baselines={"mean_color": filled}))
     found = report["baselines"]["mean_color"]
     assert list(found) == ["composite", "masked"]
     assert (found["composite"]["l1"], found["masked"]["l1"]) == (pytest.approx(0.05), pytest.approx(0.1))
@@ -148,11 +150,11 @@ class Files:
 def test_a_line_an_image_in_the_order_of_the_data_set(dataset: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     late, early = torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32)
-    report, observer = scores_of(
-        seen_of(late, late.flip(0), lower_half(2), first=7), seen_of(early, early.flip(0), lower_half(2), first=2)
+    report, accumulator = scores_of(
+        batch_of(late, late.flip(0), lower_half(2), first=7), batch_of(early, early.flip(0), lower_half(2), first=2)
     )
-    assert observer.table is not None
-    write_csv(observer.table, dataset, tmp_path / "scores.csv")
+    assert accumulator.table is not None
+    write_csv(accumulator.table, dataset, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["index"] for row in rows] == ["2", "3", "7", "8"]
@@ -170,13 +172,13 @@ def test_the_best_and_the_worst_are_kept_whatever_the_batches() -> None:
     raw = real + error.view(30, 1, 1, 1)
     pages = []
     for size in (30, 7):
-        observer = Extremes(count=3)
+        accumulator = BestAndWorst(count=3)
         cut = range(0, 30, size)
-        batches = [seen_of(real[i : i + size], raw[i : i + size], lower_half(len(real[i : i + size])), i) for i in cut]
-        assert finished(observer, *batches) == {}
+        batches = [batch_of(real[i : i + size], raw[i : i + size], lower_half(len(real[i : i + size])), i) for i in cut]
+        assert finished(accumulator, *batches) == {}
         order = error.argsort().tolist()
-        assert observer._indices.tolist() == order[:3] + order[-3:]
-        page = observer.page()
+        assert accumulator._indices.tolist() == order[:3] + order[-3:]
+        page = accumulator.page()
         assert page is not None
         pages.append(page.tobytes())
     assert pages[0] == pages[1]
@@ -184,13 +186,13 @@ def test_the_best_and_the_worst_are_kept_whatever_the_batches() -> None:
 
 def test_few_images_are_drawn_once_and_none_where_nothing_is_hidden() -> None:
     real = torch.rand(3, 3, 32, 32)
-    observer = Extremes()
-    finished(observer, seen_of(real, real.flip(0), lower_half(3)))
-    page = observer.page()
+    accumulator = BestAndWorst()
+    finished(accumulator, batch_of(real, real.flip(0), lower_half(3)))
+    page = accumulator.page()
     assert page is not None
     assert page.height == 3 * (96 + 4) + 4 + 16
-    nothing = Extremes()
-    finished(nothing, seen_of(real, real, torch.zeros(3, 16, dtype=torch.bool)))
+    nothing = BestAndWorst()
+    finished(nothing, batch_of(real, real, torch.zeros(3, 16, dtype=torch.bool)))
     assert nothing.page() is None
 
 
@@ -205,7 +207,7 @@ def test_notes_stand_beside_their_row() -> None:
 
 def test_reports_are_laid_together_key_by_key() -> None:
     report = {"scores": {"raw": {"l1": 1.0}}, "kind": "evaluate"}
-    lay(report, {"scores": {"raw": {"fid": 2.0}, "originals": {"is": 3.0}}, "kind": "other"})
+    merge_into(report, {"scores": {"raw": {"fid": 2.0}, "originals": {"is": 3.0}}, "kind": "other"})
     assert report == {"scores": {"raw": {"l1": 1.0, "fid": 2.0}, "originals": {"is": 3.0}}, "kind": "other"}
 
 

@@ -129,7 +129,7 @@ def test_progress_is_told_to_the_end() -> None:
         Accelerator(cpu=True),
         batch_size=3,
         name="train",
-        watch=lambda *heard: told.append(heard),
+        on_progress=lambda *heard: told.append(heard),
     )
     assert told == [("train", 3, 7), ("train", 6, 7), ("train", 7, 7)]
 

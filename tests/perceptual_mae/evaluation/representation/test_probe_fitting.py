@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptual_mae.evaluation.representation.probe_fitting import lars, take_step
+from perceptual_mae.evaluation.representation.probe_fitting import lars
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead
+from perceptual_mae.schedules import set_learning_rate
 
 RATE = 6.4
 
@@ -26,6 +27,11 @@ class WrittenOut:
             ratio = 0.001 * size / slope if parameter.ndim > 1 and size > 0 and slope > 0 else 1.0
             momentum.mul_(0.9).add_(parameter.grad, alpha=ratio)
             parameter.sub_(rate * momentum)
+
+
+def take_step(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    set_learning_rate(optimizer, rate)
+    optimizer.step()
 
 
 def test_twenty_steps_of_a_probe_equal_lars_written_out() -> None:

@@ -43,10 +43,10 @@ def told() -> set[str]:
 
 @pytest.fixture(scope="module")
 def report(run: Run, data: LabelledData, told: set[str]) -> dict[str, Any]:
-    def watch(what: str, done: int, total: int) -> None:
+    def on_progress(what: str, done: int, total: int) -> None:
         told.add(what)
 
-    return probe_run(run, data, make_accelerator(run.config), seeds=(0, 1), baselines=True, watch=watch)
+    return probe_run(run, data, make_accelerator(run.config), seeds=(0, 1), baselines=True, on_progress=on_progress)
 
 
 def test_trained_encoder_random_encoder_and_pixels_score_differently(report: dict[str, Any]) -> None:
