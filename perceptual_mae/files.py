@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and the user's cache folder."""
 
 import json
 import os
@@ -15,3 +15,8 @@ def write_atomically(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.partial")
     beside.write_text(text)
     os.replace(beside, path)
+
+
+def user_cache() -> Path:
+    """Return the folder for what can be made again: $XDG_CACHE_HOME, else ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
