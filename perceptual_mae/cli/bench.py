@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perceptual_mae.cli.options import Layers, split_layers
-from perceptual_mae.config.layers import merge_layers
+from perceptual_mae.cli.options import Layers, check_layers, load_layers, split_layers
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically
 
@@ -39,7 +38,7 @@ def bench_command(
     """
     configurations = [arguments, *(split_layers(joined) for joined in against or [])]
     for layers in configurations:
-        merge_layers(layers)
+        check_layers(layers)
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"{file}: cannot be written; give --json a file in a folder that exists")
     run(configurations, rounds=rounds, warmup=warmup, threads=threads, batch_size=batch_size, file=file)
@@ -59,11 +58,10 @@ def run(
 
     from perceptual_mae.benchmark.measure import measure
     from perceptual_mae.benchmark.report import report
-    from perceptual_mae.config.parsing import load_config
     from perceptual_mae.progress import ProgressBar
 
     size = [f"training.batch_size={batch_size}"] if batch_size is not None else []
-    configs = [(" ".join(layers), load_config([*layers, *size])) for layers in configurations]
+    configs = [(" ".join(layers), load_layers([*layers, *size])) for layers in configurations]
     with ProgressBar() as on_progress:
         candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, on_progress=on_progress)
     results = report(candidates, clock, threads)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptual_mae.config.layers import Shipped, list_methods, list_recipes, merge_layers
+from perceptual_mae.cli.options import check_layers, load_layers
+from perceptual_mae.config.layers import Shipped, list_methods, list_recipes
 from perceptual_mae.report.published import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ def configs_command(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a file, for editors.")] = False,
 ) -> None:
     """List the shipped recipes and methods, or print what layers resolve to."""
-    merge_layers(arguments or [])
+    check_layers(arguments or [])
     if schema or arguments:
         from perceptual_mae.config import parsing
 
         text = json.dumps(parsing.json_schema(), indent=2) + "\n" if schema else ""
-        sys.stdout.write(text or parsing.to_yaml(parsing.load_config(arguments or [])))
+        sys.stdout.write(text or parsing.to_yaml(load_layers(arguments or [])))
     else:
         from rich.console import Console
 

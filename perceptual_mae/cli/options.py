@@ -4,12 +4,17 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
 
+from perceptual_mae.config.known_keys import check_keys, store
+from perceptual_mae.config.layers import merge_layers
 from perceptual_mae.errors import UserError
+
+if TYPE_CHECKING:
+    from perceptual_mae.config.parsing import RunConfig
 
 Layers = Annotated[
     list[str],
@@ -49,6 +54,20 @@ class Scored:
     limit: int | None
     test_limit: int | None
     ema: bool | None
+
+
+def check_layers(arguments: Sequence[str]) -> None:
+    """Raise UserError for unknown layers, broken files and, as far as that is known without PyTorch, unknown keys."""
+    check_keys(merge_layers(arguments))
+
+
+def load_layers(arguments: Sequence[str]) -> "RunConfig":
+    """Return the configuration of layers and overrides; leave a table of all keys to `check_layers` of later calls."""
+    from perceptual_mae.config.all_keys import key_table
+    from perceptual_mae.config.parsing import load_config
+
+    store(key_table)
+    return load_config(arguments)
 
 
 def check_run(folder: Path) -> None:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptual_mae.cli.options import Layers
+from perceptual_mae.cli.options import Layers, check_layers, load_layers
 from perceptual_mae.cli.output import print_lines
-from perceptual_mae.config.layers import merge_layers
 from perceptual_mae.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,12 +23,11 @@ def pretrain_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in an empty folder.")] = False,
 ) -> None:
     """Train a masked autoencoder, e.g. pmae pretrain cifar10 ls_gan_p training.epochs=50 --out runs/a."""
-    merge_layers(arguments)
-    from perceptual_mae.config.parsing import load_config
+    check_layers(arguments)
     from perceptual_mae.training.loop import pretrain
     from perceptual_mae.training.signals import EXIT_CODE, Interrupted
 
-    config = load_config(arguments)
+    config = load_layers(arguments)
     out = out or default_folder(arguments)
     if dry_run:
         print_lines(describe(config, out))

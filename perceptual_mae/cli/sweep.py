@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perceptual_mae.cli.options import Layers, read_numbers
+from perceptual_mae.cli.options import Layers, check_layers, read_numbers
 from perceptual_mae.cli.output import print_lines
-from perceptual_mae.config.layers import merge_layers
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.sweep.grid import Axis, make_cells, parse_axis
@@ -41,11 +40,11 @@ def sweep_command(
 
     A run that fails is written down and the others go on; the exit code is then 1.
     """
-    merge_layers(arguments)
+    check_layers(arguments)
     axes = [parse_axis(text) for text in grid or []]
     numbers = read_numbers(seeds, "--seeds", least=0) if seeds is not None else ()
     for cell in make_cells(axes, numbers):
-        merge_layers(cell.arguments(arguments))
+        check_layers(cell.arguments(arguments))
     if not axes and not numbers:
         raise UserError("nothing to sweep over; give --grid KEY=A,B,... or --seeds 0,1,2 (one run: pmae pretrain)")
     run(arguments, axes, seeds=numbers, out=out, metrics=metric or ["psnr_masked"], dry_run=dry_run)

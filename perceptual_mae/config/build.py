@@ -14,16 +14,14 @@ from torch import Tensor, nn
 from discriminators import Discriminator
 from discriminators.augmentation.ada import ADA
 from discriminators.penalties import PathLength, lazy_adam
+from perceptual_mae.config.entries import LossesSection, LossNetworkSection, PenaltiesSection
 from perceptual_mae.config.schema import (
     AugmentSection,
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
-    LossesSection,
-    LossNetworkSection,
     MaskingSection,
     OptimizerSection,
-    PenaltiesSection,
     ScheduleSection,
     TrainingSection,
 )

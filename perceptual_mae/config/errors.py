@@ -1,47 +1,16 @@
-"""What is wrong with a configuration, one line a mistake: what was found, what is allowed, what was probably meant."""
+"""Pydantic's errors as mistakes: what was found, what is allowed, what was probably meant."""
 
 import inspect
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from perceptual_mae.config.mistake import Mistake, join, unknown_key
 from perceptual_mae.errors import nearest
-
-
-@dataclass(frozen=True)
-class Mistake:
-    """A mistake and the dotted keys it depends on: one wrong key, or several that do not go together.
-
-    A key such as `generator.*` stands for everything below. `unknown` is the last part of a key that does not exist,
-    `children` are the keys of the mapping that stands there.
-    """
-
-    keys: tuple[str, ...]
-    message: str
-    suggestion: str | None = None
-    unknown: str | None = None
-    children: tuple[str, ...] = ()
-
-    def under(self, prefix: str) -> "Mistake":
-        return replace(self, keys=tuple(join(prefix, key) for key in self.keys))
-
-    def depends_on(self, other: "Mistake") -> bool:
-        """Tell whether this mistake may vanish once `other`, a single wrong key, is corrected."""
-        wrong = other.keys[0].removesuffix(".kind")
-        doubtful = [wrong]
-        if other.suggestion:
-            meant = join(wrong.rpartition(".")[0], other.suggestion)
-            doubtful += [join(meant, child) for child in other.children] or [meant]
-        return any(
-            key == doubt or key.startswith(f"{doubt}.") or (key.endswith(".*") and doubt.startswith(key[:-1]))
-            for key in self.keys
-            for doubt in doubtful
-        )
 
 
 class RejectedError(ValueError):
@@ -56,20 +25,20 @@ def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -
     """Translate pydantic's errors about `value` into one mistake a key, with keys relative to `model`."""
     mistakes: dict[str, Mistake] = {}
     for problem in error.errors(include_url=False):
-        inner, found, prefix, place = _innermost(model, value, problem["loc"])
+        inner, values, prefix, place = _innermost(model, value, problem["loc"])
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, RejectedError):
             for mistake in cause.mistakes:
-                told = mistake.under(join(prefix, ".".join(map(str, place))))
-                mistakes.setdefault(told.keys[0], told)
+                placed = mistake.under(join(prefix, ".".join(map(str, place))))
+                mistakes.setdefault(placed.keys[0], placed)
         elif not place:
             names = getattr(inner, "names", None) or fields_of(inner)  # a section of entries says what may be in it
-            message = f"found {show(found)}, must be a mapping of {', '.join(names)}"
+            message = f"found {show(values)}, must be a mapping of {', '.join(names)}"
             mistakes.setdefault(prefix, Mistake((prefix,), message))
         else:
             name = str(place[0])
             key = join(prefix, name)
-            mistakes.setdefault(key, _about(inner, name, key, found))
+            mistakes.setdefault(key, _about(inner, name, key, values))
     return list(mistakes.values())
 
 
@@ -108,42 +77,36 @@ def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def join(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
-
-
 def _about(model: type[BaseModel], name: str, key: str, values: object) -> Mistake:
     field = fields_of(model).get(name)
     if field is None:
-        owner = f"option of {kind} (null removes it)" if (kind := _fixed_kind(model)) else "key"
-        allowed = f"unknown {owner}; allowed: {', '.join(fields_of(model))}"
-        suggestion = nearest(name, fields_of(model)) or _inside(model, name)
         value = values.get(name) if isinstance(values, Mapping) else None
-        children = tuple(map(str, value)) if isinstance(value, Mapping) else ()
-        return Mistake((key,), allowed, suggestion, unknown=name, children=children)
+        return unknown_key(key, name, value, list(fields_of(model)), fixed_kind(model), inner_keys(model))
     allowed = describe(field.annotation, field.metadata)
     if not isinstance(values, Mapping) or name not in values:
         return Mistake((key,), f"is missing, must be {allowed}")
     value = values[name]
     words = [word for word in _words(field.annotation) if isinstance(word, str)]
-    said = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
-    suggestion = next((nearest(word, words) for word in said if word not in words), None)
+    given = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
+    suggestion = next((nearest(word, words) for word in given if word not in words), None)
     return Mistake((key,), f"found {show(value)}, must be {allowed}", suggestion)
 
 
-def _inside(model: type[BaseModel], name: str) -> str | None:
-    """Return the dotted key under which a value of one of the model's fields takes `name`, as weight.balanced."""
+def inner_keys(model: type[BaseModel]) -> dict[str, str]:
+    """Return the keys that values of the model's fields take, with their dotted places: balanced -> weight.balanced."""
+    keys: dict[str, str] = {}
     for field, info in fields_of(model).items():
         for form in (info.annotation, *get_args(info.annotation)):
-            if inspect.isclass(form) and issubclass(form, BaseModel) and name in fields_of(form):
-                return f"{field}.{name}"
-    return None
+            if inspect.isclass(form) and issubclass(form, BaseModel):
+                for name in fields_of(form):
+                    keys.setdefault(name, f"{field}.{name}")
+    return keys
 
 
 def _innermost(
     model: type[BaseModel], value: object, place: tuple[int | str, ...]
 ) -> tuple[type[BaseModel], object, str, tuple[int | str, ...]]:
-    """Descend through plain nested sections: return the model, value and dotted key in which the problem lies."""
+    """Descend through plain nested sections: return the model, value and dotted key of the problem."""
     prefix = ""
     while place and (field := model.model_fields.get(str(place[0]))):
         if not (inspect.isclass(field.annotation) and issubclass(field.annotation, BaseModel)):
@@ -153,7 +116,8 @@ def _innermost(
     return model, value, prefix, place
 
 
-def _fixed_kind(model: type[BaseModel]) -> str | None:
+def fixed_kind(model: type[BaseModel]) -> str | None:
+    """Return the one kind whose options a model holds, or None."""
     field = model.model_fields.get("kind")
     is_fixed = field is not None and get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
     return str(get_args(field.annotation)[0]) if field is not None and is_fixed else None

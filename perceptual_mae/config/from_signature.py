@@ -26,7 +26,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from perceptual_mae.config.errors import Mistake, RejectedError, fields_of, mistakes_of
+from perceptual_mae.config.errors import RejectedError, fields_of, mistakes_of
+from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.errors import nearest
 
 

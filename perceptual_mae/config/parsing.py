@@ -1,25 +1,25 @@
 """From layers to a frozen `RunConfig`: all mistakes in one report, each with the layer that made it."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from discriminators import AUGMENTATIONS
 from perceptual_mae.config import layers
-from perceptual_mae.config.errors import Mistake, mistakes_of
+from perceptual_mae.config.entries import LossesSection, LossNetworkSection, TermSection
+from perceptual_mae.config.errors import mistakes_of
+from perceptual_mae.config.mistake import Mistake, line_of
 from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,
     EvaluationSection,
     GeneratorSection,
-    LossesSection,
-    LossNetworkSection,
     MaskingSection,
     OptimizerSection,
     RunConfig,
     ScheduleSection,
-    TermSection,
     TrackingSection,
     TrainingSection,
 )
@@ -67,24 +67,24 @@ def parse_config(
     merged = layers.Merged()
     merged.lay(values, origin)
     # An empty section says nothing; but no discriminator and no losses are choices.
-    said = {
+    stated = {
         name: value
         for name, value in merged.values.items()
         if value is not None or name in ("discriminator", "augment")
     }
     if merged.values.get("losses", {}) is None:
-        said["losses"] = {}
-    config, mistakes = _read(said)
-    if said.get("augment") == {}:  # off by default, and not to be switched on by saying nothing
+        stated["losses"] = {}
+    config, mistakes = _read(stated)
+    if stated.get("augment") == {}:  # off by default, and not to be switched on by saying nothing
         kinds = ", ".join(AUGMENTATIONS)
         mistakes.append(Mistake(("augment",), f"found {{}}, must name a kind ({kinds}), or be null for none"))
     if config is None:
-        config, _ = _read(_without(said, mistakes))
+        config, _ = _read(_without(stated, mistakes))
     if config is not None:
         misfits = cross_field_errors(config)
         mistakes += [misfit for misfit in misfits if not any(misfit.depends_on(mistake) for mistake in mistakes)]
     if config is None or mistakes:
-        raise UserError("\n".join(_tell(mistake, origins or {}, origin) for mistake in mistakes))
+        raise UserError("\n".join(line_of(mistake, origins or {}, origin, keys_of_sections()) for mistake in mistakes))
     return config
 
 
@@ -119,33 +119,13 @@ def _without(values: Mapping[str, Any], mistakes: Sequence[Mistake]) -> dict[str
     return keep(values, "")
 
 
-def _tell(mistake: Mistake, origins: Mapping[str, str], origin: str) -> str:
-    """Write a mistake's line; of several keys that do not go together, it is told at the one that was set last."""
-    order = {key: place for place, key in enumerate(origins)}
-
-    def last_said(key: str) -> str:
-        """Return what was set last of a key; a mistake that depends on a whole section may be any option's."""
-        section = key.removesuffix(".*")
-        below = [other for other in origins if other.startswith(f"{section}.") and section != key]
-        return max([section, *below], key=lambda other: order.get(other, -1))
-
-    culprit = max(mistake.keys, key=lambda key: order.get(last_said(key), -1))
-    set_last = culprit.removesuffix(".*")
-    label = next((origins[key] for key in (last_said(culprit), *_upwards(set_last)) if key in origins), origin)
-    meant = mistake.suggestion or (_elsewhere(mistake.unknown) if mistake.unknown else None)
-    hint = f" (did you mean {meant!r}?)" if meant else ""
-    return f"{label}: {set_last}: {mistake.message}{hint}"
-
-
-def _upwards(key: str) -> list[str]:
-    parts = key.split(".")
-    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
-
-
-def _elsewhere(name: str) -> str | None:
-    """Return the dotted key of that name in another section."""
+@cache
+def keys_of_sections() -> dict[str, str]:
+    """Return the keys of all sections with their dotted places; of the same key, that of the first section."""
+    keys: dict[str, str] = {}
     for section, field in RunConfig.model_fields.items():
         for model in (field.annotation, *get_args(field.annotation)):
-            if isinstance(model, type) and issubclass(model, BaseModel) and name in model.model_fields:
-                return f"{section}.{name}"
-    return None
+            if isinstance(model, type) and issubclass(model, BaseModel):
+                for name in model.model_fields:
+                    keys.setdefault(name, f"{section}.{name}")
+    return keys

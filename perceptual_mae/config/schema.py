@@ -5,25 +5,28 @@ keyword-only parameters of those classes and functions.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
-from pydantic.json_schema import JsonSchemaValue
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
-from perceptual_mae.config.errors import Mistake, RejectedError
-from perceptual_mae.config.from_signature import Choice, Options, Reading, Section, choice, derive, options_of, read_as
+from discriminators import AUGMENTATIONS, DISCRIMINATORS
+from perceptual_mae.config.entries import (
+    LossesSection,
+    PenaltiesSection,
+    describe_penalties,
+    describe_terms,
+    read_penalties,
+    read_terms,
+)
+from perceptual_mae.config.from_signature import Choice, Options, Reading, Section, choice, derive, options_of
 from perceptual_mae.config.layers import BASE
 from perceptual_mae.data import DATASETS
-from perceptual_mae.errors import nearest
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
-from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
-from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS, watches_attention
-from perceptual_mae.schedules import Ramp, Weight, When
+from perceptual_mae.schedules import Ramp
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -99,73 +102,6 @@ class DiscriminatorSection(Choice):
 
 class AugmentSection(Choice):
     """What a discriminator's eyes go through."""
-
-
-class PenaltySection(Options):
-    """Options of one gradient penalty."""
-
-
-class TermSection(Options):
-    """One term of the objective: its weight, its phase, and the options of its function."""
-
-    weight: Weight = 1.0
-    when: When = "always"
-
-
-class LossNetworkSection(Choice):
-    """The network through which a term compares fake and real, with its options."""
-
-    @property
-    def watches_discriminator(self) -> bool:
-        """Whether it is the run's discriminator, or made of it."""
-        return watches_discriminator(type(self).constructor)
-
-
-_NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
-_LIVE: Any = {"kind": LIVE}
-
-
-class FeatureTermSection(TermSection):
-    """A term that compares what a network finds in fake and real; the paper's is the discriminator."""
-
-    model_config = ConfigDict(validate_default=True)
-
-    network: Annotated[SerializeAsAny[LossNetworkSection], _NETWORK] = _LIVE
-
-
-class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
-    """The terms of the objective by name, in the order of the file."""
-
-    model_config = ConfigDict(frozen=True)
-    names: ClassVar[Mapping[str, object]] = TERMS
-
-    def items(self) -> Iterator[tuple[str, TermSection]]:
-        return iter(self.root.items())
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.root
-
-    def __getitem__(self, name: str) -> TermSection:
-        return self.root[name]
-
-    def networks(self) -> dict[str, LossNetworkSection]:
-        """Return, by term, the networks through which terms compare."""
-        return {name: term.network for name, term in self.items() if isinstance(term, FeatureTermSection)}
-
-    def discriminator_readers(self) -> list[str]:
-        """Name the terms that need a discriminator: what it says, or features of it or of its copy."""
-        watching = {name for name, network in self.networks().items() if network.watches_discriminator}
-        return [name for name in self.root if TERMS[name].reads_logits or name in watching]
-
-
-class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
-    """The gradient penalties by name."""
-
-    model_config = ConfigDict(frozen=True)
-    names: ClassVar[Mapping[str, object]] = PENALTIES
-
-    def get(self, name: str) -> PenaltySection | None:
-        return self.root.get(name)
 
 
 class DiscriminatorOptimizerSection(Section):
@@ -248,71 +184,16 @@ class TrackingSection(Section):
     run_name: str | None = None
 
 
-def read_terms(values: Mapping[str, Any]) -> dict[str, TermSection]:
-    """Read each term with the options of its function; a number is a weight for short, null removes a term."""
-    sections, mistakes = {}, list[Mistake]()
-    for name, value in values.items():
-        try:
-            if value is not None:
-                sections[name] = _read_term(name, value)
-        except RejectedError as rejected:
-            mistakes += [mistake.under(name) for mistake in rejected.mistakes]
-    if mistakes:
-        raise RejectedError(mistakes)
-    return sections
-
-
-def _read_term(name: str, value: object) -> TermSection:
-    if isinstance(value, TermSection):
-        return value
-    if name not in TERMS:
-        message = f"unknown loss term; choose from: {', '.join(TERMS)}"
-        raise RejectedError([Mistake(("",), message, nearest(name, TERMS), unknown=name)])
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = {"weight": value}
-    section: TermSection = read_as(_term_model(name), value)
-    return section
-
-
-def _term_model(name: str) -> type[TermSection]:
-    return derive(FeatureTermSection if TERMS[name].reads_features else TermSection, TERMS[name].function)
-
-
-def read_penalties(values: Mapping[str, Any]) -> dict[str, PenaltySection]:
-    """Read each penalty with its options; null removes one."""
-    sections, mistakes = {}, list[Mistake]()
-    for name, value in values.items():
-        try:
-            if name not in PENALTIES:
-                message = f"unknown penalty; choose from: {', '.join(PENALTIES)}"
-                raise RejectedError([Mistake(("",), message, nearest(name, PENALTIES), unknown=name)])
-            if value is not None:
-                sections[name] = read_as(derive(PenaltySection, PENALTIES[name]), value)
-        except RejectedError as rejected:
-            mistakes += [mistake.under(name) for mistake in rejected.mistakes]
-    if mistakes:
-        raise RejectedError(mistakes)
-    return sections
-
-
-def _describe_penalties(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
-    penalties = {name: show(derive(PenaltySection, kind)) for name, kind in PENALTIES.items()}
-    return {"type": "object", "properties": penalties, "additionalProperties": False}
-
-
-def _describe_terms(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
-    short: list[JsonSchemaValue] = [{"type": "number"}, {"type": "null"}]
-    terms = {name: {"anyOf": [show(_term_model(name)), *short]} for name in TERMS}
-    return {"type": "object", "properties": terms, "additionalProperties": False}
-
+DEFAULT_AUGMENTATION = "ada"
+"""Its kind where `augment` names none."""
 
 _DATA = choice(DataSection, DATASETS, "data set", BASE["data"]["kind"])
 _MASKING = choice(MaskingSection, MASKINGS, "masking", BASE["masking"]["kind"])
 _DISCRIMINATOR = choice(DiscriminatorSection, DISCRIMINATORS, "discriminator", BASE["discriminator"]["kind"])
 _GENERATOR = options_of(GeneratorSection, MaskedAutoencoder)
-_AUGMENT = choice(AugmentSection, AUGMENTATIONS, "augmentation", "ada")
-_LOSSES = Reading(read_terms, _describe_terms)
-_PENALTIES = Reading(read_penalties, _describe_penalties)
+_AUGMENT = choice(AugmentSection, AUGMENTATIONS, "augmentation", DEFAULT_AUGMENTATION)
+_LOSSES = Reading(read_terms, describe_terms)
+_PENALTIES = Reading(read_penalties, describe_penalties)
 _UNSAID: Any = {}
 _BASE: Any = BASE
 

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from perceptual_mae.files import user_cache
+
 ENVIRONMENT = "PMAE_WEIGHTS"
 
 
@@ -74,13 +76,13 @@ def default_folder() -> Path:
     """Return the folder of weights: $PMAE_WEIGHTS, else one under the user's cache."""
     if given := os.environ.get(ENVIRONMENT):
         return Path(given).expanduser()
-    return _cache() / "perceptual-mae" / "weights"
+    return user_cache() / "perceptual-mae" / "weights"
 
 
 def torch_downloads() -> Path:
     """Return the folder that torch.hub and torchvision download to."""
     given = os.environ.get("TORCH_HOME")
-    return (Path(given).expanduser() if given else _cache() / "torch") / "hub" / "checkpoints"
+    return (Path(given).expanduser() if given else user_cache() / "torch") / "hub" / "checkpoints"
 
 
 def find(name: str, folder: Path | None = None) -> Path | None:
@@ -124,7 +126,3 @@ def check_sha256(path: Path, expected: str) -> str:
     if not digest.startswith(expected.lower()):
         raise ValueError(f"{path} has SHA-256 {digest}, not {expected}; it is another file, or a damaged one")
     return digest
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

@@ -151,11 +151,11 @@ def test_mistakes_of_usage_are_one_line_and_exit_two(arguments, message, capsys)
 def test_exit_codes(failure, code, monkeypatch, capsys):
     from perceptual_mae.cli import configs
 
-    def merge_layers(arguments: list[str]) -> None:
+    def check_layers(arguments: list[str]) -> None:
         if failure is not None:
             raise failure
 
-    monkeypatch.setattr(configs, "merge_layers", merge_layers)
+    monkeypatch.setattr(configs, "check_layers", check_layers)
     assert cli.main(["configs"]) == code
     error = capsys.readouterr().err
     assert ("Traceback" in error) == (code == 1)
@@ -165,10 +165,10 @@ def test_exit_codes(failure, code, monkeypatch, capsys):
 def test_an_exit_asked_for_by_a_command_passes_through(monkeypatch):
     from perceptual_mae.cli import configs
 
-    def merge_layers(arguments: list[str]) -> None:
+    def check_layers(arguments: list[str]) -> None:
         raise SystemExit(130)
 
-    monkeypatch.setattr(configs, "merge_layers", merge_layers)
+    monkeypatch.setattr(configs, "check_layers", check_layers)
     with pytest.raises(SystemExit) as caught:
         cli.main(["configs"])
     assert caught.value.code == 130
