@@ -28,6 +28,14 @@ def test_mask_hides_exactly_the_requested_ratio(num_patches, ratio, visible):
     assert num_patches - num_hidden(num_patches, ratio) == visible
 
 
+@pytest.mark.parametrize(
+    ("num_patches", "ratio", "visible"), [(49, 0.75, 12), (36, 0.6, 14), (10, 0.25, 7), (15, 0.75, 3)]
+)
+def test_a_number_of_visible_patches_that_is_not_whole_is_rounded_down(num_patches, ratio, visible):
+    """As MAE does: 12.25, 14.4, 7.5 and 3.75 patches."""
+    assert num_patches - num_hidden(num_patches, ratio) == visible
+
+
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 75])
 def test_ratio_outside_the_unit_interval_is_refused(ratio):
     with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
