@@ -72,12 +72,12 @@ class LSGAN(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> DiscriminatorOutput:
         """Return raw logits (B, h, w) and the stages' features; pyramid[0]: (B, C, H, W) in [0, 1]."""
-        images = pyramid[0]
-        if images.ndim != 4 or tuple(images.shape[1:]) != self.shape:
+        shape = tuple(pyramid[0].shape) if pyramid else ()
+        if len(shape) != 4 or shape[1:] != self.shape:
             expected = ", ".join(str(size) for size in self.shape)
-            raise ValueError(f"ls_gan was built for images (B, {expected}), but got {tuple(images.shape)}")
+            raise ValueError(f"ls_gan was built for images (B, {expected}), but got {shape or 'none'}")
         features: list[Tensor] = []
-        hidden = images * 2 - 1
+        hidden = pyramid[0] * 2 - 1
         for stage in self.stages:
             hidden = stage(hidden)
             features.append(hidden)

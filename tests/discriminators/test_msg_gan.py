@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from discriminators.layers import EqualizedConv2d
 from discriminators.msg_gan import MSGGAN
 
 COMBINES = ["lin_cat", "simple", "cat_lin", "sum"]
@@ -97,6 +98,48 @@ def test_only_merged_features_carry_a_gradient_to_the_smallest_image(combine, fe
     gradients = torch.autograd.grad(loss, levels, allow_unused=True)
     assert all(gradient.abs().max() > 0 for gradient in gradients[:-1])
     assert (gradients[-1] is not None) == (feature_point == "merged")
+
+
+@pytest.mark.parametrize("combine", ["lin_cat", "simple", "sum"])
+def test_the_trunk_is_halved_by_averaging_and_joined_as_its_option_says(combine):
+    """Layer by layer from the module's own convolutions, with pooling and joining written out."""
+    merged, trunk_only = (build(combine=combine, feature_point=point) for point in ("merged", "block"))
+    levels = pyramid(2, 32, 4)
+    hidden = merged.from_rgb(2 * levels[0] - 1)
+    features = zip(merged(levels).features, trunk_only(levels).features, strict=True)
+    layers = zip(merged.blocks, merged.merges, levels[1:], features, strict=True)
+    for block, merge, images, (joined, trunk) in layers:
+        hidden = block(hidden)
+        averaged = (
+            hidden[..., ::2, ::2] + hidden[..., 1::2, ::2] + hidden[..., ::2, 1::2] + hidden[..., 1::2, 1::2]
+        ) / 4
+        torch.testing.assert_close(trunk, averaged)
+        rgb = 2 * images - 1 if combine == "simple" else merge.from_rgb(2 * images - 1)
+        hidden = (averaged + rgb) / 2**0.5 if combine == "sum" else torch.cat([rgb, averaged], dim=1)
+        torch.testing.assert_close(joined, hidden)
+
+
+def test_a_sum_of_independent_maps_keeps_their_variance():
+    merge = build(combine="sum").merges[0]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(64, 3, 8, 8, generator=generator)
+    rgb = merge.from_rgb(images)
+    trunk = torch.randn(rgb.shape, generator=generator) * rgb.std()
+    assert merge(trunk, images).std().item() == pytest.approx(rgb.std().item(), rel=0.05)
+
+
+def test_equalised_learning_rates_are_the_default():
+    torch.manual_seed(0)
+    default = MSGGAN(halved(32, 4), 3, base_channels=8)
+    convolutions = [module for module in default.modules() if isinstance(module, EqualizedConv2d)]
+    for convolution in convolutions:
+        assert convolution.scale == pytest.approx((2 / convolution.weight[0].numel()) ** 0.5)
+    wide = [convolution.weight for convolution in convolutions if convolution.weight.numel() > 500]
+    assert len(wide) > 5
+    assert all(weight.std().item() == pytest.approx(1, abs=0.13) for weight in wide)  # 4 sigma
+    assert all(
+        convolution.scale == 1 for convolution in build(equalized_lr=False).modules() if hasattr(convolution, "scale")
+    )
 
 
 def test_images_are_mapped_to_minus_one_to_one_and_come_before_the_trunk():

@@ -92,6 +92,27 @@ def test_automatic_gamma_follows_size_and_batch(side, batch, gamma):
     assert auto_gamma((side, side), batch) == pytest.approx(gamma, rel=1e-3)
 
 
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 96)])
+def test_automatic_gamma_counts_the_pixels_of_images_that_are_not_square(size):
+    assert R1(size, 8).gamma == pytest.approx(0.0002 * 3072 / 8)
+
+
+def test_the_gradient_at_clean_images_passes_through_pooling():
+    """Logits that read the half-size level alone: at the clean image each of 4 pixels has a quarter of the weight."""
+    clean, weights = leaf(2, 3, 8, 8), torch.randn(3, 4, 4, dtype=torch.float64)
+    pyramid = (clean, torch.nn.functional.avg_pool2d(clean, 2))
+    penalty = R1((8, 8), 2, gamma=2.0, every=1, leaf="clean_image")
+    leaves, shown = penalty.require_input_gradients(pyramid)
+    assert [level.shape for level in leaves] == [clean.shape]
+    torch.testing.assert_close(shown[1], pyramid[1])
+    value = penalty((shown[1] * weights).sum((1, 2, 3)), leaves)
+    # gamma / 2 = 1; gradients count in units of [-1, 1], half as large.
+    assert value.item() == pytest.approx((4 * (weights / 4 / 2).square()).sum().item())
+    levels, received = R1((8, 8), 2, gamma=2.0, every=1).require_input_gradients(pyramid)
+    at_level = R1((8, 8), 2, gamma=2.0, every=1)((received[1] * weights).sum((1, 2, 3)), levels)
+    assert at_level.item() == pytest.approx(value.item())  # which is what the factor 1 / k^2 is for
+
+
 def test_lazy_penalties_keep_their_mean_strength():
     images = leaf(2, 3, 4, 4)
     for every in (1, 4, 16):

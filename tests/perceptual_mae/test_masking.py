@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from perceptual_mae.masking import (
     MASKINGS,
+    attention,
     block,
     draw_masks,
     grid,
@@ -15,6 +17,8 @@ from perceptual_mae.masking import (
 )
 from perceptual_mae.seeding import stream
 
+PLANTED = torch.tensor([0.02, 0.3, 0.01, 0.1, 0.05, 0.2, 0.04, 0.28])
+
 
 @pytest.mark.parametrize(
     ("num_patches", "ratio", "visible"),
@@ -24,16 +28,24 @@ def test_mask_hides_exactly_the_requested_ratio(num_patches, ratio, visible):
     assert num_patches - num_hidden(num_patches, ratio) == visible
 
 
+@pytest.mark.parametrize(
+    ("num_patches", "ratio", "visible"), [(49, 0.75, 12), (36, 0.6, 14), (10, 0.25, 7), (15, 0.75, 3)]
+)
+def test_a_number_of_visible_patches_that_is_not_whole_is_rounded_down(num_patches, ratio, visible):
+    """As MAE does: 12.25, 14.4, 7.5 and 3.75 patches."""
+    assert num_patches - num_hidden(num_patches, ratio) == visible
+
+
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 75])
 def test_ratio_outside_the_unit_interval_is_refused(ratio):
     with pytest.raises(ValueError, match=r"outside \[0, 1\)"):
         num_hidden(64, ratio)
 
 
-def looks(kind, num_images, num_patches):
-    """What an encoder looks at in each image, for the maskings that want to know."""
-    seen = torch.rand(8, num_patches, generator=torch.Generator().manual_seed(0))[:num_images]
-    return seen if watches_attention(MASKINGS[kind]) else None
+def attention_for(kind, num_images, num_patches):
+    """The encoder's attention (B, L), for the maskings that need it."""
+    shares = torch.rand(8, num_patches, generator=torch.Generator().manual_seed(0))[:num_images]
+    return shares if watches_attention(MASKINGS[kind]) else None
 
 
 @pytest.mark.parametrize("kind", MASKINGS)
@@ -42,7 +54,7 @@ def test_every_masking_hides_the_given_number_in_every_sample(kind, grid):
     num_patches = grid[0] * grid[1]
     hidden = num_hidden(num_patches, 0.75)
     draws = [stream("mask", 0, index) for index in range(5)]
-    masks = draw_masks(MASKINGS[kind], grid, hidden, draws, looks(kind, 5, num_patches))
+    masks = draw_masks(MASKINGS[kind], grid, hidden, draws, attention_for(kind, 5, num_patches))
     assert masks.shape == (5, grid[0] * grid[1])
     assert masks.dtype == torch.bool
     assert masks.sum(dim=1).tolist() == [hidden] * 5
@@ -50,9 +62,9 @@ def test_every_masking_hides_the_given_number_in_every_sample(kind, grid):
 
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_a_sample_keeps_its_mask_whatever_batch_it_is_drawn_in(kind):
-    seen = looks(kind, 6, 64)
-    alone = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, 3)], None if seen is None else seen[3:4])
-    together = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, index) for index in range(6)], seen)
+    shares = attention_for(kind, 6, 64)
+    alone = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, 3)], None if shares is None else shares[3:4])
+    together = draw_masks(MASKINGS[kind], (8, 8), 48, [stream("mask", 7, index) for index in range(6)], shares)
     assert torch.equal(together[3], alone[0])
     assert len(together.unique(dim=0)) > 1
 
@@ -140,3 +152,43 @@ def test_a_ratio_that_leaves_nothing_visible_is_refused_with_the_largest_that_do
     with pytest.raises(ValueError, match=r"leaves none of 16 patches visible; use at most 0\.9375"):
         num_hidden(16, 0.99)
     assert num_hidden(16, 0.9375) == 15
+
+
+def hide(num_hidden: int, seed: int = 0, shares: Tensor = PLANTED, **options: object) -> list[int]:
+    mask = attention(shares, (2, 4), num_hidden, torch.Generator().manual_seed(seed), **options)
+    return mask.nonzero().flatten().tolist()
+
+
+def test_attention_masking_at_temperature_0_hides_the_patches_with_most_attention_or_with_least() -> None:
+    assert hide(3, temperature=0.0) == [1, 5, 7]
+    assert hide(3, temperature=0.0, hide="unattended") == [0, 2, 6]
+    assert hide(3, temperature=0.0, seed=1) == hide(3, temperature=0.0, seed=2)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 100.0])
+@pytest.mark.parametrize("number", range(9))
+def test_any_number_is_hidden_exactly_even_where_attention_is_zero_or_equal(number: int, temperature: float) -> None:
+    for shares in (PLANTED, torch.zeros(8), torch.ones(8), PLANTED * (PLANTED > 0.1)):
+        for which in ("attended", "unattended"):
+            assert len(hide(number, shares=shares, temperature=temperature, hide=which)) == number
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("which", ["attended", "unattended"])
+def test_the_first_draw_goes_as_share_to_the_power_of_one_over_temperature(which: str, temperature: float) -> None:
+    draws, generator = 2000, torch.Generator().manual_seed(0)
+    options = {"hide": which, "temperature": temperature}
+    drawn = torch.stack([attention(PLANTED, (2, 4), 1, generator, **options) for _ in range(draws)]).float().mean(0)
+    probability = PLANTED.double() ** ((1 if which == "attended" else -1) / temperature)
+    probability /= probability.sum()
+    sigma = (probability * (1 - probability) / draws).sqrt()
+    assert ((drawn - probability).abs() < 4 * sigma + 1e-9).all()
+
+
+def test_several_draws_are_without_replacement() -> None:
+    """Of two hidden among three with probabilitys p, the pair (0, 1) has p0 p1 / (1 - p0) + p1 p0 / (1 - p1)."""
+    p, generator = torch.tensor([0.5, 0.3, 0.2]), torch.Generator().manual_seed(0)
+    masks = torch.stack([attention(p, (1, 3), 2, generator) for _ in range(2000)])
+    share = (masks[:, 0] & masks[:, 1]).float().mean()
+    expected = 0.5 * 0.3 / 0.5 + 0.3 * 0.5 / 0.7
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 2000) ** 0.5

@@ -30,6 +30,17 @@ def test_the_identity_map_gives_the_image_back(exact, size):
     torch.testing.assert_close(moved, images.float(), rtol=0, atol=5e-5)
 
 
+@pytest.mark.parametrize(
+    ("size", "is_exact"), [((32, 32), True), ((32, 40), True), ((31, 40), False), ((16, 16), False)]
+)
+def test_the_exact_execution_is_exact_from_32_pixels_on_and_bilinear_below(size, is_exact):
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = inverse_maps(only(2, rotate_pre=0.3, translate_fraction=[0.01, 0.02]), size)
+    exact, fast = move_exact(images, maps), move_fast(images, maps)
+    assert torch.equal(exact, fast) != is_exact
+    assert rms(exact - fast) < 0.2
+
+
 @EXECUTIONS
 def test_a_whole_pixel_shift_rolls_the_image(exact):
     images = torch.rand(1, 3, 40, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -30,6 +30,17 @@ def test_centre_crop_flip_and_colour_change_training_images_alone() -> None:
             assert torch.equal(transform(image), kept)
 
 
+def test_the_share_of_a_crop_is_that_of_the_configuration() -> None:
+    """In a picture of its own columns a crop's range of values is its width: the root of the share, on average."""
+    image = torch.arange(200, dtype=torch.uint8).expand(3, 200, 200).contiguous()
+    for share in (0.04, 0.25):
+        config = debug_config("mse", f"data.crop_scale=[{share},{share}]", "data.flip=0")
+        transform = build.build_train_transform(config.data)
+        crops = [transform(image, stream("test", index))[0, 16].double() for index in range(50)]
+        widths = torch.stack([(crop[-1] - crop[0]) / 31 * 32 for crop in crops])
+        assert abs(widths.mean() / 200 - share**0.5) < 0.05 * share**0.5
+
+
 def test_a_run_is_scored_on_the_same_images_whatever_it_trained_on(tmp_path: Path) -> None:
     quick = ["training.epochs=1", "training.epoch_images=16", "evaluation.limit=8"]
     heavy, plain = (

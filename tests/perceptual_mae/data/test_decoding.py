@@ -171,3 +171,10 @@ def test_unreadable_files_are_named_with_a_reason_of_one_line(tmp_path: Path, ca
     assert caught.value.reason
     assert "\n" not in str(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_each_of_the_sixteen_bit_values_becomes_the_nearest_byte(tmp_path: Path) -> None:
+    values = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    nearest = np.rint(values * (255 / 65535)).astype(np.uint8)  # no value lies half-way: 257 is odd
+    assert torch.equal(read_image(tmp_path / "a.png")[0], torch.from_numpy(nearest))

@@ -12,11 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.data.draws import DropPathMasks, TrainingMasks
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.loading import Batch, EpochPlan, TrainLoader, evaluation_batches
 from perceptual_mae.data.shapes import Shapes
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
 from perceptual_mae.errors import UserError
+from perceptual_mae.masking import MASKINGS
+from perceptual_mae.schedules import TrainingProgress
 
 SEED = 5
 TRANSFORM = TrainTransform((16, 16), color_jitter=0.2)
@@ -83,6 +86,58 @@ def test_batches_become_floats_between_0_and_1() -> None:
     assert torch.equal(moved.to("cpu").images, moved.images)
     assert batch.images.dtype == torch.uint8
     assert (len(moved), moved.labels.tolist(), moved.unreadable) == (1, [3], ("a",))
+
+
+def first_draws(seed: int, epochs: int = 2) -> dict[tuple[int, int], float]:
+    """By (pass, index), the first number of the generator that augments a sample."""
+    numbers: dict[tuple[int, int], float] = {}
+
+    def draw(image: Tensor, generator: torch.Generator) -> Tensor:
+        order.append(torch.rand((), generator=generator).item())
+        return image
+
+    order: list[float] = []
+    batches = TrainLoader(Numbered(24), draw, EpochPlan(24, 8, seed=SEED), seed=seed, workers=0)
+    for epoch in range(1, epochs + 1):
+        for (batch,) in batches.epoch(epoch):
+            samples = zip(batch.passes.tolist(), batch.indices.tolist(), strict=True)
+            numbers |= dict(zip(samples, order, strict=True))
+            order.clear()
+    return numbers
+
+
+def test_augmentation_differs_between_samples_passes_and_seeds_and_repeats_otherwise() -> None:
+    one, other = first_draws(seed=1), first_draws(seed=2)
+    assert one == first_draws(seed=1)
+    assert one.keys() == other.keys() == {(one_pass, index) for one_pass in (1, 2) for index in range(24)}
+    assert len({*one.values(), *other.values()}) == 2 * 2 * 24
+
+
+def test_draws_for_a_batch_differ_between_samples_passes_seeds_and_names_and_repeat_otherwise() -> None:
+    batch = Batch(torch.zeros(4, 3, 2, 2), torch.zeros(4), torch.tensor([0, 1, 0, 1]), torch.tensor([1, 1, 2, 2]))
+
+    def numbers(name: str, seed: int) -> list[float]:
+        return [torch.rand((), generator=generator).item() for generator in batch.draws(name, seed)]
+
+    assert numbers("mask", 0) == numbers("mask", 0)
+    assert len({*numbers("mask", 0), *numbers("mask", 1), *numbers("drop path", 0)}) == 12
+
+
+@pytest.mark.parametrize("kind", ["random", "grid", "block"])
+def test_masks_differ_between_samples_passes_and_seeds(kind: str) -> None:
+    indices, passes = torch.arange(16) % 8, 1 + torch.arange(16) // 8
+    batch = Batch(torch.zeros(16, 3, 2, 2), torch.zeros(16), indices, passes)
+    draw, progress = MASKINGS[kind], TrainingProgress(1, 0, 0.0)
+    masks = [TrainingMasks(draw, 0.75, (14, 14), seed)(batch, progress) for seed in (0, 1)]
+    for first, second in ((masks[0][:8], masks[0][8:]), (masks[0], masks[1]), (masks[0][:8], masks[0][:8].roll(1, 0))):
+        assert (first != second).any(dim=1).float().mean() > 0.5  # a grid has few offsets: some may agree
+
+
+def test_drop_path_masks_differ_between_samples_passes_and_seeds() -> None:
+    indices, passes = torch.arange(8) % 4, 1 + torch.arange(8) // 4
+    batch = Batch(torch.zeros(8, 3, 2, 2), torch.zeros(8), indices, passes)
+    masks = torch.cat([DropPathMasks(0.5, 64, seed)(batch) for seed in (0, 1)])
+    assert len(masks.unique(dim=0)) == 16
 
 
 def test_workers_change_nothing() -> None:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from perceptual_mae.data import transforms
 from perceptual_mae.data.transforms import CROP_TRIES, EvaluationTransform, TrainTransform, random_crop_box
 from perceptual_mae.errors import UserError
 
@@ -183,3 +184,52 @@ def test_evaluation_resizes_the_shorter_side_as_pillow_does() -> None:
 def test_settings_without_sense_are_refused(make: Callable[[], object], key: str) -> None:
     with pytest.raises(UserError, match=key):
         make()
+
+
+def test_jitter_draws_factors_within_its_strength_and_hue_within_a_quarter_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    amounts: dict[str, list[float]] = {}
+    for name in ("brightness", "contrast", "saturation", "hue"):
+
+        def record(image: Tensor, amount: float, name: str = name) -> Tensor:
+            amounts.setdefault(name, []).append(amount)
+            return image
+
+        monkeypatch.setattr(transforms.F, f"adjust_{name}", record)
+    jitter = TrainTransform((8, 8), crop="center", flip=0, color_jitter=0.4)
+    for seed in range(1000):
+        jitter(picture(8, 8), generator(seed))
+    for name, low, high in (
+        *((name, 0.6, 1.4) for name in ("brightness", "contrast", "saturation")),
+        ("hue", -0.1, 0.1),
+    ):
+        drawn = np.array(amounts[name])
+        assert len(drawn) == 1000, name
+        assert low <= drawn.min() < low + 0.01 * (high - low), name
+        assert high - 0.01 * (high - low) < drawn.max() <= high, name
+        assert drawn.std() == pytest.approx((high - low) / math.sqrt(12), rel=0.05), name
+    correlations = np.corrcoef([amounts[name] for name in amounts]) - np.eye(4)
+    assert np.abs(correlations).max() < 0.13  # 4 sigma
+
+
+def test_crop_flip_and_grey_are_drawn_independently() -> None:
+    """From a picture of its own coordinates: where a crop begins, how large it is, whether it is flipped, and grey."""
+    ramp = torch.arange(128, dtype=torch.uint8)
+    image = torch.stack([ramp.expand(128, 128), ramp[:, None].expand(128, 128), torch.full((128, 128), 200)])
+    image = image.to(torch.uint8)
+    transform = TrainTransform((16, 16), crop_scale=(0.1, 0.3), flip=0.5, grayscale=0.5)
+    plain = TrainTransform((16, 16), crop_scale=(0.1, 0.3), flip=0, grayscale=0)
+    draws = []
+    for seed in range(1000):
+        cropped, drawn = plain(image, generator(seed)).double(), transform(image, generator(seed)).double()
+        grey = bool((drawn[0] == drawn[2]).all())
+        flipped = bool(drawn[0, 8, 0] > drawn[0, 8, -1])
+        extent = cropped[0, 8, -1] - cropped[0, 8, 0]
+        draws.append([grey, flipped, cropped[0, 0, 0].item(), cropped[1, 0, 0].item(), extent.item()])
+    columns = np.array(draws, dtype=float).T
+    assert columns[0].mean() == pytest.approx(0.5, abs=0.064)  # 4 sigma, here and below
+    assert columns[1].mean() == pytest.approx(0.5, abs=0.064)
+    correlations = np.corrcoef(columns)
+    assert np.abs(correlations[:2, 2:]).max() < 0.13
+    assert abs(correlations[0, 1]) < 0.13

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from conftest import debug_config, generator_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify, resolutions
 from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, watches_attention
@@ -460,3 +461,54 @@ def test_a_decoder_gets_all_tokens_of_an_encoder_with_mask_tokens():
     assert fake.tokens.shape == (2, 1 + 16, 32)
     torch.testing.assert_close(fake.latent, generator.decoder.embed(fake.tokens) + generator.decoder.pos_embed)
     assert "decoder.mask_token" not in generator.state_dict()
+
+
+def test_norm_pix_adds_a_millionth_to_the_unbiased_variance_of_a_patch():
+    """A patch of 8 x 8 x 3 values +-a has variance a^2 * 192 / 191; at a = 1e-3 the millionth is half of the sum."""
+    generator = build(norm_pix=True)
+    signs = torch.where(torch.arange(32) % 2 == 0, 1.0, -1.0).double().expand(1, 3, 32, 32)
+    mean, std = generator.encoder.mean.double(), generator.encoder.std.double()
+    generator, normalised = generator.double(), 0.3 + 1e-3 * signs
+    images = normalised * std + mean
+    (target,) = generator.target(images)
+    expected = 1e-3 * signs / (1e-6 * 192 / 191 + 1e-6) ** 0.5
+    torch.testing.assert_close(target, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(generator.to_images((target,), images)[0], images)
+
+
+@pytest.mark.parametrize("positions", ["learned", "sincos"])
+def test_position_codes_are_added_to_the_class_token_too(positions):
+    """To move the class token's code is to move the class token, in the encoder and in the decoder."""
+    generator = build(positions=positions)
+    encoder, decoder = generator.encoder, generator.decoder
+    images, mask = batch_for(generator)
+    plain = generator(images, mask)
+    shift = torch.randn(encoder.width, generator=torch.Generator().manual_seed(1))
+    by_position, by_token = encoder.pos_embed.detach().clone(), encoder.cls_token.detach().clone()
+    encoder.pos_embed.data[:, 0] += shift
+    moved = generator(images, mask).tokens
+    assert not torch.allclose(moved, plain.tokens, atol=1e-3)
+    encoder.pos_embed.data = by_position
+    encoder.cls_token.data += shift
+    torch.testing.assert_close(generator(images, mask).tokens, moved)
+    encoder.cls_token.data = by_token
+    decoder.pos_embed.data[:, 0] += 1
+    torch.testing.assert_close(generator(images, mask).latent[:, 0], plain.latent[:, 0] + 1)
+
+
+def test_class_and_mask_tokens_are_drawn_with_a_standard_deviation_of_a_fiftieth():
+    generator = build(width=1024, heads=4, depth=1, decoder_width=1024, decoder_heads=4, decoder_depth=1)
+    hidden = build(width=1024, heads=4, depth=1, encoder_mask_tokens=True).mask_token
+    for token in (generator.encoder.cls_token, generator.decoder.mask_token, hidden):
+        assert token.std().item() == pytest.approx(0.02, rel=0.09)  # 4 sigma
+        assert token.mean().item() == pytest.approx(0, abs=0.0025)
+
+
+def test_initial_weights_are_a_function_of_the_seed_of_training():
+    first, again, other = (generator_of(debug_config("mse", f"training.seed={seed}")) for seed in (1, 1, 2))
+    for (name, weight), same, different in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(weight, same), name
+        constant = bool((weight == weight.flatten()[0]).all())  # biases, and scales of norms
+        assert torch.equal(weight, different) == constant, name

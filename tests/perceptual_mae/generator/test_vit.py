@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block as TimmBlock
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from perceptual_mae.generator.cross_attention import CrossBlock
 from perceptual_mae.generator.vit import (
     Attention,
     Block,
@@ -150,3 +151,23 @@ def test_the_probabilities_are_those_the_layer_mixes_values_by(dtype):
     mixed = (probabilities.to(dtype) @ values).transpose(1, 2).flatten(2)
     close = {"atol": 0.02, "rtol": 0.05} if dtype == torch.bfloat16 else {}
     torch.testing.assert_close(attention.proj(mixed), attention(tokens), **close)
+
+
+@pytest.mark.parametrize("masks", [None, torch.tensor([[1.0, 1.0], [2.0, 0.5]])], ids=["no-drop-path", "drop-path"])
+def test_the_first_layer_scale_is_on_attention_and_the_second_on_the_mlp(masks):
+    torch.manual_seed(0)
+    block, tokens = Block(16, 2, 2.0, layer_scale=0.1), torch.randn(2, 5, 16)
+    block.ls1.gamma.data, block.ls2.gamma.data = torch.rand(16), torch.rand(16)
+    attention, mlp = (1, 1) if masks is None else masks.view(2, 2, 1, 1).unbind(1)
+    middle = tokens + attention * block.ls1.gamma * block.attn(block.norm1(tokens))
+    expected = middle + mlp * block.ls2.gamma * block.mlp(block.norm2(middle))
+    torch.testing.assert_close(block(tokens, masks), expected)
+
+
+def test_the_first_layer_scale_of_a_cross_block_is_on_attention_and_the_second_on_the_mlp():
+    torch.manual_seed(0)
+    block, tokens, visible = CrossBlock(16, 2, 2.0, layer_scale=0.1), torch.randn(2, 5, 16), torch.randn(2, 3, 16)
+    block.ls1.gamma.data, block.ls2.gamma.data = torch.rand(16), torch.rand(16)
+    middle = tokens + block.ls1.gamma * block.attn(block.norm1(tokens), block.norm_visible(visible))
+    expected = middle + block.ls2.gamma * block.mlp(block.norm2(middle))
+    torch.testing.assert_close(block(tokens, visible), expected)
