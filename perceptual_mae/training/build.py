@@ -29,8 +29,8 @@ def as_main_process(value: Value) -> Value:
 
 
 @torch.no_grad()
-def look_at_patches(generator: MaskedAutoencoder, accelerator: Accelerator, batch: Batch) -> Tensor:
-    """Return the share (B, L) that the class token of the encoder, as it now is, gives each patch of whole images.
+def patch_attention(generator: MaskedAutoencoder, accelerator: Accelerator, batch: Batch) -> Tensor:
+    """Return how much the class token of the encoder, as it now is, attends to each patch (B, L) of whole images.
 
     It is the mean over the heads of the last block; the rest of each sum of 1 is the class token's own.
     """
@@ -53,9 +53,9 @@ def build_trainer(
         build.build_penalty(config.penalties, name, image, training.batch_size) for name in ("r1", "path_length")
     )
     peak, betas = build.generator_adam(optimizer, training.batch_size, path_length)
-    adversary, drop_path_masks = None, None
+    adversary, draw_drop_path_masks = None, None
     if generator.drop_path:
-        drop_path_masks = DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed)
+        draw_drop_path_masks = DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed)
     if discriminator is not None:
         loss, center = build.build_discriminator_loss(config.losses)
         rate = optimizer.discriminator.lr
@@ -78,11 +78,11 @@ def build_trainer(
         generator_optimizer(generator, betas=betas, weight_decay=optimizer.weight_decay),
         timetable.rate(peak, config.schedule.min_lr),
         build.build_training_masks(
-            config.masking, generator.grid, training.seed, partial(look_at_patches, generator, accelerator)
+            config.masking, generator.grid, training.seed, partial(patch_attention, generator, accelerator)
         ),
         adversary,
         build.build_loss_networks(config.losses, image, discriminator, training.seed),
-        drop_path_masks,
+        draw_drop_path_masks,
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(training),

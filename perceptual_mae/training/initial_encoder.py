@@ -1,4 +1,4 @@
-"""The encoder that a run begins with where `generator.init_from` names another run: found, checked, loaded.
+"""Initial weights of the encoder from another run or a file, where `generator.init_from` names one.
 
 A run that goes on from a checkpoint of its own does not need the other one any more.
 """
@@ -52,11 +52,11 @@ class WarmStart:
     origin: Origin
 
     def check(self, encoder: Encoder) -> None:
-        """Raise UserError unless every tensor of the encoder is here, of its shape, and none beside them."""
+        """Raise UserError unless every tensor of the encoder is here, of its shape, and no other."""
         own = {name: getattr(encoder, name) for name in OF_THE_DATA}
-        if misfit := checkpoint.state_dict_mismatch(encoder, {**self.tensors, **own}):
+        if mismatch := checkpoint.state_dict_mismatch(encoder, {**self.tensors, **own}):
             raise UserError(
-                f"{KEY}: the encoder of {self.origin.file} does not fit: tensors {misfit}; give generator.* and "
+                f"{KEY}: the encoder of {self.origin.file} does not fit: tensors {mismatch}; give generator.* and "
                 "data.image_size the values it was trained with, or set another one or null"
             )
 
@@ -73,9 +73,9 @@ class WarmStart:
 
 
 def find_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
-    """Return what a run with its checkpoints in that folder begins with; None where it goes on, or starts afresh.
+    """Return what a run with its checkpoints in that folder begins with; None where it resumes, or starts afresh.
 
-    Raises UserError where `generator.init_from` names nothing of use.
+    Raises UserError where `generator.init_from` names no encoder.
     """
     if config.generator.init_from is None or checkpoint.checkpoints(checkpoints):
         return None
@@ -83,7 +83,7 @@ def find_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
 
 
 def check_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
-    """Find a run's start and hold it against the encoder that the run will have, without building that."""
+    """Find a run's start and check that it fits the encoder that the run will have, without building that."""
     start = find_start(config, checkpoints)
     if start is not None:
         with torch.device("meta"):
@@ -107,6 +107,6 @@ def open_start(path: Path) -> WarmStart:
     except UserError as mistake:
         raise UserError(f"{KEY}: {mistake}") from mistake
     name = "generator_ema" if run.has_ema else "generator"
-    held = checkpoint.load_tensors(run.checkpoint, name) or {}
-    tensors = {key.removeprefix("encoder."): value for key, value in held.items() if key.startswith("encoder.")}
+    state = checkpoint.load_tensors(run.checkpoint, name) or {}
+    tensors = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
     return WarmStart(tensors, Origin(run.checkpoint / f"{name}.safetensors", run.step, run.has_ema))
