@@ -32,9 +32,9 @@ class Ramp(_Spec):
     In a file: `{from: 0.5, to: 0.75, over: 0.5}`; `over` is a share of the run's steps in (0, 1].
     """
 
-    start: float = Field(alias="from")
-    end: float = Field(alias="to")
-    over: float = Field(1.0, gt=0, le=1)
+    start: float = Field(alias="from", description="value at the first step [none]")
+    end: float = Field(alias="to", description="value at the end of the ramp, and from then on [none]")
+    over: float = Field(1.0, gt=0, le=1, description="share of the run's steps that the ramp takes [ours]")
 
     def at(self, fraction: float) -> float:
         return self.start + (self.end - self.start) * min(1.0, fraction / self.over)
@@ -46,20 +46,20 @@ class Balanced(_Spec):
     In a file: `{balanced: 0.2, cap: 1.0}`. Both gradients are taken at the decoder's input.
     """
 
-    balanced: float = Field(gt=0)
-    cap: float = Field(1.0, gt=0)
+    balanced: float = Field(gt=0, description="share of the L1 term's gradient that the term's gradient has [none]")
+    cap: float = Field(1.0, gt=0, description="the largest weight that the balance may set [ours]")
 
 
 class FromEpoch(_Spec):
     """On from this epoch; the first epoch is 1."""
 
-    from_epoch: int = Field(ge=1)
+    from_epoch: int = Field(ge=1, description="first epoch in which the term counts; epochs begin with 1 [none]")
 
 
 class Every(_Spec):
     """On in every n-th optimiser step, the first included."""
 
-    every: int = Field(ge=1)
+    every: int = Field(ge=1, description="the term counts in every n-th optimiser step, the first included [none]")
 
 
 Weight = float | Ramp | Balanced

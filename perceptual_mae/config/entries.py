@@ -20,14 +20,23 @@ class PenaltySection(Options):
 
 
 class TermSection(Options):
-    """One term of the objective: its weight, its phase, and the options of its function."""
+    """One term of the objective: its weight, its phase, and the options of its function.
+
+    Options:
+        weight: weight in the objective: a number, a ramp, or a balanced share of L1's gradient [ours]
+        when: the steps in which the term counts: always, even_epochs, odd_epochs, {from_epoch: n}, {every: n} [ours]
+    """
 
     weight: Weight = 1.0
     when: When = "always"
 
 
 class LossNetworkSection(Choice):
-    """The network through which a term compares fake and real, with its options."""
+    """The network through which a term compares fake and real, with its options.
+
+    Options:
+        kind: the network whose features are compared [paper]
+    """
 
     @property
     def watches_discriminator(self) -> bool:
@@ -40,7 +49,11 @@ _LIVE: Any = {"kind": LIVE}
 
 
 class FeatureTermSection(TermSection):
-    """A term that compares what a network finds in fake and real; the paper's is the discriminator."""
+    """A term that compares features of fake and real images.
+
+    Options:
+        network: the network whose features are compared [paper]
+    """
 
     model_config = ConfigDict(validate_default=True)
 
@@ -67,7 +80,7 @@ class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
         return {name: term.network for name, term in self.items() if isinstance(term, FeatureTermSection)}
 
     def discriminator_readers(self) -> list[str]:
-        """Name the terms that need a discriminator: what it says, or features of it or of its copy."""
+        """Name the terms that need a discriminator: its logits, or features of it or of its copy."""
         watching = {name for name, network in self.networks().items() if network.watches_discriminator}
         return [name for name in self.root if TERMS[name].reads_logits or name in watching]
 

@@ -1,7 +1,7 @@
 """Sections of a configuration derived from signatures: the options of a class are its keyword-only parameters.
 
-Positional parameters come from the run (tensors, shapes). Defaults stand in the signature alone. This is the one place
-that turns a table such as DISCRIMINATORS into a schema.
+Positional parameters come from the run (tensors, shapes). Defaults stand in the signature alone, meanings in the
+docstring. This is the one place that turns a table such as DISCRIMINATORS into a schema.
 """
 
 import importlib
@@ -28,6 +28,7 @@ from pydantic_core.core_schema import ValidationInfo
 
 from perceptual_mae.config.errors import RejectedError, fields_of, mistakes_of
 from perceptual_mae.config.mistake import Mistake
+from perceptual_mae.config.option_docs import describe_fields, first_line, meaning_of
 from perceptual_mae.errors import nearest
 
 
@@ -35,6 +36,10 @@ class Section(BaseModel):
     """A frozen part of a configuration: no unknown keys, no NaN or infinity, and `true` is not the number 1."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, protected_namespaces=())
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        describe_fields(cls)
 
     @validate_field("*", mode="before")
     @classmethod
@@ -92,11 +97,13 @@ def derive(base: type[S], target: Callable[..., Any], kind: str | None = None) -
             raise ValueError(f"its option {name} has no type; annotate it")
         if name in taken or (name == "kind" and kind is not None):
             raise ValueError(f"its option {name} bears a name of the section's own; rename it")
-    fields: dict[str, Any] = {} if kind is None else {"kind": (Literal[kind], kind)}
+    fields: dict[str, Any] = {}
     names = {name: f"{name}_option" if hasattr(base, name) else name for name in options}
     for name, option in options.items():
         default = ... if option.default is option.empty else option.default
         fields[names[name]] = (hints[name], default if names[name] == name else Field(default, alias=name))
+    if kind is not None:
+        fields["kind"] = (Literal[kind], Field(kind, description=_kind_meaning(base, target)))
     model = create_model(base.__name__, __base__=base, __doc__=inspect.getdoc(target), **fields)
     model.constructor = staticmethod(target)
     model.option_fields = names
@@ -162,6 +169,11 @@ def find_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) 
     except Exception as error:  # a module of the user's own may fail in any way
         raise RejectedError([Mistake(("kind",), f"cannot import {what} {kind!r}: {error}")]) from error
     return found
+
+
+def _kind_meaning(base: type[BaseModel], target: object) -> str:
+    _, source = meaning_of(base.model_fields["kind"])
+    return f"{first_line(target).rstrip('.')} [{source or 'none'}]"
 
 
 def read_as(model: type[Read], value: object) -> Read:

@@ -20,8 +20,17 @@ from perceptual_mae.config.entries import (
     read_penalties,
     read_terms,
 )
-from perceptual_mae.config.from_signature import Choice, Options, Reading, Section, choice, derive, options_of
+from perceptual_mae.config.from_signature import (
+    Choice,
+    Options,
+    Reading,
+    Section,
+    choice,
+    derive,
+    options_of,
+)
 from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.option_docs import describe_fields
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
@@ -35,18 +44,33 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class DataSection(Choice):
-    """Where images come from and how they are cropped; sizes in pixels."""
+    """Where images come from and how they are cropped; sizes in pixels.
+
+    Options:
+        kind: the data set [ours]
+        image_size: height and width of the images that enter the networks, one number for both [paper]
+        mean: mean of each colour channel, subtracted before the encoder [MAE]
+        std: standard deviation of each colour channel, divided by before the encoder [MAE]
+        crop: training crops: random_resized (random place, size and aspect ratio) or center [MAE]
+        crop_scale: smallest and largest share of the image's area in a random_resized crop [MAE]
+        flip: probability that a training image is mirrored left to right [MAE]
+        color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
+        grayscale: probability that a training image loses its colours [MAE]
+        eval_resize: shorter side to which held-out images are resized before the center crop; null: as large as
+            the crop needs [none]
+        workers: processes that decode training images; 0: the main process does [ours]
+    """
 
     image_size: Positive | tuple[Positive, Positive] = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # ImageNet's
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
     crop: Literal["random_resized", "center"] = "random_resized"
-    crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)  # MAE
+    crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)
     flip: Fraction = 0.5
     color_jitter: Fraction = 0.0
     grayscale: Fraction = 0.0
     eval_resize: Positive | None = None
-    workers: Annotated[int, Field(ge=0)] = 2  # ours
+    workers: Annotated[int, Field(ge=0)] = 2
 
     @property
     def size(self) -> Size:
@@ -60,13 +84,18 @@ class DataSection(Choice):
 
 
 class MaskingSection(Choice):
-    """Which patches are hidden; `ratio` is the hidden share."""
+    """Which patches are hidden.
+
+    Options:
+        kind: how the patches to hide are chosen [MAE]
+        ratio: share of patches that is hidden, or a ramp of it over the run [MAE]
+    """
 
     ratio: Annotated[float, Field(ge=0, lt=1)] | Ramp = 0.75
 
     @property
     def watches_attention(self) -> bool:
-        """Whether masks depend on what the encoder in training looks at."""
+        """Whether masks depend on the attention of the encoder in training."""
         return watches_attention(type(self).constructor)
 
     @property
@@ -79,8 +108,10 @@ class MaskingSection(Choice):
 class GeneratorSection(Options):
     """Options of `MaskedAutoencoder`; those that other sections must fit are named here, their defaults are not.
 
-    `init_from` is the section's own: a run folder, a checkpoint or an exported encoder whose weights the encoder starts
-    with. A path is made absolute where it is read, so that a configuration means the same from any folder.
+    The path of `init_from` is made absolute where it is read, so that a configuration means the same from any folder.
+
+    Options:
+        init_from: run folder, checkpoint or exported encoder whose weights the encoder starts with; null: fresh [none]
     """
 
     init_from: str | None = None
@@ -97,23 +128,46 @@ class GeneratorSection(Options):
 
 
 class DiscriminatorSection(Choice):
-    """Options of a discriminator."""
+    """Options of a discriminator.
+
+    Options:
+        kind: architecture of the discriminator [paper]
+    """
 
 
 class AugmentSection(Choice):
-    """What a discriminator's eyes go through."""
+    """Augmentation of all images that the discriminator is shown.
+
+    Options:
+        kind: the augmentation [Training GANs with Limited Data]
+    """
 
 
 class DiscriminatorOptimizerSection(Section):
-    """Adam's settings for the discriminator; its learning rate is constant or follows the generator's schedule."""
+    """Adam's settings for the discriminator.
+
+    Options:
+        lr: learning rate [paper]
+        betas: decay rates of Adam's first and second moment [ours]
+        schedule: constant, or follow: the generator's warm-up and cosine, down to 0 [ours]
+    """
 
     lr: Annotated[float, Field(gt=0)] = 1.5e-4
-    betas: tuple[Decay, Decay] = (0.5, 0.999)  # ours
-    schedule: Literal["constant", "follow"] = "constant"  # ours
+    betas: tuple[Decay, Decay] = (0.5, 0.999)
+    schedule: Literal["constant", "follow"] = "constant"
 
 
 class OptimizerSection(Section):
-    """AdamW's settings for the generator: `lr` itself, or `base_lr` for every 256 images of a batch (MAE)."""
+    """AdamW's settings for the generator: `lr` itself, or `base_lr` for every 256 images of a batch.
+
+    Options:
+        lr: peak learning rate; null: base_lr decides. 1.5e-4 where neither is set [paper]
+        base_lr: peak learning rate for every 256 images of a batch; null: lr decides [none]
+        betas: decay rates of AdamW's first and second moment [MAE]
+        weight_decay: decoupled weight decay of all weights but biases, norms and tokens [MAE]
+        clip_norm: largest norm of the generator's gradient; null: not clipped [none]
+        discriminator: the discriminator's own optimiser [paper]
+    """
 
     lr: Annotated[float, Field(gt=0)] | None = None
     base_lr: Annotated[float, Field(gt=0)] | None = None
@@ -136,7 +190,14 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """Warm-up, in epochs or as a share of all steps, then half a cosine down to `min_lr`."""
+    """Warm-up, in epochs or as a share of all steps, then half a cosine down to `min_lr`.
+
+    Options:
+        warmup_epochs: epochs over which the learning rate rises from 0; null: warmup_ratio decides. 40 where
+            neither is set [MAE]
+        warmup_ratio: share of all steps over which the learning rate rises from 0; null: warmup_epochs decides [none]
+        min_lr: learning rate of the generator at the end of the cosine [MAE]
+    """
 
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     warmup_ratio: Fraction | None = None
@@ -149,7 +210,23 @@ class ScheduleSection(Section):
 
 
 class TrainingSection(Section):
-    """How long and how a run trains. `batch_size`: images of one optimiser step, of all processes and micro-batches."""
+    """How long and how a run trains.
+
+    Options:
+        epochs: passes over the training images, or over epoch_images of them [paper]
+        batch_size: images of one optimiser step, over all processes and micro-batches [paper]
+        accumulation: micro-batches of a step; more need less memory for the same result [ours]
+        epoch_images: images of an epoch; null: all training images [none]
+        precision: autocast: no (float32), bf16 or fp16 [ours]
+        seed: seed of all random draws: weights, order, crops, masks, augmentation [ours]
+        order: lean: both networks are updated from one forward pass of the generator; sequential: the discriminator
+            first, then the generator against the updated one [ours]
+        ema_kimg: half-life of the averaged generator, in thousand images; null: no average is kept [none]
+        log_every: steps from one line of metrics.jsonl to the next [ours]
+        checkpoint_every: epochs from one checkpoint to the next [ours]
+        keep_last: newest checkpoints that are kept [ours]
+        keep_every: of older checkpoints, one every so many epochs is kept; null: none is [none]
+    """
 
     epochs: Positive = 300
     batch_size: Positive = 16
@@ -157,7 +234,7 @@ class TrainingSection(Section):
     epoch_images: Positive | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: Seed = 0
-    order: Literal["lean", "sequential"] = "lean"  # ours
+    order: Literal["lean", "sequential"] = "lean"
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     log_every: Positive = 50
     checkpoint_every: Positive = 1
@@ -166,7 +243,16 @@ class TrainingSection(Section):
 
 
 class EvaluationSection(Section):
-    """The held-out score during and after training: every n epochs (0: never), on `limit` images of a fixed shuffle."""
+    """The held-out score during and after training.
+
+    Options:
+        every: epochs from one score and sample grid to the next; 0: at the end alone [ours]
+        limit: held-out images that are scored, of a fixed shuffle [ours]
+        batch_size: held-out images in one forward pass [ours]
+        seed: seed of the held-out images' masks [ours]
+        grid_images: held-out images of the sample grid [ours]
+        split: which held-out images: val or test [ours]
+    """
 
     every: Annotated[int, Field(ge=0)] = 1
     limit: Positive = 1000
@@ -177,7 +263,13 @@ class EvaluationSection(Section):
 
 
 class TrackingSection(Section):
-    """Trackers beside the run folder's own metrics.jsonl."""
+    """Trackers that are sent the scalars of metrics.jsonl, too.
+
+    Options:
+        trackers: any of tensorboard, wandb, trackio [ours]
+        project: name of the project in a tracker [ours]
+        run_name: name of the run in a tracker; null: the run folder's [none]
+    """
 
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     project: str = "perceptual-mae"
@@ -199,7 +291,22 @@ _BASE: Any = BASE
 
 
 class RunConfig(BaseModel):
-    """Everything that decides a run. Build it with `load_config` or `parse_config`, which also check that parts fit."""
+    """Everything that decides a run. Build it with `load_config` or `parse_config`, which also check that parts fit.
+
+    Options:
+        data: where images come from and how they are prepared [ours]
+        masking: which patches are hidden [MAE]
+        generator: the masked autoencoder [paper]
+        discriminator: the discriminator; null: none, a plain masked autoencoder [paper]
+        augment: augmentation of what the discriminator is shown; null: none [paper]
+        losses: the terms of the generator's objective, by name; a file that states any replaces them all [paper]
+        penalties: gradient penalties of the discriminator, by name [paper]
+        optimizer: optimisers of both networks [paper]
+        schedule: learning rate over the run [MAE]
+        training: length, batch, precision, seed, checkpoints [paper]
+        evaluation: held-out scores during and after training [ours]
+        tracking: trackers [ours]
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -215,6 +322,9 @@ class RunConfig(BaseModel):
     training: TrainingSection = _UNSAID
     evaluation: EvaluationSection = _UNSAID
     tracking: TrackingSection = _UNSAID
+
+
+describe_fields(RunConfig)
 
 
 def _fill(values: Any, names: tuple[str, str], default: float) -> Any:
