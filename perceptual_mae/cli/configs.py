@@ -1,6 +1,7 @@
 """`pmae configs`: what is shipped, what layers resolve to, and the schema of a file."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perceptual_mae.cli.options import check_layers, load_layers
-from perceptual_mae.config.layers import Shipped, list_methods, list_recipes
+from perceptual_mae.config.layers import Shipped, list_methods, list_recipes, merge_layers
 from perceptual_mae.report.published import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ UNBROKEN = 1000
 """Width of a console that breaks no line: what goes into a file or a pipe has one line a layer."""
 
 
+OF_THE_DISCRIMINATOR = ("discriminator", "snapshot")
+"""Loss networks whose weights are those of the run's discriminator."""
+
+
 def configs_command(
     arguments: Annotated[
         list[str] | None,
@@ -26,13 +31,14 @@ def configs_command(
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a file, for editors.")] = False,
 ) -> None:
-    """List the shipped recipes and methods, or print what layers resolve to."""
+    """List the shipped recipes and methods, or print what layers resolve to and what each key means."""
     check_layers(arguments or [])
     if schema or arguments:
-        from perceptual_mae.config import parsing
+        from perceptual_mae.config.annotated import to_annotated_yaml
+        from perceptual_mae.config.parsing import json_schema
 
-        text = json.dumps(parsing.json_schema(), indent=2) + "\n" if schema else ""
-        sys.stdout.write(text or parsing.to_yaml(load_layers(arguments or [])))
+        text = json.dumps(json_schema(), indent=2) + "\n" if schema else ""
+        sys.stdout.write(text or to_annotated_yaml(load_layers(arguments or [])))
     else:
         from rich.console import Console
 
@@ -41,20 +47,33 @@ def configs_command(
 
 
 def show_all(console: "Console") -> None:
-    """Print recipes, and methods beside the paper's numbers; on a terminal also what each of them is."""
+    """Print what recipes and methods are, and methods beside the paper's numbers."""
     recipes, methods = list_recipes(), in_the_papers_order(list_methods())
     table = _table("recipes: data, model size, budget", "name", "title", *(["expects"] if console.is_terminal else []))
     for recipe in recipes:
         table.add_row(recipe.name, recipe.title, *([recipe.expectation] if console.is_terminal else []))
     console.print(table, "")
-    if console.is_terminal:
-        table = _table("methods", "name", "what it is")
-        for method in methods:
-            table.add_row(method.name, method.expectation)
-        console.print(table, "")
+    table = _table("methods", "name", "what it is", "needs")
+    for method in methods:
+        needs = ", ".join(foreign_weights(method))
+        table.add_row(method.name, first_sentence(method.expectation), f"weights of {needs}" if needs else "")
+    console.print(table, "")
     for table in _numbers(methods, console):
         console.print(table, "")
     console.print(FOOTNOTE)
+
+
+def first_sentence(text: str) -> str:
+    return re.split(r"\.\s+(?=[A-Z])", text, maxsplit=1)[0].rstrip(".") + "."
+
+
+def foreign_weights(method: Shipped) -> list[str]:
+    """Name the loss networks of a method that are not the discriminator's own, and so need a file of weights."""
+    terms = merge_layers([method.name]).values["losses"].values()
+    networks = [term["network"] for term in terms if isinstance(term, dict) and "network" in term]
+    foreign = [network for network in networks if network["kind"] not in OF_THE_DISCRIMINATOR]
+    needed = [network for network in foreign if network.get("weights") is None]
+    return list(dict.fromkeys(network.get("name", network["kind"]) for network in needed))
 
 
 def in_the_papers_order(methods: Sequence[Shipped]) -> list[Shipped]:

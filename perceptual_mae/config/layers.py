@@ -121,9 +121,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def to_yaml(values: Mapping[str, Any]) -> str:
-    """Return the mapping as YAML text that `read_yaml` reads back exactly."""
-    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+def to_yaml(values: Mapping[str, Any], width: float = 120) -> str:
+    """Return the mapping as YAML text that `read_yaml` reads back exactly; lines are broken at `width`."""
+    return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=width, allow_unicode=True)
 
 
 def _folder() -> Path:

@@ -76,6 +76,8 @@ def test_the_list_puts_the_papers_rows_beside_its_numbers_one_line_a_method(caps
     assert "msg_gan MSG-MAE, MSG-GAN - - - - - - - - 84.7 86.5 - - -" in lines
     assert "l1 L1: ours - - - - - - - - - - - - -" in lines
     assert any(line.startswith("quickstart Quick start") for line in lines)
+    assert "mse Plain MAE: squared error of the hidden patches." in lines
+    assert "dvae_p L1 and the features of DALL-E's encoder (paper eq. 7): no discriminator. weights of dvae" in lines
     assert "PSNR cannot be dB" in lines[-1]
 
 
@@ -103,12 +105,46 @@ def test_methods_stand_in_the_order_of_the_papers_tables():
     assert sorted(names) == [method.name for method in list_methods()]
 
 
+def test_exactly_the_methods_that_do_not_resolve_without_a_file_are_marked_as_needing_weights():
+    from perceptual_mae.cli.configs import OF_THE_DISCRIMINATOR, foreign_weights
+    from perceptual_mae.config.layers import list_methods
+    from perceptual_mae.config.parsing import load_config
+    from perceptual_mae.loss_networks import LOSS_NETWORKS, watches_discriminator
+
+    assert set(OF_THE_DISCRIMINATOR) == {name for name, kind in LOSS_NETWORKS.items() if watches_discriminator(kind)}
+    for method in list_methods():
+        if foreign_weights(method):
+            with pytest.raises(UserError, match="weights"):
+                load_config([method.name])
+        else:
+            load_config([method.name])
+
+
 def test_layers_resolve_to_yaml(capsys):
     assert cli.main(["configs", "quickstart", "mse", "training.epochs=3"]) == 0
-    resolved = yaml.safe_load(capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    resolved = yaml.safe_load(printed)
     assert resolved["training"]["epochs"] == 3
     assert resolved["discriminator"] is None
     assert list(resolved["losses"]) == ["mse"]
+    (line,) = [line for line in printed.splitlines() if "epochs: 3 " in line]
+    assert line.split("  # ")[1].startswith("passes over the training images")
+
+
+@pytest.mark.parametrize(
+    "layers", [["quickstart", "stylegan2_ada_p"], ["stl10", "improved_mae"], ["cifar10", "official_code"]]
+)
+def test_the_annotated_configuration_is_read_back_and_every_key_of_it_has_a_meaning(layers, tmp_path):
+    from perceptual_mae.config.annotated import to_annotated_yaml
+    from perceptual_mae.config.layers import read_yaml
+    from perceptual_mae.config.parsing import load_config, parse_config
+
+    config = load_config(layers)
+    text = to_annotated_yaml(config)
+    assert all("  # " in line for line in text.splitlines())
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    assert parse_config(read_yaml(file)) == config
 
 
 def test_the_schema_is_json(capsys):
