@@ -41,15 +41,21 @@ PRIVATE = {
 }
 
 
+def fences(document: str) -> list[tuple[str, str]]:
+    """Return the fenced blocks of a page: language and contents."""
+    text = (ROOT / document).read_text()
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
 def blocks(document: str, language: str) -> list[str]:
-    """Return the contents of fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / document).read_text(), re.DOTALL | re.MULTILINE)
+    """Return the contents of fenced blocks of a language ("": of none)."""
+    return [contents for named, contents in fences(document) if named == language]
 
 
 def shown_commands(document: str) -> list[str]:
     """Return the lines of fenced and indented blocks that call pmae, without comments, from the command's name on."""
     text = (ROOT / document).read_text()
-    fenced = re.findall(r"^```\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    fenced = blocks(document, "")
     indented = re.findall(r"^ {4}(?=\S)((?:.*\\\n)*.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M), re.M)
     lines = [line for block in [*fenced, *indented] for line in block.replace("\\\n", " ").splitlines()]
     found = [re.search(r"(?:^\$? *|run (?:--no-sync )?|-m )(?:pmae|perceptual_mae\.cli) (.*)", line) for line in lines]
@@ -59,11 +65,11 @@ def shown_commands(document: str) -> list[str]:
 def mentioned_commands(document: str) -> list[str]:
     """Return the commands that running text names, which may leave arguments out."""
     text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
-    return [words for words in re.findall(r"(?<!`)`pmae ([^`]+)`(?!`)", text)]
+    return re.findall(r"(?<!`)`pmae ([^`]+)`(?!`)", text)
 
 
 def find_command(words: list[str]) -> tuple[typer.core.TyperCommand, list[str]]:
-    """Return the command that words name, and what follows its name; the alternatives of `list|check` must all exist."""
+    """Return the command that words name, and what follows; the alternatives of `list|check` must all exist."""
     command = COMMANDS
     while words and hasattr(command, "commands") and not words[0].startswith("-"):
         names = words[0].split("|")
@@ -101,7 +107,8 @@ def test_python_of_a_page_runs_from_top_to_bottom(
 
 def test_the_readme_quotes_the_step_whole() -> None:
     source = TRAINER.read_text()
-    trainer = next(each for each in ast.parse(source).body if isinstance(each, ast.ClassDef) and each.name == "Trainer")
+    classes = [each for each in ast.parse(source).body if isinstance(each, ast.ClassDef)]
+    trainer = next(each for each in classes if each.name == "Trainer")
     step = next(each for each in trainer.body if isinstance(each, ast.FunctionDef) and each.name == "step")
     assert step.end_lineno is not None
     lines = source.splitlines()[step.lineno - 1 : step.end_lineno]
@@ -116,7 +123,9 @@ def test_the_readme_is_short() -> None:
 def test_the_loss_that_the_readme_adds_trains_by_two_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its function and its line go into the modules they belong to; the command that it shows must then be valid."""
     text = (ROOT / "README.md").read_text()
-    (function,) = (block for block in re.findall(r"^```\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "def " in block)
+    (function,) = (
+        block for block in re.findall(r"^```\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "def " in block
+    )
     name, line = re.findall(r'`"(\w+)": (Term\(.*?\)\)),`', text)[0]
     names: dict[str, object] = {}
     exec("from torch import Tensor\nfrom perceptual_mae.images import Pyramid\n" + function, names)
@@ -152,11 +161,12 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.fixture
 def folder_with_shown_files(tmp_path: Path) -> Path:
-    """A folder with the YAML files that the pages show under their names."""
+    """A folder with the shipped layers, as in a checkout, and the YAML files that the pages show under their names."""
     for page in PAGES:
         for block in blocks(page, "yaml"):
             if named := re.match(r"# (\S+\.yaml)", block):
                 (tmp_path / named[1]).write_text(block)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     return tmp_path
 
 
