@@ -123,9 +123,7 @@ def test_the_readme_is_short() -> None:
 def test_the_loss_that_the_readme_adds_trains_by_two_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its function and its line go into the modules they belong to; the command that it shows must then be valid."""
     text = (ROOT / "README.md").read_text()
-    (function,) = (
-        block for block in re.findall(r"^```\n(.*?)^```$", text, re.DOTALL | re.MULTILINE) if "def " in block
-    )
+    (function,) = (block for block in blocks("README.md", "") if "def " in block)
     name, line = re.findall(r'`"(\w+)": (Term\(.*?\)\)),`', text)[0]
     names: dict[str, object] = {}
     exec("from torch import Tensor\nfrom perceptual_mae.images import Pyramid\n" + function, names)
