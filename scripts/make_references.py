@@ -1,0 +1,156 @@
+"""Write docs/configuration.md and docs/metrics.md from the schema and the code.
+
+    uv run python scripts/make_references.py
+
+Meanings and sources of keys stand in the docstrings of the classes and functions whose options they are; those of
+metrics.jsonl beside the code that writes it. A test fails where the pages are not what this script writes.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from perceptual_mae.config.all_keys import models_of_places
+from perceptual_mae.config.entries import PenaltySection, TermSection
+from perceptual_mae.config.errors import describe, fields_of, show
+from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.option_docs import first_line, meaning_of
+from perceptual_mae.config.schema import RunConfig
+from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
+from perceptual_mae.training.metrics import METRICS_KEYS
+
+DOCS = Path(__file__).parents[1] / "docs"
+GENERATED = "<!-- Written by scripts/make_references.py: change the docstrings, not this page. -->"
+HEADER = ("key", "values", "default", "meaning", "default from")
+
+CONFIGURATION = """# Configuration
+
+Every key of a configuration file, from the schema. Files and `key=value` overrides are merged from left to right over
+the defaults; `pmae configs LAYER...` prints what they resolve to, with the meaning of each key.
+
+`default from` says whose the default is: **paper** (Perceptual MAE), **MAE** (He et al. 2022), **ours**, the title of
+another text, or **none** where the default only says "off" or "not given". Where a recipe or a method sets another
+value, its file says whose that one is.
+
+What a run is before any layer: the sections below, with `discriminator: {kind: ls_gan}` and the losses of LS-GAN-P.
+"""
+
+VALUES = """## Values of `weight`, `when` and `masking.ratio`
+
+A weight is a number, a ramp or a balance; a masking ratio is a number or a ramp; `when` is `always`, `even_epochs`,
+`odd_epochs`, or one of the last two.
+"""
+
+METRICS = """# metrics.jsonl
+
+One JSON object a line, at every `training.log_every`-th step and at the end of each epoch; scores of held-out images
+have lines of their own. Scalars are means over the steps since the last line that report them, over all processes.
+`a/b` is key `b` in the mapping `a`; TERM, PLACE and NETWORK stand for names. `pmae curves` draws them, as `a.b`.
+"""
+
+
+def configuration_page() -> str:
+    """Return docs/configuration.md."""
+    lines = [GENERATED, "", CONFIGURATION]
+    lines += [*_table({"": RunConfig}, shared=()), ""]
+    for place, models in models_of_places().items():
+        if place:
+            lines += [*_place(place, models), ""]
+    lines += [VALUES]
+    for form in (Ramp, Balanced, FromEpoch, Every):
+        lines += [first_line(form), "", *_rows(HEADER, [_row(name, field) for name, field in fields_of(form).items()])]
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def metrics_page() -> str:
+    """Return docs/metrics.md."""
+    rows = []
+    for pattern, text in METRICS_KEYS.items():
+        meaning, values = _split_range(text)
+        rows.append((f"`{pattern}`", meaning, values))
+    return "\n".join([GENERATED, "", METRICS, *_rows(("key", "meaning, and when it is there", "range"), rows)]) + "\n"
+
+
+def write(folder: Path = DOCS) -> None:
+    """Write both pages."""
+    (folder / "configuration.md").write_text(configuration_page())
+    (folder / "metrics.md").write_text(metrics_page())
+
+
+def _place(place: str, models: Mapping[str, type[BaseModel]]) -> Iterator[str]:
+    """Yield the lines of a section: the keys of all its kinds, then those of each."""
+    first = next(iter(models.values()))
+    base = first.__base__ or first
+    yield from (f"## `{place}`", "")
+    if "" in models and issubclass(first, TermSection | PenaltySection):
+        yield from (first_line(first), "")
+    elif "" not in models and place in BASE:
+        yield from (f"{first_line(base)} Where none is named, the kind is `{BASE[place]['kind']}`.", "")
+    else:
+        yield from (first_line(base if "" not in models else first), "")
+    if "" in models:
+        yield from _table(models, shared=())
+        return
+    shared = [name for name in fields_of(base) if name != "kind"]
+    kinds = ", ".join(f"`{kind}`" for kind in models)
+    kind_meaning, source = meaning_of(fields_of(base)["kind"])
+    rows = [("`kind`", f"{kinds}, or your own `package.module:Class`", "", kind_meaning, source)]
+    rows += [_row(name, fields_of(first)[name]) for name in shared]
+    yield from _rows(HEADER, rows)
+    for kind, model in models.items():
+        yield from ("", f"**`kind: {kind}`** {meaning_of(fields_of(model)['kind'])[0]}.".replace("<", "&lt;"))
+        own = {name for name in fields_of(model) if name not in (*shared, "kind")}
+        if own:
+            yield ""
+            yield from _table({kind: model}, shared=(*shared, "kind"))
+
+
+def _table(models: Mapping[str, type[BaseModel]], shared: Sequence[str]) -> list[str]:
+    (model,) = models.values()
+    return _rows(HEADER, [_row(name, field) for name, field in fields_of(model).items() if name not in shared])
+
+
+def _row(name: str, field: FieldInfo) -> tuple[str, ...]:
+    meaning, source = meaning_of(field)
+    default: object = None if field.is_required() else field.get_default(call_default_factory=True)
+    if isinstance(default, BaseModel):
+        text = "see below"
+    elif name in RunConfig.model_fields:
+        text = "" if default is not None else "`null`"
+    else:
+        text = (
+            "required" if field.is_required() else f"`{default if isinstance(default, str) else show(_plain(default))}`"
+        )
+    values = "see below" if _is_section(field) else describe(field.annotation, field.metadata)
+    return (f"`{name}`", values, text, meaning, source)
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return "Section" in str(field.annotation)
+
+
+def _plain(value: object) -> object:
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _split_range(text: str) -> tuple[str, str]:
+    """Return meaning and range: the latter stands in brackets at the end."""
+    stated = re.fullmatch(r"(.*?) ([\[(][^\[\]()]*, [^\[\]()]*[\])])", text)
+    return (stated[1], stated[2]) if stated else (text, "")
+
+
+def _rows(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [
+        header,
+        ["---"] * len(header),
+        *([cell.replace("|", "\\|").replace("<", "&lt;") for cell in row] for row in rows),
+    ]
+    return [f"| {' | '.join(row)} |" for row in cells]
+
+
+if __name__ == "__main__":
+    write()
