@@ -73,9 +73,9 @@ def train_classifier(
                 drop_path_masks = drops(batch) if drops is not None else None
                 quiet = batch is not batches[-1]
                 with accelerator.no_sync(network) if quiet else nullcontext():
-                    part = _loss(network, batch.to(accelerator.device), drop_path_masks, recipe, mixing, step) / len(
-                        batches
-                    )
+                    part = training_loss(
+                        network, batch.to(accelerator.device), drop_path_masks, recipe, mixing, step
+                    ) / len(batches)
                     accelerator.backward(part)
                 loss += part.detach()
             optimizer.step()
@@ -146,7 +146,7 @@ def check_batch(recipe: FinetuneRecipe, num_images: int, processes: int) -> None
         )
 
 
-def _loss(
+def training_loss(
     network: nn.Module,
     batch: Batch,
     drop_path_masks: Tensor | None,
@@ -154,6 +154,7 @@ def _loss(
     mixing: Mixing | None,
     step: int,
 ) -> Tensor:
+    """Return the mean cross-entropy of a micro-batch at a step: with smoothed labels, mixed where `mixing` is given."""
     images, targets, smoothing = batch.images, batch.labels, recipe.smoothing
     if mixing is not None:
         images, targets = mixing(images, targets, step)

@@ -86,3 +86,10 @@ def test_scores_of_another_step_are_left_out_with_a_note(tmp_path: Path):
     found = compare([run], title="t")
     assert found.find("probe") is None
     assert any("probe_cached.json: is of step 4, the run has taken 8" in note for note in found.notes)
+
+
+def test_scores_of_a_step_that_the_run_has_not_reached_are_left_out_too(tmp_path: Path):
+    run = make_run(tmp_path / "a", scores={"probe_cached": probe(0.5, step=12)})
+    found = compare([run], title="t")
+    assert found.find("probe") is None
+    assert any("probe_cached.json: is of step 12, the run has taken 8" in note for note in found.notes)

@@ -8,10 +8,12 @@ import pytest
 import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
-from torch import Tensor
+from torch import Tensor, nn
 
+from perceptual_mae.data.batch import Batch
 from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform, Mixing
 from perceptual_mae.evaluation.finetuning.recipes import read_recipe
+from perceptual_mae.evaluation.finetuning.training import training_loss
 from perceptual_mae.seeding import stream
 
 MEAN, STD = torch.tensor([0.6, 0.4, 0.2]), torch.tensor([0.2, 0.2, 0.2])
@@ -101,3 +103,31 @@ def test_how_a_batch_is_cut_changes_no_mix(parts: int) -> None:
             part, part_targets = mixing(images[first::parts], labels[first::parts], step)
             torch.testing.assert_close(part, whole[first::parts])
             torch.testing.assert_close(part_targets, targets[first::parts])
+
+
+class Fixed(nn.Module):
+    """A network that answers every image with the same logits."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images: Tensor, drop_path_masks: Tensor | None = None) -> Tensor:
+        return self.logits.expand(len(images), -1)
+
+
+def test_labels_are_smoothed_once_under_mixing_and_smoothed_without_it() -> None:
+    recipe = read_recipe("mae", 12)
+    logits = torch.linspace(-2, 2, 10)
+    surprise = -logits.log_softmax(0)
+    labels = torch.tensor([1, 2, 8, 9])
+    batch = Batch(torch.zeros(4, 3, 8, 8), labels, torch.arange(4), torch.ones(4))
+    plain = training_loss(Fixed(logits), batch, None, recipe, None, 0)
+    expected = 0.9 * surprise[labels].mean() + 0.1 * surprise.mean()
+    torch.testing.assert_close(plain, expected)
+    # Whatever the shares of two labels are, all four labels together weigh 0.9 and the smoothing 0.1.
+    for step in range(4):
+        mixed = training_loss(Fixed(logits), batch, None, recipe, Mixing(recipe, 10, 0), step)
+        torch.testing.assert_close(mixed, expected)
+    unsmoothed = read_recipe("mae", 12, ["smoothing=0"])
+    torch.testing.assert_close(training_loss(Fixed(logits), batch, None, unsmoothed, None, 0), surprise[labels].mean())

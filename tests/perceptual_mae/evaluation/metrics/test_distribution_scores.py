@@ -1,6 +1,7 @@
 """Frechet distance, kernel distance and Inception Score: closed forms, hand-worked values, three other libraries."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,15 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
+from perceptual_mae.evaluation.metrics.distribution import COMPUTED
 from perceptual_mae.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from perceptual_mae.evaluation.metrics.inception_score import inception_score
 from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance, squared_discrepancy
+from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
+
+
+def nowhere(name: str) -> Path:
+    raise UnavailableError(f"the weights of {name} are not installed")
 
 
 def features(num_images: int, dim: int, seed: int, *, shift: float = 0.0, spread: float = 1.0) -> Tensor:
@@ -156,3 +163,22 @@ def test_an_inception_score_is_torch_fidelity_s_of_the_same_parts() -> None:
 def test_too_few_images_are_refused(score) -> None:
     with pytest.raises(ValueError, match=r"1 images|not 1"):
         score(torch.ones(1, 3))
+
+
+def test_a_kernel_distance_s_std_is_that_of_the_population_of_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([1.0, 3.0, 5.0])
+    monkeypatch.setattr(
+        "perceptual_mae.evaluation.metrics.kernel_distance.squared_discrepancy", lambda x, y: next(values)
+    )
+    found = kernel_distance(torch.rand(9, 2), torch.rand(9, 2), subsets=3, subset_size=4)
+    assert (found.mean, found.std) == (3.0, pytest.approx((8 / 3) ** 0.5))
+
+
+def test_an_inception_score_is_drawn_by_the_seed_of_its_setting() -> None:
+    probabilities = {"raw": torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)}
+    for seed in (0, 5):
+        setting = Setting((32, 32), 3, torch.device("cpu"), 200, nowhere, seed=seed)
+        scores, metadata = COMPUTED["is"](probabilities, setting)
+        assert (scores["raw"], metadata["deviation"]["raw"]) == inception_score(probabilities["raw"], seed=seed)
+        assert metadata["seed"] == seed
+    assert inception_score(probabilities["raw"], seed=0) != inception_score(probabilities["raw"], seed=5)

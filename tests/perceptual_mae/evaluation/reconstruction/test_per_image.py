@@ -215,3 +215,17 @@ def test_rows_come_sorted_and_each_index_once() -> None:
     indices, rows = Gather(Accelerator(cpu=True)).rows(torch.tensor([5, 1, 5, 3]), torch.tensor([[0.0], [1], [2], [3]]))
     assert indices.tolist() == [1, 3, 5]
     assert rows.flatten().tolist() == [1, 3, 0]
+
+
+def test_scores_are_ordered_by_region_then_by_metric() -> None:
+    real = torch.rand(1, 3, 32, 32)
+    batch = batch_of(real, real, lower_half(1), baselines={"mean_color": real, "nearest_patch": real})
+    _, accumulator = scores_of(batch, names=("l1", "psnr", "box_ssim"))
+    assert accumulator.table is not None
+    both, alone = ("l1", "psnr", "box_ssim"), ("l1", "psnr")
+    regions = {"raw": both, "composite": both, "masked": alone}
+    for name in ("mean_color", "nearest_patch"):
+        regions |= {f"baselines/{name}/composite": both, f"baselines/{name}/masked": alone}
+    assert list(accumulator.table.columns) == [
+        f"{region}/{name}" for region, names in regions.items() for name in names
+    ]

@@ -10,10 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from conftest import debug_config, generator_of
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.representation.features import (
+    build_extractors,
     encoder_features,
     extract_features,
     fingerprint,
@@ -169,3 +171,12 @@ def test_two_processes_count_every_image_once_and_keep_the_order(tmp_path: Path)
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("agreed") == 2
+
+
+def test_extractors_come_in_the_order_of_the_tables_the_run_s_first() -> None:
+    config = debug_config("mse")
+    accelerator = Accelerator(cpu=True)
+    names = [
+        list(build_extractors(generator_of(config), config, accelerator, baselines=each)) for each in (False, True)
+    ]
+    assert names == [["encoder"], ["encoder", "random encoder", "raw pixels"]]

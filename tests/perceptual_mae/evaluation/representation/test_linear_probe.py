@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from perceptual_mae.evaluation.representation import linear_probe as probe
+from perceptual_mae.evaluation.representation.kth_heads import HEADS, linear_head, train_head
 from perceptual_mae.evaluation.representation.linear_probe import CANDIDATES, fit_probe, linear_probe
 from perceptual_mae.evaluation.representation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
@@ -164,3 +165,69 @@ def test_a_class_without_training_images_is_only_never_predicted() -> None:
     result = linear_probe(features, labels, features, labels.clone().fill_(9), num_classes=10)
     assert result.accuracy == 0.0
     assert result.probe.head.copies()[0].out_features == 10
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_image_is_scored_the_same_whatever_other_images_are_scored_with_it(optimizer: str) -> None:
+    features, labels = clusters(300, spread=3.0)
+    head = fit_probe(features, labels, optimizer=optimizer, epochs=3, batch_size=32).head.train()
+    test, test_labels = clusters(40, spread=3.0, seed=1)
+    company = 1000 + 50 * test  # of another distribution
+    alone = [accuracies(head, test[i : i + 1], test_labels[i : i + 1]) for i in range(40)]
+    (correct,), (loss,) = accuracies(head.train(), test, test_labels)
+    assert correct == pytest.approx(sum(accuracy for (accuracy,), _ in alone) / 40)
+    assert loss == pytest.approx(sum(entropy for _, (entropy,) in alone) / 40, rel=1e-5)
+    wrong = (head.eval()(company)[0].argmax(1) + 1) % 4
+    (together,), _ = accuracies(head.train(), torch.cat([test, company]), torch.cat([test_labels, wrong]))
+    assert 2 * together == pytest.approx(correct)
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [([3.0, 1.0, 2.0], 1), ([2.0, 2.0, 2.0], 0), ([2.0, 1.0, 1.0], 1)], ids=str
+)
+@pytest.mark.parametrize("optimizer", ["lbfgs", "sgd"])
+def test_of_equal_accuracies_the_smaller_loss_is_chosen_and_of_equal_losses_the_first(
+    optimizer: str, losses: list[float], best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_by_one = iter(losses)
+
+    def tied(head: ProbeHead, features: Tensor, labels: Tensor) -> tuple[list[float], list[float]]:
+        copies = len(head.copies())
+        return [0.5] * copies, [next(one_by_one) for _ in range(copies)]
+
+    monkeypatch.setattr(probe, "accuracies", tied)
+    candidates = (1e-1, 1e-2, 1e-3)  # strongest penalty first, the order in which they are tried
+    fitted = fit_probe(*clusters(60, spread=1.0), optimizer=optimizer, candidates=candidates, epochs=1, batch_size=8)
+    assert fitted.chosen == candidates[best]
+
+
+@pytest.mark.parametrize("kind", ["batches", "kth"])
+def test_batches_are_ordered_anew_each_epoch_and_alike_for_a_seed(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = torch.arange(24.0).view(24, 1).repeat(1, 3)
+    labels = torch.arange(24) % 2
+    rows: list[list[float]] = []
+
+    def record(_: torch.nn.Module, inputs: tuple[Tensor]) -> None:
+        rows.append(inputs[0][:, 0].tolist())
+
+    def train(seed: int) -> list[list[float]]:
+        rows.clear()
+        if kind == "batches":
+            head = ProbeHead(3, 2)
+            head.register_forward_pre_hook(record)
+            fit_in_batches(head, features, labels, optimizer="sgd", rates=[0.1], epochs=3, batch_size=8, seed=seed)
+        else:
+
+            def build(width: int, num_classes: int) -> torch.nn.Module:
+                network = linear_head(width, num_classes)
+                network.register_forward_pre_hook(record)
+                return network
+
+            monkeypatch.setitem(HEADS, "linear", build)
+            train_head(features, labels, num_classes=2, head="linear", epochs=3, batch_size=8, seed=seed)
+        return [[row for batch in rows[3 * epoch : 3 * epoch + 3] for row in batch] for epoch in range(3)]
+
+    first, again, other = train(0), train(0), train(1)
+    assert all(sorted(epoch) == features[:, 0].tolist() for epoch in first)
+    assert first[0] != first[1] != first[2] != first[0]
+    assert first == again != other
