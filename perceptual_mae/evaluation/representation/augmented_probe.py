@@ -18,8 +18,7 @@ from perceptual_mae.data.loading import Batch, EpochPlan, TrainLoader
 from perceptual_mae.data.transforms import TrainTransform
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Extractor, Features
-from perceptual_mae.evaluation.representation.probe_fitting import lars
-from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
+from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies, lars
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import learning_rate, set_learning_rate
 

@@ -13,8 +13,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from perceptual_mae.evaluation.representation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
-from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
+from perceptual_mae.evaluation.representation.probe_head import (
+    ProbeHead,
+    accuracies,
+    fit_in_batches,
+    fit_lbfgs,
+    set_statistics,
+)
 from perceptual_mae.seeding import stream
 
 ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]

@@ -10,8 +10,13 @@ from torch import Tensor
 from perceptual_mae.evaluation.representation import linear_probe as probe
 from perceptual_mae.evaluation.representation.kth_heads import HEADS, linear_head, train_head
 from perceptual_mae.evaluation.representation.linear_probe import CANDIDATES, fit_probe, linear_probe
-from perceptual_mae.evaluation.representation.probe_fitting import fit_in_batches, fit_lbfgs, set_statistics
-from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies
+from perceptual_mae.evaluation.representation.probe_head import (
+    ProbeHead,
+    accuracies,
+    fit_in_batches,
+    fit_lbfgs,
+    set_statistics,
+)
 from perceptual_mae.seeding import stream
 
 OPTIMIZERS = list(CANDIDATES)
@@ -69,7 +74,7 @@ def test_lbfgs_finds_what_scikit_learn_finds(l2: float, monkeypatch: pytest.Monk
     head = ProbeHead(8, 4)
     normalised = set_statistics(head, features)
     monkeypatch.setattr(
-        "perceptual_mae.evaluation.representation.probe_fitting.LOGITS_AT_ONCE", 4 * 70
+        "perceptual_mae.evaluation.representation.probe_head.LOGITS_AT_ONCE", 4 * 70
     )  # several parts, one cut off
     fit_lbfgs(head.copies()[0], normalised, labels, l2=l2, iterations=500)
     reference = LogisticRegression(C=1 / (len(labels) * l2), tol=1e-8, max_iter=2000)

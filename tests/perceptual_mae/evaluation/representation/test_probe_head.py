@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perceptual_mae.evaluation.representation.probe_fitting import lars
-from perceptual_mae.evaluation.representation.probe_head import ProbeHead
+from perceptual_mae.evaluation.representation.probe_head import ProbeHead, lars
 from perceptual_mae.schedules import set_learning_rate
 
 RATE = 6.4
