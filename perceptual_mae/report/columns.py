@@ -77,8 +77,10 @@ def evaluation_columns(records: Sequence[RunRecord], region: str) -> list[Column
     columns = []
     for number, stem in enumerate(stems(records, lambda report: report.get("kind") == "evaluate", "evaluate")):
         is_papers = region == "raw" and not number  # the paper's numbers stand once
-        found = [record.scores[stem]["scores"].get(region, {}) for record in records if stem in record.scores]
-        names_present = {name: None for scores in found for name, value in scores.items() if _number(value) is not None}
+        region_scores = [record.scores[stem]["scores"].get(region, {}) for record in records if stem in record.scores]
+        names_present = {
+            name: None for scores in region_scores for name, value in scores.items() if _number(value) is not None
+        }
         bases = {name.partition("[")[0] for name in names_present}
         names = [*names_present, *(name for name in PAPERS_FORM if is_papers and name not in bases)]
         for base, (heading, spec, published, published_spec) in USUAL.items():
@@ -139,8 +141,8 @@ def representation_columns(records: Sequence[RunRecord]) -> list[Column]:
 
 def stems(records: Iterable[RunRecord], wanted: Callable[[dict[str, Any]], bool], usual: str) -> list[str]:
     """Return the names of the score files of a kind that any run has; the usual one where none has."""
-    found = {stem: None for record in records for stem, report in record.scores.items() if wanted(report)}
-    return sorted(found) or [usual]
+    matching = {stem: None for record in records for stem, report in record.scores.items() if wanted(report)}
+    return sorted(matching) or [usual]
 
 
 def _summary(record: RunRecord, names: Sequence[str]) -> float | None:
@@ -149,8 +151,8 @@ def _summary(record: RunRecord, names: Sequence[str]) -> float | None:
 
 def _in_report(record: RunRecord, stem: str, names: Sequence[str], scale: float = 1) -> float | None:
     report = record.scores.get(stem)
-    found = None if report is None else _walk(report["scores"], names)
-    return None if found is None else scale * found
+    value = None if report is None else _walk(report["scores"], names)
+    return None if value is None else scale * value
 
 
 def _walk(tree: Any, names: Sequence[str]) -> float | None:

@@ -46,7 +46,7 @@ AGREEMENT = "no accuracy: the share of equal entries of one-hot vectors over K c
 FEWEST_IMAGES = 3
 """One to choose by, two to fit."""
 Scores = dict[str, dict[str, Any]]
-"""Whose features -> which of them -> what was found."""
+"""Extractor -> feature -> its scores."""
 
 
 def probe_run(
@@ -139,7 +139,7 @@ def knn_run(
         scores[name] = {}
         for key, features in train.named.items():
             device = accelerator.device
-            found = knn_accuracies(
+            by_count = knn_accuracies(
                 features.to(device),
                 train.labels.to(device),
                 test.named[key].to(device),
@@ -147,16 +147,16 @@ def knn_run(
                 neighbours=neighbours,
                 temperature=temperature,
             )
-            scores[name][key] = {str(count): round(value, 5) for count, value in found.items()}
+            scores[name][key] = {str(count): round(value, 5) for count, value in by_count.items()}
     return report | {"scores": scores}
 
 
 def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
-    """Return mean and sample deviation (None for one) of accuracies in [0, 1], and each of them."""
-    deviation = round(statistics.stdev(accuracies), 5) if len(accuracies) > 1 else None
+    """Return mean and sample standard deviation (None for one) of accuracies in [0, 1], and each of them."""
+    std = round(statistics.stdev(accuracies), 5) if len(accuracies) > 1 else None
     return {
         "accuracy": round(math.fsum(accuracies) / len(accuracies), 5),
-        "deviation": deviation,
+        "deviation": std,
         "by_seed": [round(value, 5) for value in accuracies],
     }
 
@@ -193,7 +193,7 @@ def _further(results: Sequence[ProbeResult | HeadScores]) -> dict[str, Any]:
     agreements = {"test": [one.agreement for one in heads], "train": [one.train_agreement for one in heads]}
     return {
         "train": summarise([one.train_accuracy for one in heads]),
-        "one_hot_agreement": {part: round(math.fsum(found) / len(found), 5) for part, found in agreements.items()},
+        "one_hot_agreement": {part: round(math.fsum(values) / len(values), 5) for part, values in agreements.items()},
     }
 
 
@@ -216,4 +216,4 @@ def _probe_online(
         )
         if accelerator.is_main_process:
             by_seed.append(score_heads(heads, test))
-    return {key: summarise([found[key] for found in by_seed]) for key in (by_seed[0] if by_seed else ())}
+    return {key: summarise([scores[key] for scores in by_seed]) for key in (by_seed[0] if by_seed else ())}
