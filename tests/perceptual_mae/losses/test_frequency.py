@@ -1,5 +1,8 @@
 """The Laplacian error against SciPy and by hand."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +36,28 @@ def test_one_bright_pixel_costs_four_and_its_neighbours_one() -> None:
     ]
     loss = high_frequency((fake,), (torch.zeros(1, 1, 5, 5),), ALL, (1, 1))
     assert loss.item() == pytest.approx(8 / 25)
+
+
+def test_kornia_is_imported_by_the_runs_that_need_it_alone() -> None:
+    """Importing it takes a second: neither the other terms nor a training loop pay for it."""
+    script = (
+        "import sys, torch, perceptual_mae.training.loop, perceptual_mae.training.build\n"
+        "from perceptual_mae.losses import TERMS\n"
+        "images, mask = (torch.rand(2, 3, 16, 16),), torch.ones(2, 4, dtype=torch.bool)\n"
+        "for name in ('l1', 'mse'): TERMS[name].function(images, images, mask, (2, 2))\n"
+        "TERMS['ms_ssim'].function(images, images)\n"
+        "before = 'kornia' in sys.modules\n"
+        "TERMS['high_frequency'].function(images, images, mask, (2, 2))\n"
+        "print(before, 'kornia' in sys.modules)"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == ["False", "True"]
+
+
+def test_the_laplacian_has_second_derivatives() -> None:
+    fake, real = rand(1, 2, 4, 4).requires_grad_(), rand(1, 2, 4, 4, seed=1)
+    assert torch.autograd.gradcheck(lambda x: laplacian_error(x, real), (fake,))
+    assert torch.autograd.gradgradcheck(lambda x: laplacian_error(x, real).square(), (fake,))
 
 
 def test_brightness_is_no_high_frequency() -> None:
