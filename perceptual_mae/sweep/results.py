@@ -1,4 +1,4 @@
-"""What came out of a sweep: each point's scores over its seeds, as a table and as curves."""
+"""Results of a sweep: each point's scores over its seeds, as a table and as curves."""
 
 import json
 from collections.abc import Sequence
@@ -34,12 +34,14 @@ def read_points(planned: Sequence[Planned], metrics: Sequence[str]) -> list[Poin
         cells.setdefault(tuple(each.cell.point.values()), []).append(each)
     points = []
     for group in cells.values():
-        found = {each.cell.name: read_summary(each.path) for each in group}
+        summaries = {each.cell.name: read_summary(each.path) for each in group}
         scores = {
-            metric: score({name: lookup(summary, metric) for name, summary in found.items() if summary is not None})
+            metric: score({name: lookup(summary, metric) for name, summary in summaries.items() if summary is not None})
             for metric in metrics
         }
-        points.append(Point(group[0].cell.point, scores, [name for name, summary in found.items() if summary is None]))
+        points.append(
+            Point(group[0].cell.point, scores, [name for name, summary in summaries.items() if summary is None])
+        )
     return points
 
 
@@ -68,7 +70,7 @@ def to_markdown(points: Sequence[Point], metrics: Sequence[str]) -> str:
     keys = list(points[0].values)
     rows = []
     for point in points:
-        n = max((found.n for found in point.scores.values() if found is not None), default=0)
+        n = max((each.n for each in point.scores.values() if each is not None), default=0)
         missing = ", ".join(point.unfinished)
         rows.append(
             [
@@ -106,14 +108,14 @@ def draw_curves(points: Sequence[Point], axes: Sequence[Axis], metrics: Sequence
         lines: dict[str, list[tuple[float, Score]]] = {}
         for point in points:
             label = ", ".join(f"{key.rpartition('.')[2]} {point.values[key]}" for key in others)
-            found = point.scores[metric]
-            if found is not None:
-                lines.setdefault(label, []).append((places[first.values.index(point.values[first.key])], found))
+            value = point.scores[metric]
+            if value is not None:
+                lines.setdefault(label, []).append((places[first.values.index(point.values[first.key])], value))
         for number, (label, pairs) in enumerate(lines.items()):
             pairs.sort(key=lambda pair: pair[0])
-            across, means = [place for place, _ in pairs], [found.mean for _, found in pairs]
-            has_bars = any(found.std is not None for _, found in pairs)
-            bars = [found.std or 0.0 for _, found in pairs] if has_bars else None
+            across, means = [place for place, _ in pairs], [each.mean for _, each in pairs]
+            has_bars = any(each.std is not None for _, each in pairs)
+            bars = [each.std or 0.0 for _, each in pairs] if has_bars else None
             panel.errorbar(across, means, yerr=bars, color=f"C{number}", marker="o", capsize=3, label=_plain(label))
         if is_logarithmic:
             panel.set_xscale("log")
