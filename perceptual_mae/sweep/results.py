@@ -1,4 +1,4 @@
-"""What came out of a sweep: each point's scores over its seeds, as a table and as curves."""
+"""Results of a sweep: each point's scores over its seeds, as a table and as curves."""
 
 import json
 from collections.abc import Sequence
