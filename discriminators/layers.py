@@ -100,6 +100,7 @@ class _SymmetricConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, kernel: Tensor, padding: int, step: int) -> Tensor:
+        """Return (B, C, H', W') of images (B, C, H, W)."""
         width = images.shape[1]
         kernels = kernel.to(images.dtype).expand(width, 1, -1, -1)
         convolved = F.conv2d(images, kernels, padding=padding, groups=width)
@@ -111,6 +112,7 @@ class _SymmetricConvolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        """Return the gradient of images (B, C, H, W) by that of the result (B, C, H', W')."""
         (kernel,) = ctx.saved_tensors
         if ctx.step == 1:
             spread = gradient.contiguous(memory_format=ctx.layout)
@@ -148,9 +150,10 @@ def check_group(name: str, group: Group) -> None:
 
 
 def _scaled(images: Tensor, weight: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-    """Return images and weight, the smaller of the two times `factor`, in which layer and leaky ReLU are linear.
+    """Return images (B, ...) and weight (out, ...), the smaller of the two times `factor`: both layers are linear.
 
-    Scaling maps after each layer, or always the weights, costs a tenth of a discriminator's time at 32 pixels.
+    The leaky ReLU lets a positive factor through. Scaling the results instead, or always the weights, costs a tenth of
+    a discriminator's time at 32 pixels.
     """
     if factor == 1:
         return images, weight

@@ -124,7 +124,7 @@ class PathLength:
         return self.mean / self.weighed
 
     def finish(self, reduce_sum: Callable[[Tensor], Tensor] = lambda sums: sums) -> None:
-        """Move the running mean towards the mean length of this step; `reduce_sum` adds up over processes."""
+        """Move the running mean towards the mean length of this step; `reduce_sum` adds tensors (2,) over processes."""
         if self._sums is None:
             return
         total, count = reduce_sum(self._sums).unbind()
@@ -216,4 +216,5 @@ def lazy_adam(lr: float, betas: tuple[float, float], every: int) -> tuple[float,
 
 
 def _full(tensor: Tensor) -> Tensor:
+    """Return a tensor of any shape in float32 or wider."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

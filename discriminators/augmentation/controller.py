@@ -46,7 +46,7 @@ class Controller:
         self._sums: Tensor | None = None
 
     def observe(self, sums: Tensor, num_images: int) -> None:
-        """Take in one step: `sign_sums` over all micro-batches and processes, and the images of the global batch.
+        """Add one step: `sign_sums` (2,) over all micro-batches and processes, and the images of the global batch.
 
         Waits for the device once in `interval` steps only.
         """

@@ -132,14 +132,17 @@ class _Columns:
         self._columns, self._p, self._groups = iter(table.unbind(dim=1)), p, groups
 
     def uniform(self, low: float, high: float) -> Tensor:
+        """Return uniform numbers (B,) in [low, high)."""
         return low + (high - low) * next(self._columns)
 
     def normal(self, std: float) -> Tensor:
+        """Return normal numbers (B,) of mean 0."""
         # The bound keeps a draw of exactly 0 finite (8 standard deviations).
         standard: Tensor = torch.special.ndtri(next(self._columns).clamp_min(1e-15))
         return std * standard
 
     def pair(self, kind: Callable[..., Tensor], *parameters: float) -> Tensor:
+        """Return two columns of a kind, (B, 2)."""
         return torch.stack([kind(*parameters), kind(*parameters)], dim=1)
 
     def when(self, group: str, value: Tensor, neutral: float, p: float | None = None) -> Tensor:

@@ -23,7 +23,7 @@ BLOCK = 16
 
 @cache
 def lowpass(taps: tuple[float, ...] = SYM6) -> Tensor:
-    """Return the taps, float64, scaled to sum 1."""
+    """Return the taps as float64 (len(taps),), scaled to sum 1."""
     kernel = torch.tensor(taps, dtype=torch.float64)
     return kernel / kernel.sum()
 

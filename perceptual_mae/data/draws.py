@@ -46,6 +46,7 @@ class FixedMasks:
     seed: int
 
     def __call__(self, batch: Batch) -> Tensor:
+        """Return bool masks (B, L), True = hidden."""
         hidden = num_hidden(self.grid[0] * self.grid[1], self.ratio)
         generators = [stream("evaluation mask", self.seed, index) for index in batch.indices.tolist()]
         return draw_masks(self.draw, self.grid, hidden, generators)

@@ -53,6 +53,7 @@ class EpochPlan:
         return samples
 
     def _order(self, pass_: int) -> Tensor:
+        """Return the indices of a pass (from 1) in their order, int64 (num_images,)."""
         if pass_ not in self._orders:
             while len(self._orders) > 1:  # a batch may straddle two passes; older ones are not needed again
                 del self._orders[next(iter(self._orders))]

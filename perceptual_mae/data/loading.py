@@ -26,7 +26,8 @@ class TrainLoader:
     """Batches of a plan, read and augmented by `workers` processes (0: in this one).
 
     Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
-    on. The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
+    on. transform: from a uint8 image (3, H, W) of any size, with the sample's generator, to one of the batch's size.
+    The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
     next readable one and logged once; UserError when more than 1% of the data set turn out unreadable.
     """
 
@@ -109,7 +110,9 @@ def evaluation_batches(
     workers: int = 0,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Batch]:
-    """Yield the images at `indices` (None: all), in that order; an unreadable one is logged and left out.
+    """Yield batches of the images at `indices` (None: all), in that order; unreadable ones are logged and left out.
+
+    transform: from a uint8 image (3, H, W) of any size to one of the batch's size.
 
     Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
     """
@@ -152,6 +155,7 @@ class _TrainReader(Dataset[Batch]):
         return collate(images, labels, samples, unreadable)
 
     def _readable_from(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[Tensor, int] | None:
+        """Return the first readable image (3, H, W) from an index on, with its label; None after too many failures."""
         num_images = len(self._dataset)
         for offset in range(num_images):
             try:

@@ -77,6 +77,7 @@ class _Intermediates(nn.Module):
 
 
 def _from_torchvision(name: str, layers: Sequence[str], state: dict[str, Tensor] | None, origin: str) -> nn.Module:
+    """Return a network of torchvision that gives the maps of its nodes `layers`, with the weights of a state dict."""
     if name not in models.list_models():
         raise ValueError(f"torchvision has no network {name!r}{did_you_mean(name, models.list_models())}")
     network = models.get_model(name, weights=None).eval()
@@ -92,6 +93,7 @@ def _from_torchvision(name: str, layers: Sequence[str], state: dict[str, Tensor]
 
 
 def _from_timm(name: str, layers: Sequence[str], state: dict[str, Tensor] | None, origin: str) -> nn.Module:
+    """Return a network of timm that gives the maps of its stages `layers`, with the weights of a state dict."""
     import timm
 
     if not timm.is_model(name):

@@ -37,6 +37,7 @@ class AdversarialLoss:
 
 
 def _full(logits: Tensor) -> Tensor:
+    """Return logits (B, ...) in float32 or wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -55,6 +55,7 @@ class _GramDistance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
+        """Return the sum, a scalar, of rows (B, C, N)."""
         difference = fake @ fake.mT
         difference -= real @ real.mT  # equal rows give exact zeros, which accumulation in the product would not
         total = difference.abs().sum()
@@ -63,6 +64,7 @@ class _GramDistance(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients (B, C, N) of both rows by that of the sum, a scalar."""
         fake, real, sign = ctx.saved_tensors
         toward_fake, toward_real = ctx.needs_input_grad
         return (
@@ -88,6 +90,7 @@ def gram(features: Tensor) -> Tensor:
 
 
 def _full(features: Tensor) -> torch.dtype:
+    """Return the dtype that features (B, C, H, W) are compared in: float32 or wider."""
     return torch.promote_types(features.dtype, torch.float32)
 
 
