@@ -1,4 +1,4 @@
-"""The one exception that means: the user asked for something that cannot be done."""
+"""UserError, the exception for mistakes of the user's, and the nearest known word to a misspelt one."""
 
 import difflib
 import re
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 
 class UserError(ValueError):
-    """A mistake of the user's, told in one line: what is wrong, where, and what to do.
+    """A mistake of the user's, in one line: what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with code 2.
     """

@@ -132,7 +132,7 @@ class token to the patches of the whole image.
 """
 
 
-def watches_attention(kind: Callable[..., object]) -> bool:
+def reads_attention(kind: Callable[..., object]) -> bool:
     """Return whether a masking needs the encoder's attention: whether its first parameter is called `attention`."""
     return next(iter(inspect.signature(kind).parameters), None) == "attention"
 

@@ -99,7 +99,7 @@ class ProgressBar:
             state.last_line = now
 
     def status(self, task: str, stage: str, text: str) -> None:
-        """Show in words how a task goes: beside its bar, or at once in a line with its step and the time left."""
+        """Show in words how a task goes: next to its bar, or at once in a line with its step and the time left."""
         state = self.tasks[task]
         if self.bars and state.bar is not None:
             self.bars.update(state.bar, description=f"{stage}  {text}")

@@ -1,4 +1,4 @@
-"""What changes while a run goes on: learning rate, ramps of weights and masking ratios, phases of terms.
+"""Schedules of a run: learning rate, ramps of weights and masking ratios, phases of terms.
 
 Progress is the share of the run's steps already taken, in [0, 1]; epochs count from 1, steps from 0.
 """

@@ -3,7 +3,7 @@
     uv run python scripts/make_references.py
 
 Meanings and sources of keys stand in the docstrings of the classes and functions whose options they are; those of
-metrics.jsonl beside the code that writes it. A test fails where the pages are not what this script writes.
+metrics.jsonl next to the code that writes it. A test fails where the pages are not what this script writes.
 """
 
 import re
@@ -31,8 +31,8 @@ CONFIGURATION = """# Configuration
 Every key of a configuration file, from the schema. Files and `key=value` overrides are merged from left to right over
 the defaults; `pmae configs LAYER...` prints what they resolve to, with the meaning of each key.
 
-`default from` says whose the default is: **paper** (Perceptual MAE), **MAE** (He et al. 2022), **ours**, the title of
-another text, or **none** where the default only says "off" or "not given". Where a recipe or a method sets another
+`default from` names whose the default is: **paper** (Perceptual MAE), **MAE** (He et al. 2022), **ours**, the title of
+another text, or **none** where the default means "off" or "not given". Where a recipe or a method sets another
 value, its file says whose that one is.
 
 What a run is before any layer: the sections below, with `discriminator: {kind: ls_gan}` and the losses of LS-GAN-P.

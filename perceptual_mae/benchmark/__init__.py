@@ -1,1 +1,1 @@
-"""What a training step costs: time, FLOPs, memory, and where they go."""
+"""Cost of a training step: time, FLOPs, memory, and where they go."""

@@ -1,4 +1,4 @@
-"""What a step costs on any machine: floating-point operations, passes through the networks, bytes at its peak."""
+"""Cost of a step on any machine: floating-point operations, passes through the networks, bytes at its peak."""
 
 import weakref
 from collections.abc import Callable, Container, Iterator

@@ -1,4 +1,4 @@
-"""What a training step costs: configurations measured in turns, in one process, on random images of their size.
+"""Cost of a training step: configurations measured in turns, in one process, on random images of their size.
 
 In turns, because a machine's speed wanders: what counts is the ratio of two configurations within a round.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from perceptual_mae.benchmark.flops_memory import StepCounts, count_step
-from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, watched
+from perceptual_mae.benchmark.profiler import Clock, Stopwatch, clock_of, timed_parts
 from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
@@ -169,7 +169,7 @@ def run_rounds(
                 candidate.counts[kind.label] = count_step(candidate.trainer, candidate.batch_size, step)
             else:
                 stopwatch = Stopwatch(clock)
-                with watched(candidate.trainer, stopwatch), without_collecting():
+                with timed_parts(candidate.trainer, stopwatch), without_collecting():
                     candidate.seconds[-1][kind.label] = stopwatch.time(step)
             done += 1
             on_progress("bench", done, total)

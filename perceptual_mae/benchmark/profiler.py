@@ -1,6 +1,6 @@
-"""Where the time of a step goes: a stopwatch with a stack, and a trainer's own attributes wrapped by it.
+"""Time of a step by its parts: a stopwatch with a stack, and a trainer's own attributes wrapped by it.
 
-Nothing here knows in which order a step does its work; it sees what is called.
+Nothing here knows in which order a step does its work; only calls are timed.
 """
 
 import time
@@ -23,7 +23,7 @@ REST = "rest"
 
 @dataclass(frozen=True)
 class Clock:
-    """How time is told on a device: `mark` an instant, `settle` the marks, then ask for the seconds `between` two."""
+    """A device's clock: `mark` an instant, `settle` the marks, then ask for the seconds `between` two."""
 
     name: str
     mark: Callable[[], Any]
@@ -63,7 +63,7 @@ class Stopwatch:
         self._running.append(part)
         self._marks.append((part, self._clock.mark()))
 
-    def leave(self) -> None:
+    def exit(self) -> None:
         self._running.pop()
         self._marks.append((self._running[-1] if self._running else "", self._clock.mark()))
 
@@ -71,14 +71,14 @@ class Stopwatch:
         """Return the function with its time counted as `part`."""
 
         @wraps(function)
-        def watched(*arguments: Any, **options: Any) -> Result:
+        def timed(*arguments: Any, **options: Any) -> Result:
             self.enter(part)
             try:
                 return function(*arguments, **options)
             finally:
-                self.leave()
+                self.exit()
 
-        return watched
+        return timed
 
     def time(self, step: Callable[[], Result]) -> dict[str, float]:
         """Run a step and return the seconds of each part, `REST` among them; they add up to those of the step."""
@@ -92,8 +92,8 @@ class Stopwatch:
 
 
 @contextmanager
-def watched(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
-    """Let the stopwatch see a trainer's networks, terms, augmentation, optimisers and all backward passes."""
+def timed_parts(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
+    """Let the stopwatch time a trainer's networks, terms, augmentation, optimisers and all backward passes."""
     with ExitStack() as undo:
 
         def wrap(owner: Any, name: str, part: str) -> None:
@@ -114,9 +114,9 @@ def watched(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
                 wrap(adversary.augmentation, "apply", "augmentation")
         for part, network in networks:
             enter = network.register_forward_pre_hook(lambda *_, part=part: stopwatch.enter(part))
-            leave = network.register_forward_hook(lambda *_: stopwatch.leave())
+            exit_ = network.register_forward_hook(lambda *_: stopwatch.exit())
             undo.callback(enter.remove)
-            undo.callback(leave.remove)
+            undo.callback(exit_.remove)
         for optimizer in optimizers:
             wrap(optimizer, "step", "optimizers")
             wrap(optimizer, "zero_grad", "optimizers")
@@ -134,7 +134,7 @@ def watched(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
 
 
 def _put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
-    """Set an attribute, and have what the object itself held before put back."""
+    """Set an attribute, and have the object's own value put back."""
     if name in vars(owner):
         undo.callback(setattr, owner, name, vars(owner)[name])
     else:

@@ -1,4 +1,4 @@
-"""What a bench found, as one tree of plain values: the file of `--json`, and what the tables are drawn from."""
+"""Results of a bench as one tree of plain values: the file of `--json`, and the source of the tables."""
 
 import sys
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ MILLI = 1e3
 
 
 def report(candidates: Sequence[Candidate], clock: Clock, threads: int) -> dict[str, Any]:
-    """Return where and how was measured and what came out, with ratios to the second candidate (the only one's: 1).
+    """Return where and how was measured, and the results, with ratios to the second candidate (the only one's: 1).
 
     Times are milliseconds of a step, memory is in bytes, `reference` is a place in `configurations`.
     """
@@ -71,7 +71,7 @@ def describe(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
 
 
 def resident_peak() -> int | None:
-    """Return the most memory this process has held so far, in bytes; None where the system does not tell."""
+    """Return the most memory this process has held so far, in bytes; None where the system does not report it."""
     try:
         import resource
     except ImportError:

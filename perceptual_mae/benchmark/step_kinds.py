@@ -1,4 +1,4 @@
-"""Which kinds of step a run consists of, and the weights with which a few of them make a mean step.
+"""The kinds of step that a run consists of, and the weights with which a few of them make a mean step.
 
 A step's work depends on its epoch (even ones have more terms) and on its number: R1, path length, the balance, the
 telemetry and terms that are on every n steps. What comes on top is taken to cost the same whatever else is on: then a
@@ -103,8 +103,8 @@ def label(work: Work) -> str:
 def intervals(trainer: Trainer) -> list[int]:
     """List how many steps pass between two of the same, for everything that is not done in every step."""
     adversary, objective = trainer.adversary, trainer.objective
-    found = [objective.balance.every, objective.balance.telemetry_every]
-    found += [line.when.every for line in objective.lines.values() if isinstance(line.when, Every)]
+    intervals = [objective.balance.every, objective.balance.telemetry_every]
+    intervals += [line.when.every for line in objective.lines.values() if isinstance(line.when, Every)]
     if adversary is not None:
-        found += [penalty.every for penalty in (adversary.r1, adversary.path_length) if penalty is not None]
-    return found
+        intervals += [penalty.every for penalty in (adversary.r1, adversary.path_length) if penalty is not None]
+    return intervals

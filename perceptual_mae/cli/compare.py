@@ -37,7 +37,7 @@ def compare_command(
         bool, typer.Option("--anyway", help="Show runs that do not compare, and mark the columns where they differ.")
     ] = False,
 ) -> None:
-    """Set runs beside each other and beside the paper, e.g. pmae compare runs/mse_* runs/ls_gan_p_* --out tables.
+    """Compare runs with each other and with the paper, e.g. pmae compare runs/mse_* runs/ls_gan_p_* --out tables.
 
     Runs of another budget, data, preprocessing, held-out images or masks are refused.
     """

@@ -47,7 +47,7 @@ def configs_command(
 
 
 def show_all(console: "Console") -> None:
-    """Print what recipes and methods are, and methods beside the paper's numbers."""
+    """Print what recipes and methods are, and methods with the paper's numbers."""
     recipes, methods = list_recipes(), in_the_papers_order(list_methods())
     table = _table("recipes: data, model size, budget", "name", "title", *(["expects"] if console.is_terminal else []))
     for recipe in recipes:
@@ -86,14 +86,14 @@ def _numbers(methods: Sequence[Shipped], console: "Console") -> list["Table"]:
     """Return one table of all columns, or two where a line of all of them would not fit."""
     from rich.measure import Measurement
 
-    whole = _beside_the_paper(methods, (*RECONSTRUCTION, *TRANSFER))
+    whole = _with_published(methods, (*RECONSTRUCTION, *TRANSFER))
     wanted = Measurement.get(console, console.options.update(max_width=UNBROKEN), whole).maximum
     if wanted <= console.width:
         return [whole]
-    return [_beside_the_paper(methods, columns) for columns in (RECONSTRUCTION, TRANSFER)]
+    return [_with_published(methods, columns) for columns in (RECONSTRUCTION, TRANSFER)]
 
 
-def _beside_the_paper(methods: Sequence[Shipped], columns: Sequence[Column]) -> "Table":
+def _with_published(methods: Sequence[Shipped], columns: Sequence[Column]) -> "Table":
     table = _table("methods: rows of the paper's tables, and its numbers", "name", "row")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)

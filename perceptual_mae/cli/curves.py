@@ -41,10 +41,10 @@ def curves_command(
     """
     for path in paths:
         check_run(path)
-    from perceptual_mae.run.folder import tell_apart
+    from perceptual_mae.run.folder import distinct_names
     from perceptual_mae.run.run import Run
 
-    runs = {name: Run(path) for name, path in zip(tell_apart(paths), paths, strict=True)}
+    runs = {name: Run(path) for name, path in zip(distinct_names(paths), paths, strict=True)}
     logged = logged_keys(runs)
     check_keys(keys or [], logged)
     drawn = keys or [key for key in DEFAULT_KEYS if key in logged]
@@ -86,8 +86,8 @@ def draw(runs: Mapping[str, "Run"], keys: list[str], out: Path) -> None:
 
     columns = min(3, len(keys))
     rows = -(-len(keys) // columns)
-    entries = max(1, int(4.2 * columns / (0.6 + INCHES_A_LETTER * max(map(len, runs)))))
-    figure = new_figure(4.2 * columns, 3 * rows + INCHES_A_LINE * -(-len(runs) // entries))
+    per_line = max(1, int(4.2 * columns / (0.6 + INCHES_A_LETTER * max(map(len, runs)))))
+    figure = new_figure(4.2 * columns, 3 * rows + INCHES_A_LINE * -(-len(runs) // per_line))
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, key in zip(panels.flat, keys, strict=False):
         for number, (name, run) in enumerate(runs.items()):
@@ -103,6 +103,6 @@ def draw(runs: Mapping[str, "Run"], keys: list[str], out: Path) -> None:
         panel.set_visible(False)
     labelled = [zip(*panel.get_legend_handles_labels(), strict=True) for panel in panels.flat]
     handles = {label: line for pairs in labelled for line, label in pairs}
-    ncols = min(entries, len(handles))
+    ncols = min(per_line, len(handles))
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, fontsize=8)
     save_figure(figure, out)

@@ -74,7 +74,7 @@ def evaluate_command(
 ) -> None:
     """Score reconstructions of held-out images under fixed masks, e.g. pmae evaluate runs/a --baselines."""
     check_run(folder)
-    run(
+    score(
         Scored(folder, overrides or [], data, split, None, limit, ema),
         metrics=metrics,
         require=require or [],
@@ -88,7 +88,7 @@ def evaluate_command(
     )
 
 
-def run(
+def score(
     scored: Scored,
     *,
     metrics: str | None,
@@ -101,7 +101,7 @@ def run(
     batch_size: int | None,
     out: Path | None,
 ) -> None:
-    """Score a run, write report, lines and pictures beside it (or to `out`) and print the table."""
+    """Score a run, write report, lines and pictures into its folder (or to `out`) and print the table."""
     import torch
 
     from perceptual_mae.evaluation.accelerator import make_accelerator
@@ -114,14 +114,14 @@ def run(
 
     check_out(out)
     names_of(metrics)
-    opened = Run(scored.path)
-    check_ema(opened, scored.ema)
-    config = with_masking(with_images(opened.config, scored.data, scored.overrides, scored.split), mask)
+    run = Run(scored.path)
+    check_ema(run, scored.ema)
+    config = with_masking(with_images(run.config, scored.data, scored.overrides, scored.split), mask)
     data = open_held_out(config, name=scored.data, split=scored.split, limit=scored.test_limit)
-    accelerator = make_accelerator(opened.config)
+    accelerator = make_accelerator(run.config)
     with ProgressBar(quiet=not accelerator.is_main_process) as on_progress:
-        found = evaluate_run(
-            opened,
+        evaluation = evaluate_run(
+            run,
             data,
             accelerator,
             config=config,
@@ -142,38 +142,38 @@ def run(
                 ("ratio", ratio),
                 ("mask", mask and mask.rpartition(":")[2]),
                 ("seed", seed),
-                ("features", "+".join(found.report["feature_networks"]).replace(":", "-") if features else None),
+                ("features", "+".join(evaluation.report["feature_networks"]).replace(":", "-") if features else None),
                 ("metrics", metrics and metrics.replace(" ", "").replace(",", "+")),
             )
             if value is not None
         ]
-        usual = report_path(opened, "evaluate", data.name, data.split, [data.limit], scored.ema, *differing)
-        write(found, data, out or usual)
+        usual = report_path(run, "evaluate", data.name, data.split, [data.limit], scored.ema, *differing)
+        write(evaluation, data, out or usual)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
-def write(found: "Evaluation", data: "HeldOut", path: Path) -> None:
-    """Write the report, the lines and the pictures side by side, and print what a person wants to know."""
+def write(evaluation: "Evaluation", data: "HeldOut", path: Path) -> None:
+    """Write the report, the lines and the pictures side by side, and print the tables."""
     from perceptual_mae.evaluation.reconstruction.per_image import write_csv
     from perceptual_mae.visualization.image_grid import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    report, beside = found.report, [path.name]
-    page = found.best_and_worst.page()
+    report, files = evaluation.report, [path.name]
+    page = evaluation.best_and_worst.page()
     if page is not None:
         save(page, path.with_suffix(".png"))
         report["pictures"] = path.with_suffix(".png").name
-        beside.append(f"{report['pictures']} (best and worst)")
-    if found.table is not None:
-        write_csv(found.table, data.dataset, path.with_suffix(".csv"))
+        files.append(f"{report['pictures']} (best and worst)")
+    if evaluation.table is not None:
+        write_csv(evaluation.table, data.dataset, path.with_suffix(".csv"))
         report["per_image"] = path.with_suffix(".csv").name
-        beside.append(f"{report['per_image']} (a line an image)")
+        files.append(f"{report['per_image']} (a line an image)")
     write_json(path, report)
     lines = [title(report), "", score_table(report), ""]
     if report.get("baselines"):
-        lines += ["Hidden pixels, beside fillings that learn nothing:", "", baseline_table(report), ""]
-    lines += [*notes(report), f"written to {path.parent}: {', '.join(beside)}"]
+        lines += ["Hidden pixels, compared with fillings that learn nothing:", "", baseline_table(report), ""]
+    lines += [*notes(report), f"written to {path.parent}: {', '.join(files)}"]
     print_lines(*lines)
 
 
@@ -192,9 +192,9 @@ def title(report: Mapping[str, Any]) -> str:
 def score_table(report: Mapping[str, Any]) -> str:
     """Return a row for each score and a column for each subject."""
     scores = report["scores"]
-    names = dict.fromkeys(name for found in scores.values() for name in found if not name.endswith(COUNTED))
+    names = dict.fromkeys(name for row in scores.values() for name in row if not name.endswith(COUNTED))
     ordered = [name for name in LABELS if name in names] + [name for name in names if name not in LABELS]
-    rows = [[_label(name), *(_cell(found, name) for found in scores.values())] for name in ordered]
+    rows = [[_label(name), *(_cell(row, name) for row in scores.values())] for name in ordered]
     rows += [[_label(name), *("unavailable" for _ in scores)] for name in report["unavailable"]]
     return markdown_table(["", *scores], rows)
 
@@ -203,37 +203,37 @@ def baseline_table(report: Mapping[str, Any]) -> str:
     """Return the scores of hidden pixels: a row for this run and for each baseline."""
     from perceptual_mae.evaluation.reconstruction.per_image import MASKED
 
-    subjects = {"this run": report["scores"].get(MASKED, {})}
-    subjects |= {name.replace("_", " "): found.get(MASKED, {}) for name, found in report["baselines"].items()}
-    names = [name for name in subjects["this run"] if not name.endswith(COUNTED)]
-    rows = [[subject, *(_cell(found, name) for name in names)] for subject, found in subjects.items()]
+    rows_by_name = {"this run": report["scores"].get(MASKED, {})}
+    rows_by_name |= {name.replace("_", " "): row.get(MASKED, {}) for name, row in report["baselines"].items()}
+    names = [name for name in rows_by_name["this run"] if not name.endswith(COUNTED)]
+    rows = [[subject, *(_cell(row, name) for name in names)] for subject, row in rows_by_name.items()]
     return markdown_table(["", *(_label(name) for name in names)], rows)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know to read the table."""
-    told = ["raw: the whole output; composite: visible pixels pasted in; masked: hidden pixels alone"]
+    lines = ["raw: the whole output; composite: visible pixels pasted in; masked: hidden pixels alone"]
     if not report["learns_visible_pixels"]:
-        told.append("raw means little here: the run's loss never looked at visible pixels")
+        lines.append("raw means little here: the run's loss never compared visible pixels")
     if report["uses_target_statistics"]:
-        told.append("norm_pix: patches were un-normalised with the true patch's mean and deviation")
-    for subject, found in report["scores"].items():
-        if identical := found.get(f"psnr{COUNTED}"):
-            told.append(f"{subject}: {identical} images equal their originals and count with a PSNR of 100 dB")
+        lines.append("norm_pix: patches were un-normalised with the true patch's mean and deviation")
+    for subject, row in report["scores"].items():
+        if identical := row.get(f"psnr{COUNTED}"):
+            lines.append(f"{subject}: {identical} images equal their originals and count with a PSNR of 100 dB")
     if report["unreadable_images"]:
-        told.append(f"{report['unreadable_images']} images could not be read and were left out")
-    told += [_network(name, facts) for name, facts in report["feature_networks"].items()]
+        lines.append(f"{report['unreadable_images']} images could not be read and were left out")
+    lines += [_network(name, metadata) for name, metadata in report["feature_networks"].items()]
     if set(report["feature_networks"]) - {"inception"}:
-        told.append("through another network than Inception, scores compare runs with each other and not with papers")
-    return told + [f"{name} is unavailable: {reason}" for name, reason in report["unavailable"].items()]
+        lines.append("through another network than Inception, scores compare runs with each other and not with papers")
+    return lines + [f"{name} is unavailable: {reason}" for name, reason in report["unavailable"].items()]
 
 
-def _network(name: str, facts: Mapping[str, Any]) -> str:
-    """Say what the scores through a network stand on."""
-    height, width = facts["input"]
-    digest = facts.get("sha256") or facts["encoder_sha256"]
+def _network(name: str, metadata: Mapping[str, Any]) -> str:
+    """Say how the scores through a network were computed."""
+    height, width = metadata["input"]
+    digest = metadata.get("sha256") or metadata["encoder_sha256"]
     return (
-        f"[{name}]: {facts['num_images']} images, {facts['dim']} features, {height}x{width} pixels, weights "
+        f"[{name}]: {metadata['num_images']} images, {metadata['dim']} features, {height}x{width} pixels, weights "
         f"{digest[:12]}; against the originals of the same images; originals: one half of them against the other"
     )
 
@@ -243,8 +243,8 @@ def _label(name: str) -> str:
     return LABELS.get(name, name) + (f", {network.removesuffix(']')}" if bracket else "")
 
 
-def _cell(found: Mapping[str, Any], name: str) -> str:
-    value = found.get(name, "")
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name, "")
     if isinstance(value, float):
         return f"{value:.{DIGITS.get(name.partition('[')[0], 4)}f}"
     return "-" if value is None else str(value)

@@ -73,14 +73,14 @@ def finetune_command(
     from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.progress import ProgressBar
 
-    opened = open_run(**vars(scored))
-    depth = len(opened.run.generator().encoder.blocks)
+    evaluation = open_run(**vars(scored))
+    depth = len(evaluation.run.generator().encoder.blocks)
     resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
-    with ProgressBar(quiet=not opened.is_main_process) as on_progress:
+    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
         report = finetune_run(
-            opened.run,
-            opened.data,
-            opened.accelerator,
+            evaluation.run,
+            evaluation.data,
+            evaluation.accelerator,
             resolved,
             seeds=chosen,
             fraction=fraction,
@@ -93,10 +93,10 @@ def finetune_command(
     name += f"_fraction_{fraction:g}" if fraction is not None else ""
     report["recipe"] = {"name": recipe, **report["recipe"]}
     write_scores(
-        opened,
+        evaluation,
         report,
         finetune_table,
-        out or opened.default_path(name),
+        out or evaluation.default_path(name),
         next_step=next_step(scored, from_scratch, save),
     )
 

@@ -44,16 +44,16 @@ def knn_command(
     from perceptual_mae.progress import ProgressBar
 
     scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
-    opened = open_run(**vars(scored))
-    with ProgressBar(quiet=not opened.is_main_process) as on_progress:
+    evaluation = open_run(**vars(scored))
+    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
         report = knn_run(
-            opened.run,
-            opened.data,
-            opened.accelerator,
+            evaluation.run,
+            evaluation.data,
+            evaluation.accelerator,
             neighbours=counts,
             temperature=temperature,
             baselines=baselines,
             ema=scored.ema,
             on_progress=on_progress,
         )
-    write_scores(opened, report, knn_table, out or opened.default_path("knn"))
+    write_scores(evaluation, report, knn_table, out or evaluation.default_path("knn"))

@@ -40,7 +40,7 @@ def check_out(out: Path | None) -> None:
 
 
 def write_scores(
-    opened: "EvaluationRun",
+    evaluation: "EvaluationRun",
     report: Mapping[str, Any],
     table: Callable[[Mapping[str, Any]], str],
     path: Path,
@@ -50,7 +50,7 @@ def write_scores(
     """Write the scores of a representation, print their table and the next step; the main process alone does."""
     import torch
 
-    if opened.is_main_process:
+    if evaluation.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
         closing: Iterable[str] = (f"written to {path}", *([next_step] if next_step else []))

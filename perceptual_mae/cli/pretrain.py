@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from perceptual_mae.config.parsing import RunConfig
 
 OPTIMIZER_MOMENTS = 2
-"""AdamW and Adam keep two numbers beside each parameter."""
+"""AdamW and Adam keep two numbers for each parameter."""
 
 
 def pretrain_command(

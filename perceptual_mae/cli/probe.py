@@ -77,12 +77,12 @@ def probe_command(
     from perceptual_mae.visualization.layer_map import draw_layer_map
 
     scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
-    opened = open_run(**vars(scored))
-    with ProgressBar(quiet=not opened.is_main_process) as on_progress:
+    evaluation = open_run(**vars(scored))
+    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
         report = probe_run(
-            opened.run,
-            opened.data,
-            opened.accelerator,
+            evaluation.run,
+            evaluation.data,
+            evaluation.accelerator,
             protocol=protocol,
             optimizer=optimizer or "lbfgs",
             head=head,
@@ -95,11 +95,11 @@ def probe_command(
             on_progress=on_progress,
         )
     name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
-    written = out or opened.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")
-    if layers and opened.is_main_process:
+    written = out or evaluation.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")
+    if layers and evaluation.is_main_process:
         title = f"{report['run']}, {report['data']}, {report['train_images']} training images"
         draw_layer_map(report["scores"]["encoder"], written.with_suffix(".png"), title=title)
-    write_scores(opened, report, probe_table, written)
+    write_scores(evaluation, report, probe_table, written)
 
 
 def settle(protocol: Protocol | None, head: Head | None) -> tuple[Protocol, Head]:

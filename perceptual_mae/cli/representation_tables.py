@@ -9,15 +9,15 @@ COLUMNS = {"class": "class token", "mean": "mean pool", "pixels": "pixels"}
 
 
 def probe_table(report: Mapping[str, Any]) -> str:
-    """Return top-1 accuracies in %, mean and deviation over seeds; a layer map has a row for each block."""
+    """Return top-1 accuracies in %, mean and standard deviation over seeds; a layer map has a row for each block."""
     if report["protocol"] == "layers":
         return _layer_table(report["scores"]["encoder"])
     if report["protocol"] == "kth":
         return _two_readings(report)
     names = _names(report["scores"])
     rows = [
-        [subject, *(_cell(found[name]) if name in found else "" for name in names)]
-        for subject, found in report["scores"].items()
+        [subject, *(_cell(by_pooling[name]) if name in by_pooling else "" for name in names)]
+        for subject, by_pooling in report["scores"].items()
     ]
     return markdown_table(["top-1, %", *(COLUMNS[name] for name in names)], rows)
 
@@ -25,8 +25,8 @@ def probe_table(report: Mapping[str, Any]) -> str:
 def knn_table(report: Mapping[str, Any]) -> str:
     """Return top-1 accuracies in %, a column for each number of neighbours."""
     rows, counts = [], list[str]()
-    for subject, found in report["scores"].items():
-        for name, by_count in found.items():
+    for subject, by_pooling in report["scores"].items():
+        for name, by_count in by_pooling.items():
             counts = list(by_count)
             label = subject if name == "pixels" else f"{subject}, {COLUMNS[name]}"
             rows.append([label, *(f"{100 * accuracy:.2f}" for accuracy in by_count.values())])
@@ -49,9 +49,9 @@ def finetune_table(report: Mapping[str, Any]) -> str:
     return markdown_table([f"after {epochs} epoch{'s' if epochs > 1 else ''}", *shown.values(), "train loss"], rows)
 
 
-def _layer_table(found: Mapping[str, Any]) -> str:
-    blocks = sorted({int(name.partition("/")[2]) for name in found})
-    rows = [[f"block {block}", _cell(found[f"class/{block}"]), _cell(found[f"mean/{block}"])] for block in blocks]
+def _layer_table(scores: Mapping[str, Any]) -> str:
+    blocks = sorted({int(name.partition("/")[2]) for name in scores})
+    rows = [[f"block {block}", _cell(scores[f"class/{block}"]), _cell(scores[f"mean/{block}"])] for block in blocks]
     return markdown_table(["top-1, %", COLUMNS["class"], COLUMNS["mean"]], rows)
 
 
@@ -63,10 +63,10 @@ def _two_readings(report: Mapping[str, Any]) -> str:
         *(f"{COLUMNS[name]}, {part}" for name in names for part in ("test", "train")),
     ]
     rows = []
-    for subject, found in report["scores"].items():
+    for subject, by_pooling in report["scores"].items():
         top1, agreed = [f"{subject}: top-1 accuracy"], [f"{subject}: one-hot agreement *"]
         for name in names:
-            score = found.get(name)
+            score = by_pooling.get(name)
             top1 += [_cell(score), _cell(score["train"])] if score else ["", ""]
             agreed += [f"{100 * score['one_hot_agreement'][part]:.2f}" if score else "" for part in ("test", "train")]
         rows += [top1, agreed]
@@ -78,9 +78,9 @@ def _two_readings(report: Mapping[str, Any]) -> str:
 
 
 def _names(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    return [name for name in COLUMNS if any(name in found for found in scores.values())]
+    return [name for name in COLUMNS if any(name in by_pooling for by_pooling in scores.values())]
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    deviation = "" if score["deviation"] is None else f" ± {100 * score['deviation']:.2f}"
-    return f"{100 * score['accuracy']:.2f}{deviation}"
+    std = "" if score["deviation"] is None else f" ± {100 * score['deviation']:.2f}"
+    return f"{100 * score['accuracy']:.2f}{std}"

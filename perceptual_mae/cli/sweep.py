@@ -85,7 +85,7 @@ def run(
 
 
 class Runner:
-    """The cells that are run now. `ended` says by name how they did, `failed` names those that failed."""
+    """The cells that are run now. `ended`: by name how they ended; `failed`: the names of those that failed."""
 
     def __init__(self, planned: list["Planned"], metrics: list[str], record: Any) -> None:
         self.planned, self.metrics, self.record = planned, metrics, record

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
     from perceptual_mae.run.run import Run
 
-View = Literal["raw", "composite", "both"]
+Pictures = Literal["raw", "composite", "both"]
 KEEP = 0.6
 COLUMNS = ("original", "masked", "mean", "kept")
 """What no run may be called on a sheet: these columns belong to all."""
@@ -30,16 +30,17 @@ def visualize_command(
     images: Annotated[
         list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files of any size; none: held-out ones.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="PNG to write; none: beside the run's other grids.")] = None,
+    out: Annotated[Path | None, typer.Option(help="PNG to write; none: in images/ of the run.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many held-out images.")] = 8,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the masks; none: 0.")] = None,
-    beside: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="Another run on the same images and masks; repeat it.")
+    against: Annotated[
+        list[Path] | None,
+        typer.Option("--beside", metavar="RUN", help="Another run on the same images and masks; repeat it."),
     ] = None,
-    view: Annotated[View | None, typer.Option(help="Which pictures of each run; none: both.")] = None,
+    view: Annotated[Pictures | None, typer.Option(help="Which pictures of each run; none: both.")] = None,
     attention: Annotated[
-        bool, typer.Option("--attention", help="Draw what the encoder's class token looks at, nothing hidden.")
+        bool, typer.Option("--attention", help="Draw the attention of the encoder's class token, nothing hidden.")
     ] = False,
     keep: Annotated[
         float | None,
@@ -55,13 +56,13 @@ def visualize_command(
         raise UserError(f"--attention hides nothing and reconstructs nothing; leave out {', '.join(useless)}")
     if keep is not None and not attention:
         raise UserError("--keep is a share of the attention; add --attention")
-    others = beside or []
+    others = against or []
     for path in (folder, *others):
         check_run(path)
     import torch
 
     from perceptual_mae.config import build
-    from perceptual_mae.run.folder import tell_apart
+    from perceptual_mae.run.folder import distinct_names
     from perceptual_mae.run.run import Run
     from perceptual_mae.visualization.image_grid import save, sheet
 
@@ -71,7 +72,7 @@ def visualize_command(
     generators = [run.generator() for run in runs]
     check_alike(runs, generators)
     batch = batch.to(torch.device("cpu"))
-    names = tell_apart([run.path for run in runs], COLUMNS) if others else [""]
+    names = distinct_names([run.path for run in runs], COLUMNS) if others else [""]
     by_name = dict(zip(names, generators, strict=True))
     if attention:
         keep = KEEP if keep is None else keep
@@ -95,7 +96,7 @@ def visualize_command(
 
 
 def reconstruction_sheet(
-    images: "Tensor", masks: "Tensor", generators: dict[str, "MaskedAutoencoder"], view: View
+    images: "Tensor", masks: "Tensor", generators: dict[str, "MaskedAutoencoder"], view: Pictures
 ) -> dict[str, "Tensor"]:
     """Return the columns of reconstructions; those of several runs have the run's name, which "" leaves out."""
     import torch
@@ -131,7 +132,7 @@ def attention_sheet(images: "Tensor", generators: dict[str, "MaskedAutoencoder"]
 
 
 def default_path(first: "Run", others: list[str], kind: str) -> Path:
-    """Return where a sheet goes: images/ of the first run, under a name that says which runs are beside it."""
+    """Return where a sheet goes: images/ of the first run, under a name that names the other runs."""
     names = re.sub(r"[^\w.+-]", "-", "_".join(others))
     if len(names) > LONGEST_NAME:
         names = f"{len(others)}_runs_{hashlib.sha256(names.encode()).hexdigest()[:8]}"

@@ -89,7 +89,7 @@ def loss_network_keys(losses: LossesSection) -> dict[str, str]:
 def build_loss_networks(
     losses: LossesSection, image: ImageFormat, discriminator: nn.Module | None, seed: int
 ) -> LossNetworks:
-    """Return the networks that terms compare through, beside the live discriminator, with weights from their files."""
+    """Return the networks that terms compare through, but for the live discriminator, with weights from files."""
     fixed: dict[str, nn.Module] = {}
     copies: dict[str, nn.Module] = {}
     sections = losses.networks()
@@ -97,7 +97,7 @@ def build_loss_networks(
         if key == LIVE or key in fixed or key in copies:
             continue
         section, place = sections[name], f"losses.{name}.network"
-        positional = (discriminator,) if section.watches_discriminator else (image.size, image.channels)
+        positional = (discriminator,) if section.reads_discriminator else (image.size, image.channels)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(stream_seed("loss network", seed))
@@ -108,14 +108,14 @@ def build_loss_networks(
             raise UserError(f"{place}: {' '.join(str(mistake).split())}") from mistake
         if not isinstance(network, nn.Module):
             raise UserError(f"{place}.kind: {section.kind} is no network; it must be a torch.nn.Module")
-        (copies if section.watches_discriminator else fixed)[key] = network
+        (copies if section.reads_discriminator else fixed)[key] = network
     return LossNetworks(fixed, copies)
 
 
 def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[[Tensor, Tensor], Tensor], float]:
     """Return the discriminator's loss and the decision level of its logits.
 
-    Without an adversarial term the discriminator still learns to tell real from fake: its features are compared.
+    Without an adversarial term the discriminator still learns to distinguish real from fake: its features are compared.
     """
     section = dict(losses.items()).get("adversarial")
     options = section.options() if section is not None else {}
@@ -177,7 +177,7 @@ def build_training_masks(
 ) -> TrainingMasks:
     """Return what draws a training batch's masks; `attention` is called where the masking depends on the encoder."""
     draw = partial(section.constructor, **section.options())
-    return TrainingMasks(draw, section.ratio, grid, seed, attention if section.watches_attention else None)
+    return TrainingMasks(draw, section.ratio, grid, seed, attention if section.reads_attention else None)
 
 
 def build_fixed_masks(section: MaskingSection, grid: Size, seed: int, ratio: float | None = None) -> FixedMasks:

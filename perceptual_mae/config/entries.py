@@ -10,7 +10,7 @@ from discriminators import PENALTIES
 from perceptual_mae.config.errors import RejectedError
 from perceptual_mae.config.from_signature import Choice, Options, choice, derive, read_as
 from perceptual_mae.config.mistake import Mistake, unknown_entry
-from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, watches_discriminator
+from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS, reads_discriminator
 from perceptual_mae.losses import TERMS
 from perceptual_mae.schedules import Weight, When
 
@@ -39,9 +39,9 @@ class LossNetworkSection(Choice):
     """
 
     @property
-    def watches_discriminator(self) -> bool:
+    def reads_discriminator(self) -> bool:
         """Whether it is the run's discriminator, or made of it."""
-        return watches_discriminator(type(self).constructor)
+        return reads_discriminator(type(self).constructor)
 
 
 _NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
@@ -81,7 +81,7 @@ class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
 
     def discriminator_readers(self) -> list[str]:
         """Name the terms that need a discriminator: its logits, or features of it or of its copy."""
-        watching = {name for name, network in self.networks().items() if network.watches_discriminator}
+        watching = {name for name, network in self.networks().items() if network.reads_discriminator}
         return [name for name in self.root if TERMS[name].reads_logits or name in watching]
 
 

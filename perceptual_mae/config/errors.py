@@ -32,7 +32,7 @@ def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -
                 placed = mistake.under(join(prefix, ".".join(map(str, place))))
                 mistakes.setdefault(placed.keys[0], placed)
         elif not place:
-            names = getattr(inner, "names", None) or fields_of(inner)  # a section of entries says what may be in it
+            names = getattr(inner, "names", None) or fields_of(inner)  # a section of entries names them
             message = f"found {show(values)}, must be a mapping of {', '.join(names)}"
             mistakes.setdefault(prefix, Mistake((prefix,), message))
         else:

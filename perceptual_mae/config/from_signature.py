@@ -45,7 +45,7 @@ class Section(BaseModel):
     @classmethod
     def _refuse_impostors(cls, value: object, info: ValidationInfo) -> object:
         annotation = cls.model_fields[info.field_name or ""].annotation
-        if not (inspect.isclass(annotation) and issubclass(annotation, Section)):  # a nested section sees to itself
+        if not (inspect.isclass(annotation) and issubclass(annotation, Section)):  # a nested section checks its own
             for leaf in _leaves(value):
                 if isinstance(leaf, float) and not math.isfinite(leaf):
                     raise ValueError("must be finite")
@@ -55,7 +55,7 @@ class Section(BaseModel):
 
 
 class Options(Section):
-    """A section that holds the options of one class or function, beside fields of its own."""
+    """A section that holds the options of one class or function, and fields of its own."""
 
     constructor: ClassVar[Callable[..., Any]]
     option_fields: ClassVar[Mapping[str, str]] = {}
@@ -112,7 +112,7 @@ def derive(base: type[S], target: Callable[..., Any], kind: str | None = None) -
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Annotation of a field: how the mapping in a file becomes its section, and what an editor's schema says of it."""
+    """Annotation of a field: how the mapping in a file becomes its section, and its JSON schema for editors."""
 
     read: Callable[[Mapping[str, Any]], object]
     schema: Callable[[Callable[[type[BaseModel]], JsonSchemaValue]], JsonSchemaValue]
@@ -138,12 +138,12 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
     def read(value: Mapping[str, Any]) -> Choice:
         chosen = model(value.get("kind", default))
         known = fields_of(chosen)
-        # null removes what a layer below said of another kind
-        said = {name: option for name, option in value.items() if option is not None or name in known}
-        return read_as(chosen, {"kind": default, **said})
+        # null removes an option that a layer below set for another kind
+        options = {name: option for name, option in value.items() if option is not None or name in known}
+        return read_as(chosen, {"kind": default, **options})
 
     def model(kind: object) -> type[Choice]:
-        target = find_kind(kind, table, what)
+        target = class_of_kind(kind, table, what)
         try:
             return derive(base, target, str(kind))
         except (ValueError, TypeError, NameError) as error:
@@ -156,7 +156,7 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
     return Reading(read, schema)
 
 
-def find_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
+def class_of_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
     """Return the table's line of that kind, or what `package.module:Class` names; others are rejected."""
     if isinstance(kind, str) and kind in table:
         return table[kind]
@@ -165,10 +165,10 @@ def find_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) 
         raise RejectedError([Mistake(("kind",), message, nearest(str(kind), table))])
     module, _, name = kind.partition(":")
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+        target: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except Exception as error:  # a module of the user's own may fail in any way
         raise RejectedError([Mistake(("kind",), f"cannot import {what} {kind!r}: {error}")]) from error
-    return found
+    return target
 
 
 def _kind_meaning(base: type[BaseModel], target: object) -> str:

@@ -2,7 +2,7 @@
 
 The table is derived from the schema, which needs PyTorch (options are the parameters of networks and losses), and
 counts only as long as no source file has changed. Where there is none, or where a place depends on a class of the
-user's own, nothing is said here: the full validation follows, which finds these mistakes and all others.
+user's own, nothing is refused here: the full validation follows, which finds these mistakes and all others.
 """
 
 import hashlib

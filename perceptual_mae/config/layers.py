@@ -1,7 +1,7 @@
 """Layers of a run: YAML files found by name or path, merged left to right, then `key=value` overrides.
 
-The merge remembers which layer set which key, so that a mistake can be told with its place. Nothing here imports torch
-or pydantic: a wrong name or a broken file is told at once.
+The merge remembers which layer set which key, so that a mistake is reported with its place. Nothing here imports torch
+or pydantic: a wrong name or a broken file is reported at once.
 """
 
 import copy
@@ -49,9 +49,9 @@ class Merged:
     values: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(dict(BASE)))
     origins: dict[str, str] = field(default_factory=dict)
 
-    def lay(self, values: Mapping[str, Any], label: str) -> None:
+    def merge(self, values: Mapping[str, Any], label: str) -> None:
         """Lay one layer on top; `label` is its name."""
-        _lay(self.values, values, "", label, self.origins, override=False)
+        _merge(self.values, values, "", label, self.origins, override=False)
 
     def override(self, argument: str) -> None:
         """Lay one `section.key=value` on top; it merges into whatever is there."""
@@ -65,7 +65,7 @@ class Merged:
                 node[part] = {}
                 self.origins[f"{prefix}{part}"] = argument
             node, prefix = node[part], f"{prefix}{part}."
-        _lay(node, {parts[-1]: _read_yaml(text, argument)}, prefix, argument, self.origins, override=True)
+        _merge(node, {parts[-1]: _read_yaml(text, argument)}, prefix, argument, self.origins, override=True)
 
 
 def merge_layers(arguments: Sequence[str]) -> Merged:
@@ -73,7 +73,7 @@ def merge_layers(arguments: Sequence[str]) -> Merged:
     merged = Merged()
     for argument in arguments:
         if "=" not in argument:
-            merged.lay(read_yaml(find_layer(argument)), argument)
+            merged.merge(read_yaml(find_layer(argument)), argument)
     for argument in arguments:
         if "=" in argument:
             merged.override(argument)
@@ -92,8 +92,8 @@ def find_layer(name: str) -> Path:
             + did_you_mean(path.name, shipped)
         )
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"{name}: {found}; give a YAML file or a shipped name" + did_you_mean(path.stem, shipped))
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{name}: {problem}; give a YAML file or a shipped name" + did_you_mean(path.stem, shipped))
     return path
 
 
@@ -146,7 +146,7 @@ def _shipped(folder: Path) -> list[Shipped]:
     return layers
 
 
-def _lay(
+def _merge(
     below: dict[str, Any], above: Mapping[str, Any], prefix: str, label: str, origins: dict[str, str], *, override: bool
 ) -> None:
     """Merge `above` into `below`, in place; `prefix` is the dotted place of both ("" or "losses.")."""
@@ -164,7 +164,7 @@ def _lay(
                 old = below[key] = {}
             origins.pop(dotted, None)  # the order of the keys is that in which they were set last
             origins[dotted] = label
-            _lay(old, value, f"{dotted}.", label, origins, override=override)
+            _merge(old, value, f"{dotted}.", label, origins, override=override)
         else:
             _forget(origins, dotted)
             below[key] = copy.deepcopy(value)
@@ -194,14 +194,14 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML with the numbers and words people mean: 1e-4 is a number; no, on and dates are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        keys = set()
         for key_node, _ in node.value:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-            if key_node.value in seen:
+            if key_node.value in keys:
                 problem = f"the key {key_node.value!r} stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key_node.value)
+            keys.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 

@@ -65,8 +65,8 @@ def parse_config(
     line a mistake: `origin: dotted.key: what was found, what is allowed (did you mean 'x'?)`.
     """
     merged = layers.Merged()
-    merged.lay(values, origin)
-    # An empty section says nothing; but no discriminator and no losses are choices.
+    merged.merge(values, origin)
+    # An empty section changes nothing; but no discriminator and no losses are choices.
     stated = {
         name: value
         for name, value in merged.values.items()

@@ -34,7 +34,7 @@ from perceptual_mae.config.option_docs import describe_fields
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
-from perceptual_mae.masking import MASKINGS, watches_attention
+from perceptual_mae.masking import MASKINGS, reads_attention
 from perceptual_mae.schedules import Ramp
 
 Positive = Annotated[int, Field(ge=1)]
@@ -94,15 +94,15 @@ class MaskingSection(Choice):
     ratio: Annotated[float, Field(ge=0, lt=1)] | Ramp = 0.75
 
     @property
-    def watches_attention(self) -> bool:
+    def reads_attention(self) -> bool:
         """Whether masks depend on the attention of the encoder in training."""
-        return watches_attention(type(self).constructor)
+        return reads_attention(type(self).constructor)
 
     @property
     def of_held_out_images(self) -> "MaskingSection":
         """This masking, or random where this one changes with the encoder: held-out images always have the same."""
         plain = derive(MaskingSection, MASKINGS["random"], "random")
-        return plain.model_validate({"ratio": self.ratio}) if self.watches_attention else self
+        return plain.model_validate({"ratio": self.ratio}) if self.reads_attention else self
 
 
 class GeneratorSection(Options):

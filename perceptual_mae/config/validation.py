@@ -1,6 +1,6 @@
 """Which parts of a configuration do not fit each other, one check a function.
 
-Each mistake names all the keys it depends on, and is not told where one of them is wrong by itself.
+Each mistake names all the keys it depends on, and is left out where one of them is wrong by itself.
 """
 
 from collections.abc import Callable, Iterator
@@ -71,9 +71,9 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
             yield Mistake(("data.image_size", "generator.rgb_heads"), f"generator.rgb_heads: {error}")
             return
     if any(check_image_size(config)) or any(check_channels(config)):
-        return  # told already
+        return  # reported already
     if config.generator.norm_pix and config.generator.rgb_heads:
-        return  # told by check_norm_pix
+        return  # reported by check_norm_pix
     keys = ("generator.*", "data.image_size")
     yield from _try(
         lambda: MaskedAutoencoder(size, channels, config.data.mean, config.data.std, **config.generator.options()), keys
@@ -118,17 +118,17 @@ def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
 def check_loss_networks(config: RunConfig) -> Iterator[Mistake]:
     """Build the networks that terms compare through without memory and without opening their files."""
     if any(check_image_size(config)) or any(check_channels(config)):
-        return  # told already
+        return  # reported already
     sound: list[LossNetworkSection] = []
     for name, network in config.losses.networks().items():
         if network in sound:
             continue  # the same as another term's
-        if network.watches_discriminator and config.discriminator is None:
-            continue  # told by check_discriminator
+        if network.reads_discriminator and config.discriminator is None:
+            continue  # reported by check_discriminator
         place = f"losses.{name}.network"
         has_no_weights = network.options().get("weights", "") is None
         keys = (f"{place}.weights",) if has_no_weights else (f"{place}.*", "data.image_size")
-        positional = (nn.Identity(),) if network.watches_discriminator else (config.data.size, len(config.data.mean))
+        positional = (nn.Identity(),) if network.reads_discriminator else (config.data.size, len(config.data.mean))
         mistakes = list(_try(partial(network.build, *positional), keys))
         yield from mistakes
         if not mistakes:
@@ -188,7 +188,7 @@ def check_weights(config: RunConfig) -> Iterator[Mistake]:
 def check_term_options(config: RunConfig) -> Iterator[Mistake]:
     """Call each term once, on a black image: what it refuses is a mistake of the configuration."""
     if any(check_image_size(config)) or any(check_channels(config)):
-        return  # told already
+        return  # reported already
     size, patch_size = config.data.size, config.generator.patch_size or SIZES[config.generator.size].patch_size
     grid = (size[0] // patch_size, size[1] // patch_size)
     with torch.device("cpu"):
@@ -224,7 +224,7 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(("masking.ratio",), f"found {low} to {high}, must stay >= 0 and < 1")
         return
     if any(check_image_size(config)):
-        return  # told already
+        return  # reported already
     patch_size = config.generator.patch_size or SIZES[config.generator.size].patch_size
     grid = (config.data.size[0] // patch_size, config.data.size[1] // patch_size)
     num_patches = grid[0] * grid[1]
@@ -234,14 +234,14 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
     else:
         draw = partial(config.masking.constructor, **config.masking.options())
-        uniform = torch.ones(1, num_patches) if config.masking.watches_attention else None
+        uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
         try:
             draw_masks(draw, grid, num_hidden(num_patches, high), [torch.Generator()], uniform)
         except (ValueError, TypeError) as error:
             yield Mistake(("masking.*",), " ".join(str(error).split()))
     for name, term in config.losses.items():
         if term.options().get("region") == "masked" and num_hidden(num_patches, low) == 0:
-            message = f"{name} looks at hidden patches only, but masking.ratio comes to hide none; use region: all"
+            message = f"{name} compares hidden patches only, but masking.ratio comes to hide none; use region: all"
             yield Mistake((f"losses.{name}.region", "masking.ratio"), message)
 
 

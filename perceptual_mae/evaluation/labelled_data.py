@@ -52,9 +52,9 @@ def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()
         given = _data_layer(data)
         kept = {key: own["data"][key] for key in PREPROCESSING}
         merged.values["data"] = {}
-        merged.lay({"data": {**given["data"], **kept}}, data)
+        merged.merge({"data": {**given["data"], **kept}}, data)
         if "split" in given.get("evaluation", {}):
-            merged.lay({"evaluation": {"split": given["evaluation"]["split"]}}, data)
+            merged.merge({"evaluation": {"split": given["evaluation"]["split"]}}, data)
     for override in overrides:
         if "=" not in override or not override.startswith("data."):
             raise UserError(f"{override}: only keys of the data can be set here, as data.root=~/images")

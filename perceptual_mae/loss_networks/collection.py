@@ -18,7 +18,7 @@ FeatureExtractors = Mapping[str, Callable[[Pyramid], Features]]
 """By key, functions from a pyramid of images to a network's features."""
 
 
-def watches_discriminator(kind: Callable[..., object]) -> bool:
+def reads_discriminator(kind: Callable[..., object]) -> bool:
     """Tell whether a kind of loss network is made of the run's discriminator: its first parameter then asks for it."""
     return next(iter(inspect.signature(kind).parameters), None) == "discriminator"
 

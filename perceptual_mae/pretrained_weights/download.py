@@ -1,4 +1,4 @@
-"""A file brought to the folder of weights, from an address or from another folder: whole and right, or not at all."""
+"""Download or copy a file to the folder of weights: complete and with the right SHA-256, or not at all."""
 
 import hashlib
 import http.client

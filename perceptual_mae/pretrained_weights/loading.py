@@ -25,9 +25,9 @@ def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: st
     """
     path, published = registry.locate(weights)
     if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
+        problem = "is a folder" if path.is_dir() else "does not exist"
         fetch = f", or get the file: pmae weights fetch {weights}" if weights in registry.FOREIGN_WEIGHTS else ""
-        raise ValueError(f"the weights of {what}: {path} {found}; {hint or _hint(what)}{fetch}")
+        raise ValueError(f"the weights of {what}: {path} {problem}; {hint or _hint(what)}{fetch}")
     for expected in filter(None, (sha256, published)):
         registry.check_sha256(path, expected)
     try:
@@ -35,7 +35,7 @@ def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: st
     except Exception as error:  # what is no weights may fail in any way
         raise ValueError(
             f"the weights of {what}: {path} is neither a safetensors file nor a state dict that torch.save wrote "
-            "(a pickled network is not opened: save its state_dict() where its code is at hand)"
+            "(a pickled network is not opened: save its state_dict() where its code is installed)"
         ) from error
     for name in _WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(name), Mapping):
@@ -46,7 +46,7 @@ def read_weights(what: str, weights: str, sha256: str | None = None, *, hint: st
 
 
 def is_random(what: str, weights: str | None, sha256: str | None) -> bool:
-    """Tell whether random weights are wanted; ValueError where nothing is said, or a sum of what is no file."""
+    """Tell whether random weights are wanted; ValueError where nothing is given, or a sum of what is no file."""
     if weights is None:
         raise ValueError(f"{what} has no weights; {_hint(what)}")
     if weights == RANDOM and sha256 is not None:
@@ -58,13 +58,13 @@ def copy_state(network: nn.Module, state: Mapping[str, Tensor | None], what: str
     """Load tensors by the network's own names, all of them; ValueError names what is missing or of another shape."""
     own = network.state_dict()
     missing = [name for name in own if state.get(name) is None and not name.endswith(_COUNTER)]
-    found = {name: value for name, value in state.items() if value is not None and name in own}
-    reshaped = [name for name, value in found.items() if value.shape != own[name].shape]
+    loaded = {name: value for name, value in state.items() if value is not None and name in own}
+    reshaped = [name for name, value in loaded.items() if value.shape != own[name].shape]
     if missing or reshaped:
         kinds = (("missing", missing), ("of another shape", reshaped))
-        told = "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names)
-        raise ValueError(f"the weights of {what}: {origin} are those of another network, tensors {told}")
-    network.load_state_dict(found, strict=False)
+        differences = "; ".join(f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds if names)
+        raise ValueError(f"the weights of {what}: {origin} are those of another network, tensors {differences}")
+    network.load_state_dict(loaded, strict=False)
 
 
 def _read(path: Path) -> object:

@@ -1,4 +1,4 @@
-"""Files of weights that others trained: what they are called, what they are for, where they are looked for.
+"""Files of weights that others trained: their names, uses and places.
 
 Nothing here imports torch. A file is looked for in the folder of weights, then where torch keeps its downloads.
 """
@@ -18,7 +18,7 @@ ENVIRONMENT = "PMAE_WEIGHTS"
 class ForeignWeights:
     """A file by its publisher's name.
 
-    sha256: what it must have; None where nobody publishes the file as it is read here. publisher: whose package knows
+    sha256: what it must have; None where the file is not published as it is read here. publisher: whose package knows
     its address ("torchvision:" and the name of a weight, or "clean-fid"); None where it is made by hand, as `recipe`
     says.
     """
@@ -96,20 +96,20 @@ def locate(weights: str) -> tuple[Path, str | None]:
     """Return the file that `weights` of a configuration means, and the SHA-256 it must have if that is known.
 
     A path is taken as it is. Where it leads to no file, a name of FOREIGN_WEIGHTS, or of one of their files, means the
-    file of that name, wherever it is found.
+    file of that name, wherever it is.
     """
     path = Path(weights).expanduser()
     if not path.exists():
         for name, entry in FOREIGN_WEIGHTS.items():
             if weights in (name, entry.file):
-                found = find(name)
-                return (found, entry.sha256) if found else (path, None)
+                located = find(name)
+                return (located, entry.sha256) if located else (path, None)
     return path, None
 
 
 def missing(name: str) -> str:
-    """Say that the weights of a name are not there, and which command brings them."""
-    return f"the weights of {name} are not at hand; fetch them: pmae weights fetch {name}"
+    """Say that the weights of a name are not there, and which command fetches them."""
+    return f"the weights of {name} are not installed; fetch them: pmae weights fetch {name}"
 
 
 def sha256_of(path: Path) -> str:

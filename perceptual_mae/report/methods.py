@@ -64,6 +64,6 @@ def _shipped() -> list[tuple[str, str, dict[str, Any]]]:
     methods = []
     for shipped in list_methods():
         merged = Merged(values={})
-        merged.lay(read_yaml(shipped.path), shipped.name)
+        merged.merge(read_yaml(shipped.path), shipped.name)
         methods.append((shipped.name, shipped.title, merged.values))
     return methods

@@ -9,7 +9,7 @@ from typing import Any
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
-from perceptual_mae.run.folder import read_config, tell_apart
+from perceptual_mae.run.folder import distinct_names, read_config
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def read_run_records(paths: list[Path]) -> list[RunRecord]:
     for path, where in zip(paths, real, strict=True):
         if real.count(where) > 1:
             raise UserError(f"{path}: is named twice; name each run once")
-    names = tell_apart(paths)
+    names = distinct_names(paths)
     return [read_run_record(path, name) for path, name in zip(paths, names, strict=True)]
 
 

@@ -1,6 +1,6 @@
-"""Checkpoints: written beside and renamed, verified before they are trusted, pruned last.
+"""Checkpoints: written under another name and renamed, verified before they are trusted, pruned last.
 
-A checkpoint is a folder `step_00001234/` of safetensors files, `state.json` (small facts) and `manifest.json` (size
+A checkpoint is a folder `step_00001234/` of safetensors files, `state.json` (small metadata) and `manifest.json` (size
 and SHA-256 of every file). A folder without a manifest that fits is not a checkpoint.
 """
 
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"step_\d{8,}")
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> Path:
-    """Write one checkpoint of named tensor groups (one file each) and JSON facts; return its folder.
+def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], metadata: Mapping[str, Any]) -> Path:
+    """Write one checkpoint of named tensor groups (one file each) and JSON metadata; return its folder.
 
     Everything is written to a folder of another name and renamed when complete. Raises UserError when the disk is
     full; older checkpoints are then untouched.
@@ -42,7 +42,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], f
         partial.mkdir()
         for name, group in tensors.items():
             save_file({key: value.detach().cpu().contiguous() for key, value in group.items()}, partial / _file(name))
-        _write_json(partial / "state.json", facts)
+        _write_json(partial / "state.json", metadata)
         files = sorted(path for path in partial.iterdir())
         _write_json(partial / "manifest.json", {path.name: _fingerprint(path) for path in files})
         for path in (*partial.iterdir(), partial):
@@ -119,9 +119,9 @@ def load_tensors(path: Path, name: str) -> dict[str, Tensor] | None:
 
 
 def load_metadata(path: Path) -> dict[str, Any]:
-    """Return the JSON facts of a checkpoint: step, images_seen and what else the run kept."""
-    facts: dict[str, Any] = json.loads((path / "state.json").read_text())
-    return facts
+    """Return the JSON metadata of a checkpoint: step, images_seen and what else the run kept."""
+    metadata: dict[str, Any] = json.loads((path / "state.json").read_text())
+    return metadata
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor] | None, origin: Path) -> None:

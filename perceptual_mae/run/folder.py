@@ -18,7 +18,7 @@ from perceptual_mae.files import write_atomically, write_json
 
 CONFIG = "config.yaml"
 MAY_DIFFER = ("training.epochs", "data.root", "data.workers", "tracking", "evaluation")
-"""What a resumed run may change: how long it trains, where its images lie, how it reads, reports and evaluates."""
+"""What a resumed run may change: how long it trains, where its images are, how it reads, reports and evaluates."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -26,7 +26,7 @@ VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pi
 def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     """Return the folder to train in: `out` where it is empty, new or the same run's, else a UserError.
 
-    With `fresh` a folder that is in use is left alone and the first free name beside it is taken (`out-2`, ...).
+    With `fresh` a folder that is in use is left alone and the first free name next to it is taken (`out-2`, ...).
     Nothing is written here.
     """
     if fresh:
@@ -40,13 +40,13 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     if changed := differences(read_config(out), config):
         raise UserError(
             f"{out}: holds a run with other values of {', '.join(changed)}; repeat its command to resume it, "
-            "or choose another --out, or --fresh for a new folder beside it"
+            "or choose another --out, or --fresh for a new folder next to it"
         )
     return out
 
 
 def describe(folder: Path, config: RunConfig, device: str, started_from: dict[str, Any] | None = None) -> None:
-    """Write the resolved configuration of a run into its folder, and what the run stands on.
+    """Write the resolved configuration of a run into its folder, and the environment.
 
     started_from: whose weights the encoder starts with, if it is about to.
     """
@@ -77,10 +77,10 @@ def differences(before: RunConfig, after: RunConfig) -> list[str]:
     return [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)]
 
 
-def tell_apart(folders: Sequence[Path], reserved: Collection[str] = ()) -> list[str]:
+def distinct_names(folders: Sequence[Path], reserved: Collection[str] = ()) -> list[str]:
     """Return a name for each folder: its own, with what is above where two are alike, a number where that is no help.
 
-    `reserved` names are given to nobody.
+    `reserved` names are not used.
     """
     parts = [Path(os.path.abspath(folder)).parts[1:] or ("root",) for folder in folders]
     names = list[str]()

@@ -1,4 +1,4 @@
-"""A run folder opened again."""
+"""The contents of a run folder: configuration, networks, metrics."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ class Run:
         self.config: RunConfig = read_config(self.path)
         if is_checkpoint and (flaw := checkpoint.corruption(path)):
             raise UserError(f"{path}: is not a whole checkpoint: {flaw}")
-        found = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")
-        if found is None:
+        chosen = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")
+        if chosen is None:
             raise UserError(f"{self.path}: holds no checkpoint yet; let the run go on until it has saved one")
-        self.checkpoint: Path = found
+        self.checkpoint: Path = chosen
 
     @property
     def step(self) -> int:

@@ -1,4 +1,4 @@
-"""A sweep's folder: sweep.json says what it was begun with and how its cells ended; each cell is a run folder."""
+"""A sweep's folder: sweep.json records what it was started with and how its cells ended; each cell is a run folder."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Planned:
 
 
 def plan(base: Sequence[str], cells: Sequence[Cell], out: Path) -> list[Planned]:
-    """Resolve every cell and look what of it is there. Writes nothing.
+    """Resolve every cell and read its state. Writes nothing.
 
     Raises UserError for mistakes of the configuration, images or an encoder to start from that are not there, a folder
     that is something else's, a base that has changed since, and two cells that are the same run.
@@ -47,10 +47,10 @@ def plan(base: Sequence[str], cells: Sequence[Cell], out: Path) -> list[Planned]
     for number, each in enumerate(planned):
         if twin := next((other for other in planned[:number] if other.config == each.config), None):
             raise UserError(f"--grid: {each.cell.name} and {twin.cell.name} are the same run; leave one out")
-    seen = list[Any]()
+    checked = list[Any]()
     for each in planned:
-        if each.config.data not in seen and each.state != "finished":
-            seen.append(each.config.data)
+        if each.config.data not in checked and each.state != "finished":
+            checked.append(each.config.data)
             for split in ("train", each.config.evaluation.split):
                 each.config.data.build(split)
         check_start(each.config, each.path / "checkpoints")
@@ -92,7 +92,7 @@ def state_of(path: Path, config: RunConfig) -> State:
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
-    """Return what sweep.json says, or None where there is none."""
+    """Return the content of sweep.json, or None where there is none."""
     path = out / RECORD
     if not path.exists():
         return None
@@ -106,7 +106,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 def write_record(
     out: Path, base: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int], cells: dict[str, dict[str, Any]]
 ) -> None:
-    """Write sweep.json; `cells` says by name how those that were run have ended, those of earlier starts stay."""
+    """Write sweep.json; cells: by name how those that were run have ended, those of earlier starts stay."""
     before = read_record(out) or {}
     out.mkdir(parents=True, exist_ok=True)
     record = {

@@ -13,7 +13,7 @@ LAYER = "layer"
 """An axis of this name takes layers, not values: recipes, methods or files, laid over those of the command."""
 SEED = "training.seed"
 LONGEST_NAME = 100
-_OPENING, _CLOSING, _QUOTES = "[{(", "]})", "'\""
+_OPEN, _CLOSE, _QUOTES = "[{(", "]})", "'\""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def split_values(text: str) -> list[str]:
             quote = "" if letter == quote else quote
         elif letter in _QUOTES:
             quote = letter
-        depth += (letter in _OPENING) - (letter in _CLOSING) if not quote else 0
+        depth += (letter in _OPEN) - (letter in _CLOSE) if not quote else 0
         if letter == "," and not depth and not quote:
             values.append("")
         else:
@@ -78,8 +78,8 @@ def make_cells(axes: Sequence[Axis], seeds: Sequence[int]) -> list[Cell]:
     for values in product(*(axis.values for axis in axes)):
         point = dict(zip(keys, values, strict=False))
         for seed in chosen:
-            said = [*point.items(), *([(SEED, str(seed))] if seed is not None else [])]
-            name = _bounded("_".join(f"{words[key]}-{_plain(key, value)}" for key, value in said))
+            settings = [*point.items(), *([(SEED, str(seed))] if seed is not None else [])]
+            name = _bounded("_".join(f"{words[key]}-{_plain(key, value)}" for key, value in settings))
             taken = sum(cell.name == name or cell.name.startswith(f"{name}~") for cell in cells)
             cells.append(Cell(f"{name}~{taken + 1}" if taken else name or "run", point, seed))
     return cells

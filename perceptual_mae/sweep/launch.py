@@ -1,4 +1,4 @@
-"""A command in a process of its own: what it leaves in memory, or dies of, is not the next one's."""
+"""A command in a process of its own, so that neither its memory nor its failure reaches the next one."""
 
 import signal
 import subprocess
@@ -13,10 +13,10 @@ from typing import IO
 from perceptual_mae.training.signals import StopSignal
 
 PMAE = (sys.executable, "-m", "perceptual_mae.cli")
-"""`pmae` of this installation, whatever the path of the shell says."""
+"""`pmae` of this installation, whatever the shell's PATH is."""
 LINES_KEPT = 20
 PATIENCE = 0.2
-"""Seconds between two looks at whether we were asked to stop."""
+"""Seconds between two checks whether a stop was requested."""
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class Ending:
     lines: tuple[str, ...] = ()
 
 
-def launch(arguments: Sequence[str], out: Path, tell: Callable[[str], None], stop: StopSignal) -> Ending:
-    """Train one run with `pmae pretrain`, telling its lines as they come; a stop is handed on to it, once."""
-    return follow([*PMAE, "pretrain", *arguments, "--out", str(out)], tell, stop)
+def launch(arguments: Sequence[str], out: Path, on_line: Callable[[str], None], stop: StopSignal) -> Ending:
+    """Train one run with `pmae pretrain`, passing on its lines as they come; a stop is handed on to it, once."""
+    return follow([*PMAE, "pretrain", *arguments, "--out", str(out)], on_line, stop)
 
 
-def follow(command: Sequence[str], tell: Callable[[str], None], stop: StopSignal) -> Ending:
-    """Run a command to its end, telling its lines as they come; a stop is handed on to it, once."""
+def follow(command: Sequence[str], on_line: Callable[[str], None], stop: StopSignal) -> Ending:
+    """Run a command to its end, passing on its lines as they come; a stop is handed on to it, once."""
     last: deque[str] = deque(maxlen=LINES_KEPT)
     # In a group of its own, Ctrl-C on the terminal reaches the run through us alone: a second signal would cut it off.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0
     ) as process:
         assert process.stdout is not None
-        reader = threading.Thread(target=_pass_on, args=(process.stdout, last, tell), daemon=True)
+        reader = threading.Thread(target=_pass_on, args=(process.stdout, last, on_line), daemon=True)
         reader.start()
         has_asked = False
         while True:
@@ -57,18 +57,18 @@ def follow(command: Sequence[str], tell: Callable[[str], None], stop: StopSignal
 
 
 def reason_of(code: int, lines: Sequence[str]) -> str:
-    """Return why a process failed, in a line: what it told its user, else its last words."""
+    """Return why a process failed, in a line: its messages to the user, else its last line."""
     if code == 0:
         return ""
     if code < 0:
         more = " (the system may have run out of memory)" if -code == signal.SIGKILL else ""
         return f"killed by {signal.Signals(-code).name}{more}"
-    told = [line.removeprefix("pmae: ") for line in lines if line.startswith("pmae: ")]
-    said = [line for line in lines if line.strip()]
-    return "; ".join(told) if told else said[-1].strip() if said else f"exit code {code}"
+    messages = [line.removeprefix("pmae: ") for line in lines if line.startswith("pmae: ")]
+    printed = [line for line in lines if line.strip()]
+    return "; ".join(messages) if messages else printed[-1].strip() if printed else f"exit code {code}"
 
 
-def _pass_on(pipe: IO[str], last: deque[str], tell: Callable[[str], None]) -> None:
+def _pass_on(pipe: IO[str], last: deque[str], on_line: Callable[[str], None]) -> None:
     for line in pipe:
         last.append(line.rstrip("\n"))
-        tell(line.rstrip("\n"))
+        on_line(line.rstrip("\n"))

@@ -12,8 +12,8 @@ from perceptual_mae.masking import (
     grid,
     num_hidden,
     random,
+    reads_attention,
     visible_patches,
-    watches_attention,
 )
 from perceptual_mae.seeding import stream
 
@@ -45,7 +45,7 @@ def test_ratio_outside_the_unit_interval_is_refused(ratio):
 def attention_for(kind, num_images, num_patches):
     """The encoder's attention (B, L), for the maskings that need it."""
     shares = torch.rand(8, num_patches, generator=torch.Generator().manual_seed(0))[:num_images]
-    return shares if watches_attention(MASKINGS[kind]) else None
+    return shares if reads_attention(MASKINGS[kind]) else None
 
 
 @pytest.mark.parametrize("kind", MASKINGS)

@@ -7,7 +7,7 @@ from typing import Any
 
 from perceptual_mae.config import build
 from perceptual_mae.config.errors import RejectedError
-from perceptual_mae.config.from_signature import find_kind
+from perceptual_mae.config.from_signature import class_of_kind
 from perceptual_mae.config.layers import list_recipes
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
@@ -82,7 +82,7 @@ def with_masking(config: RunConfig, kind: str | None) -> RunConfig:
     if kind is None or kind == config.masking.kind:
         return config
     try:
-        find_kind(kind, MASKINGS, "masking")
+        class_of_kind(kind, MASKINGS, "masking")
     except RejectedError as rejected:
         raise UserError(f"--mask: {rejected.mistakes[0].message}") from rejected
     values: dict[str, Any] = config.model_dump(mode="json", by_alias=True)

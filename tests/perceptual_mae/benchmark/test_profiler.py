@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import debug_trainer, random_batches
-from perceptual_mae.benchmark.profiler import REST, Clock, Stopwatch, clock_of, watched
+from perceptual_mae.benchmark.profiler import REST, Clock, Stopwatch, clock_of, timed_parts
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
@@ -80,7 +80,7 @@ PARTS["official_code"] = PARTS["ls_gan_p"] | {"loss networks"}
 def test_every_part_of_a_step_is_seen_in_either_order(method: str, order: str) -> None:
     trainer = debug_trainer(method, f"training.order={order}")
     stopwatch = Stopwatch(fake_clock(iter(range(10_000))))
-    with watched(trainer, stopwatch):
+    with timed_parts(trainer, stopwatch):
         parts = stopwatch.time(lambda: trainer.step(random_batches(4), TrainingProgress(2, 16, 0.5)))
     assert set(parts) == PARTS[method]
 
@@ -100,7 +100,7 @@ def test_watching_changes_neither_the_step_nor_the_trainer() -> None:
 
     plain, seen = (debug_trainer("stylegan2_ada_p", "augment.initial_p=0.5") for _ in range(2))
     before, stopwatch, told = attributes(seen), Stopwatch(fake_clock(iter(range(10_000)))), []
-    with watched(seen, stopwatch):
+    with timed_parts(seen, stopwatch):
         stopwatch.time(lambda: told.append(step(seen)))
     assert attributes(seen) == before
     expected = step(plain)

@@ -109,9 +109,9 @@ def test_exactly_the_methods_that_do_not_resolve_without_a_file_are_marked_as_ne
     from perceptual_mae.cli.configs import OF_THE_DISCRIMINATOR, foreign_weights
     from perceptual_mae.config.layers import list_methods
     from perceptual_mae.config.parsing import load_config
-    from perceptual_mae.loss_networks import LOSS_NETWORKS, watches_discriminator
+    from perceptual_mae.loss_networks import LOSS_NETWORKS, reads_discriminator
 
-    assert set(OF_THE_DISCRIMINATOR) == {name for name, kind in LOSS_NETWORKS.items() if watches_discriminator(kind)}
+    assert set(OF_THE_DISCRIMINATOR) == {name for name, kind in LOSS_NETWORKS.items() if reads_discriminator(kind)}
     for method in list_methods():
         if foreign_weights(method):
             with pytest.raises(UserError, match="weights"):

@@ -161,7 +161,7 @@ def test_lpips_is_computed_where_its_weights_are_at_hand(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--require", "lpips_alex"], "--require: lpips_alex the weights of alexnet are not at hand"),
+        (["--require", "lpips_alex"], "--require: lpips_alex the weights of alexnet are not installed"),
         (["--require", "ms_ssim"], "ms_ssim needs images of at least 161 pixels"),
         (["--require", "fdi"], "--require: there is no 'fdi'"),
         (["--metrics", "l1,pnsr"], "there is no 'pnsr' (did you mean 'psnr'?)"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from conftest import DEBUG
 from perceptual_mae.cli import main, visualize
-from perceptual_mae.run.folder import tell_apart
+from perceptual_mae.run.folder import distinct_names
 from perceptual_mae.run.run import Run
 from perceptual_mae.visualization import image_grid
 from perceptual_mae.visualization.image_grid import GREY
@@ -155,4 +155,4 @@ def test_options_without_effect_are_refused(
     ],
 )
 def test_folders_are_told_apart_by_as_little_as_it_takes(folders: list[str], names: list[str]) -> None:
-    assert tell_apart([Path(folder) for folder in folders], ("kept",)) == names
+    assert distinct_names([Path(folder) for folder in folders], ("kept",)) == names

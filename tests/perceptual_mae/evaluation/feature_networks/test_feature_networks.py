@@ -103,7 +103,7 @@ def test_another_file_in_place_of_inception_is_refused_or_bears_its_own_name(wei
     with pytest.raises(UserError, match="is not the Inception network"):
         opened(f"inception:{tmp_path / 'no_inception.pt'}")
     (weights / "inception-2015-12-05.pt").unlink()
-    with pytest.raises(UserError, match=r"not at hand; fetch them: pmae weights fetch inception"):
+    with pytest.raises(UserError, match=r"not installed; fetch them: pmae weights fetch inception"):
         opened("inception")
     registry.FOREIGN_WEIGHTS["inception"] = registry.ForeignWeights("x.pt", "0" * 64, 1, "scores")
     assert opened(f"inception:{other}").name == "other.pt"

@@ -33,7 +33,7 @@ CHEAP = [name for name, line in METRICS.items() if isinstance(line, ImageMetric)
 
 
 def nowhere(name: str) -> Path:
-    raise UnavailableError(f"the weights of {name} are not at hand")
+    raise UnavailableError(f"the weights of {name} are not installed")
 
 
 def setting(size: tuple[int, int], channels: int = 3, find: Callable[[str], Path] = nowhere) -> Setting:
@@ -207,7 +207,7 @@ def test_lpips_in_parts_is_lpips_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_lpips_is_unavailable_for_small_images_missing_weights_and_other_files(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="at least 32 pixels, and these have 24x32"):
         lpips_metric.prepare(setting((24, 32)), "alex")
-    with pytest.raises(UnavailableError, match="the weights of vgg16 are not at hand"):
+    with pytest.raises(UnavailableError, match="the weights of vgg16 are not installed"):
         lpips_metric.prepare(setting((32, 32)), "vgg")
     other = tmp_path / "squeezenet1_1-b8a52dc0.pth"
     torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), other)

@@ -108,7 +108,7 @@ def test_a_required_score_is_computed_though_nobody_listed_it_and_its_lack_is_a_
 @pytest.mark.parametrize("name", METRICS)
 def test_every_line_is_prepared_or_says_why_not(name: str, tmp_path: Path) -> None:
     def nowhere(name: str) -> Path:
-        raise UnavailableError(f"the weights of {name} are not at hand; fetch them: pmae weights fetch {name}")
+        raise UnavailableError(f"the weights of {name} are not installed; fetch them: pmae weights fetch {name}")
 
     chosen = choose([name], [], Setting((8, 8), 3, torch.device("cpu"), 8, nowhere))
     assert bool(chosen.unavailable.get(name)) != (name in chosen.measures or bool(chosen.accumulators))
