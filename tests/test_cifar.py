@@ -38,6 +38,7 @@ def summaries(tmp_path_factory: pytest.TempPathFactory, cifar10: Path) -> dict[s
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.data
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_thousand_images_bring_one_decibel_over_the_mean_colour(method: str, summaries: dict[str, dict]) -> None:

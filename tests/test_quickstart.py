@@ -19,6 +19,7 @@ with open(sys.argv[1], "w") as file:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_quick_start_trains_within_its_budget_and_beats_the_baselines(tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "perceptual_mae.cli", "pretrain", "configs/quickstart.yaml", "--out", str(out)]

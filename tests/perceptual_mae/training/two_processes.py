@@ -1,4 +1,4 @@
-"""Run by torchrun from test_processes.py: a few steps in float64, then the losses and weights of rank 0 to a file."""
+"""Run by torchrun from test_processes.py as FOLDER METHOD:ACCUMULATION...: steps in float64, then files of rank 0."""
 
 import sys
 
@@ -57,9 +57,10 @@ def train(method: str, accumulation: int) -> dict[str, torch.Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for method, accumulation in CASES:
-        outcome = train(method, accumulation)
+    folder, *named = sys.argv[1:]
+    for method, _, number in (case.partition(":") for case in named):
+        outcome = train(method, int(number))
         if int(torch.distributed.get_rank()) == 0:
             contiguous = {name: value.contiguous() for name, value in outcome.items()}
-            save_file(contiguous, f"{sys.argv[1]}/{method}-{accumulation}")
+            save_file(contiguous, f"{folder}/{method}-{number}")
     torch.distributed.destroy_process_group()
