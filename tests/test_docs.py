@@ -128,6 +128,7 @@ def test_the_loss_that_the_readme_adds_trains_by_two_edits(monkeypatch: pytest.M
     names: dict[str, object] = {}
     exec("from torch import Tensor\nfrom perceptual_mae.images import Pyramid\n" + function, names)
     term = eval(line, {"Term": Term} | names)
+    monkeypatch.delitem(TERMS, name, raising=False)  # somebody may have added it in earnest
     with pytest.raises(UserError):
         load_config(["quickstart", f"losses.{name}=0.5"])
     monkeypatch.setitem(TERMS, name, term)

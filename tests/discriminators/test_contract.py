@@ -65,12 +65,13 @@ def test_logits_and_features_have_the_promised_shapes(kind, size):
 
 
 @every_discriminator
-@pytest.mark.parametrize("images", [1, 2, 3, 5])
 @pytest.mark.parametrize("channels", [1, 3, 4])
-def test_any_batch_size_and_channel_count_works(kind, images, channels):
-    output = build(kind, (32, 32), channels)(pyramid(images, (32, 32), channels))
-    assert len(output.logits) == images
-    assert output.logits.isfinite().all()
+def test_any_batch_size_and_channel_count_works(kind, channels):
+    discriminator = build(kind, (32, 32), channels)
+    for images in (1, 2, 3, 5):
+        output = discriminator(pyramid(images, (32, 32), channels))
+        assert len(output.logits) == images
+        assert output.logits.isfinite().all()
 
 
 @every_discriminator

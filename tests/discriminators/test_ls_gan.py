@@ -74,14 +74,14 @@ def test_it_reads_the_largest_level_alone():
 
 @pytest.mark.parametrize("norm", ["group", "none", "instance", "spectral"])
 @pytest.mark.parametrize("form", ["dcgan", "patch"])
-@pytest.mark.parametrize("base_channels", [4, 12, 16, 48])
-def test_every_parameter_matters_under_every_norm_and_width(form, norm, base_channels):
-    discriminator = LSGAN([(32, 48)], 3, form=form, norm=norm, base_channels=base_channels).double()
+def test_every_parameter_matters_under_every_norm_and_width(form, norm):
     images = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    discriminator((images,)).logits.square().mean().backward()
-    for name, parameter in discriminator.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().max() > 1e-9, name
+    for base_channels in (4, 12, 16, 48):
+        discriminator = LSGAN([(32, 48)], 3, form=form, norm=norm, base_channels=base_channels).double()
+        discriminator((images,)).logits.square().mean().backward()
+        for name, parameter in discriminator.named_parameters():
+            assert parameter.grad is not None, (base_channels, name)
+            assert parameter.grad.abs().max() > 1e-9, (base_channels, name)
 
 
 @pytest.mark.parametrize("norm", ["group", "none", "instance", "spectral"])

@@ -166,11 +166,11 @@ def test_attention_masking_at_temperature_0_hides_the_patches_with_most_attentio
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0, 100.0])
-@pytest.mark.parametrize("number", range(9))
-def test_any_number_is_hidden_exactly_even_where_attention_is_zero_or_equal(number: int, temperature: float) -> None:
+def test_any_number_is_hidden_exactly_even_where_attention_is_zero_or_equal(temperature: float) -> None:
     for shares in (PLANTED, torch.zeros(8), torch.ones(8), PLANTED * (PLANTED > 0.1)):
         for which in ("attended", "unattended"):
-            assert len(hide(number, shares=shares, temperature=temperature, hide=which)) == number
+            numbers = [len(hide(number, shares=shares, temperature=temperature, hide=which)) for number in range(9)]
+            assert numbers == list(range(9))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

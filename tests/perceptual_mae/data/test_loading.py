@@ -262,7 +262,7 @@ def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places()
     assert batch.labels.tolist() == [shapes[index][1] for index in (17, 3, 11)]
 
 
-@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("ending", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"])
 def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> None:
     script = textwrap.dedent(
         f"""
@@ -288,7 +288,7 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> No
     assert (result.stderr, result.stdout) == ("", "8\n")
 
 
-@pytest.mark.parametrize("ending", ["raise", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("ending", ["raise", pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""
     script = textwrap.dedent(

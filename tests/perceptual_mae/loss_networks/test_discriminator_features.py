@@ -12,7 +12,7 @@ SMALL = {"ls_gan": {"base_channels": 8}, "msg_gan": {"base_channels": 8}, "style
 
 def discriminator(kind: str = "ls_gan", **options: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    return DISCRIMINATORS[kind](SIZES, 3, **SMALL[kind], **options)
+    return DISCRIMINATORS[kind](SIZES, 3, **SMALL.get(kind, {}), **options)
 
 
 def mark(network: torch.nn.Module) -> float:

@@ -1,7 +1,9 @@
 """The Laplacian error against SciPy and by hand."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,8 +40,19 @@ def test_one_bright_pixel_costs_four_and_its_neighbours_one() -> None:
     assert loss.item() == pytest.approx(8 / 25)
 
 
+def test_kornia_is_imported_in_functions_alone() -> None:
+    """Importing it takes a second, which a run pays for only where it needs it."""
+    root = Path(__file__).parents[3]
+    for path in [path for package in ("perceptual_mae", "discriminators") for path in (root / package).rglob("*.py")]:
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not [name for name in names if name.startswith("kornia")], path
+
+
+@pytest.mark.slow
 def test_kornia_is_imported_by_the_runs_that_need_it_alone() -> None:
-    """Importing it takes a second: neither the other terms nor a training loop pay for it."""
+    """Neither the other terms nor a training loop import it, by themselves or through another library."""
     script = (
         "import sys, torch, perceptual_mae.training.loop, perceptual_mae.training.build\n"
         "from perceptual_mae.losses import TERMS\n"
