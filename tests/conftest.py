@@ -9,9 +9,11 @@ from unittest import mock
 
 import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from accelerate.state import AcceleratorState, GradientState
 
 from perceptual_mae.config.build import build_generator
+from perceptual_mae.config.layers import list_methods, list_recipes
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.evaluation.accelerator import make_accelerator
@@ -52,6 +54,15 @@ UNTRAINED["teacher_p"] = ["losses.feature_matching.network.weights=random"]
 def without_weights(method: str) -> list[str]:
     """A method with what it needs to be a configuration where no file of weights is at hand."""
     return [method, *UNTRAINED.get(method, [])]
+
+
+def recipes_and_methods() -> list[ParameterSet]:
+    """All pairs of a shipped recipe and a method; each recipe with ls_gan_p and each method with cifar10 by default."""
+    pairs = [(recipe.name, method.name) for recipe in list_recipes() for method in list_methods()]
+    return [
+        pytest.param(recipe, method, marks=[pytest.mark.slow] * (recipe != "cifar10" and method != "ls_gan_p"))
+        for recipe, method in pairs
+    ]
 
 
 def debug_config(*arguments: str) -> RunConfig:

@@ -70,7 +70,7 @@ def test_without_weights_it_finishes_and_says_what_is_unavailable(
     assert ["LPIPS, VGG", "unavailable", "unavailable", "unavailable"] in cells
     psnr = next(row for row in cells if row and row[0] == "PSNR, dB")
     assert psnr[1:] == [f"{report['scores'][subject]['psnr']:.2f}" for subject in ("raw", "composite", "masked")]
-    assert "raw means little here: the run's loss never looked at visible pixels" in told
+    assert "raw means little here: the run's loss never compared visible pixels" in told
     assert told[-1].startswith(f"written to {run / 'evaluation'}: evaluate.json, evaluate.png")
 
 

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from conftest import debug_config, generator_of, random_batches, without_weights
+from conftest import debug_config, generator_of, random_batches, recipes_and_methods, without_weights
 from perceptual_mae.config import build
-from perceptual_mae.config.layers import list_methods, list_recipes
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.loss_networks import LIVE
@@ -24,8 +23,7 @@ def test_the_imagenet_presets_have_the_published_sizes(recipe: str) -> None:
     assert sum(parameter.numel() for parameter in discriminator.parameters()) == 6_962_369
 
 
-@pytest.mark.parametrize("method", [layer.name for layer in list_methods()])
-@pytest.mark.parametrize("recipe", [layer.name for layer in list_recipes()])
+@pytest.mark.parametrize(("recipe", "method"), recipes_and_methods())
 def test_every_recipe_builds_with_every_method(recipe: str, method: str) -> None:
     config = load_config([recipe, *without_weights(method)])
     with torch.device("meta"):
