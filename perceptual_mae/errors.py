@@ -2,8 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -24,16 +23,3 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     plain = {re.sub(r"[^a-z0-9]", "", candidate.lower()): candidate for candidate in known}
     matches = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", word.lower()), plain, n=1, cutoff=0.7)
     return plain[matches[0]] if matches else None
-
-
-Built = TypeVar("Built")
-
-
-def user_mistakes(build: Callable[[], Built]) -> Built:
-    """Run a constructor whose options the user chose; its ValueError becomes the user's mistake."""
-    try:
-        return build()
-    except UserError:
-        raise
-    except ValueError as mistake:
-        raise UserError(str(mistake)) from mistake

@@ -1,6 +1,5 @@
 """Masks of hidden patches: bool (B, L), True = hidden, the same number in every image of a batch."""
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -130,11 +129,6 @@ MASKINGS: dict[str, Callable[..., Tensor]] = {"random": random, "grid": grid, "b
 A kind whose first parameter is called `attention` is given, before the others, the attention (L,) of the encoder's
 class token to the patches of the whole image.
 """
-
-
-def reads_attention(kind: Callable[..., object]) -> bool:
-    """Return whether a masking needs the encoder's attention: whether its first parameter is called `attention`."""
-    return next(iter(inspect.signature(kind).parameters), None) == "attention"
 
 
 def draw_masks(

@@ -14,11 +14,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from perceptual_mae.config.all_keys import models_of_places
-from perceptual_mae.config.entries import PenaltySection, TermSection
 from perceptual_mae.config.errors import describe, fields_of, show
+from perceptual_mae.config.from_signature import first_line, meaning_of
 from perceptual_mae.config.layers import BASE
-from perceptual_mae.config.option_docs import first_line, meaning_of
-from perceptual_mae.config.schema import RunConfig
+from perceptual_mae.config.schema import PenaltySection, RunConfig, TermSection
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
 from perceptual_mae.training.metrics import METRICS_KEYS
 

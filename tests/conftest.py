@@ -16,7 +16,7 @@ from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.layers import list_methods, list_recipes
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.objective.objective import Losses, Objective

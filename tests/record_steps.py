@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from conftest import debug_config, random_batches
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.data.loading import Batch
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import Trainer

@@ -19,7 +19,7 @@ from perceptual_mae.benchmark.step_kinds import StepKind, step_kinds
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.seeding import stream

@@ -104,9 +104,8 @@ def score(
     """Score a run, write report, lines and pictures into its folder (or to `out`) and print the table."""
     import torch
 
-    from perceptual_mae.evaluation.accelerator import make_accelerator
     from perceptual_mae.evaluation.metrics.selection import names_of
-    from perceptual_mae.evaluation.open_run import check_ema, report_path
+    from perceptual_mae.evaluation.open_run import check_ema, make_accelerator, report_path
     from perceptual_mae.evaluation.reconstruction.data import open_held_out, with_images, with_masking
     from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
     from perceptual_mae.progress import ProgressBar

@@ -9,7 +9,7 @@ import typer
 
 from perceptual_mae.cli.options import Folder, check_run
 from perceptual_mae.cli.output import print_lines
-from perceptual_mae.errors import UserError, user_mistakes
+from perceptual_mae.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +51,8 @@ def visualize_command(
 
     e.g. pmae visualize runs/a photo.jpg --attention
     """
+    from perceptual_mae.config.build import user_mistakes
+
     masked = {"--ratio": ratio, "--seed": seed, "--view": view}
     if useless := [name for name, value in masked.items() if value is not None and attention]:
         raise UserError(f"--attention hides nothing and reconstructs nothing; leave out {', '.join(useless)}")

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
-from perceptual_mae.config.entries import FeatureTermSection, LossNetworkSection, PenaltySection, term_model
 from perceptual_mae.config.errors import fields_of, fixed_kind, inner_keys
 from perceptual_mae.config.from_signature import Choice, derive
 from perceptual_mae.config.known_keys import Keys, Table
@@ -18,13 +17,17 @@ from perceptual_mae.config.schema import (
     DiscriminatorOptimizerSection,
     DiscriminatorSection,
     EvaluationSection,
+    FeatureTermSection,
     GeneratorSection,
+    LossNetworkSection,
     MaskingSection,
     OptimizerSection,
+    PenaltySection,
     RunConfig,
     ScheduleSection,
     TrackingSection,
     TrainingSection,
+    term_model,
 )
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder

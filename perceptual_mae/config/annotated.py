@@ -7,9 +7,8 @@ from typing import Any
 from pydantic import BaseModel, RootModel
 
 from perceptual_mae.config.errors import fields_of
-from perceptual_mae.config.from_signature import Options
+from perceptual_mae.config.from_signature import Options, first_line, meaning_of
 from perceptual_mae.config.layers import to_yaml
-from perceptual_mae.config.option_docs import first_line, meaning_of
 from perceptual_mae.config.parsing import RunConfig
 
 COMMENT_COLUMN = 36

@@ -6,7 +6,7 @@ Nobody reads the configuration after building.
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,23 @@ from torch import Tensor, nn
 from discriminators import Discriminator
 from discriminators.augmentation.ada import ADA
 from discriminators.penalties import PathLength, lazy_adam
-from perceptual_mae.config.entries import LossesSection, LossNetworkSection, PenaltiesSection
 from perceptual_mae.config.schema import (
     AugmentSection,
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
+    LossesSection,
+    LossNetworkSection,
     MaskingSection,
     OptimizerSection,
+    PenaltiesSection,
     ScheduleSection,
     TrainingSection,
 )
 from perceptual_mae.data.draws import Attention, FixedMasks, TrainingMasks
 from perceptual_mae.data.loading import EpochPlan
 from perceptual_mae.data.transforms import EvaluationTransform, TrainTransform
-from perceptual_mae.errors import UserError, user_mistakes
+from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
@@ -151,7 +153,8 @@ def generator_adam(
     optimizer: OptimizerSection, batch_size: int, path_length: PathLength | None = None
 ) -> tuple[float, tuple[float, float]]:
     """Return the generator's peak learning rate and betas, corrected where path length takes steps of its own."""
-    rate = optimizer.learning_rate(batch_size)
+    scaled = None if optimizer.base_lr is None else optimizer.base_lr * batch_size / 256  # MAE's rule
+    rate = cast(float, optimizer.lr if scaled is None else scaled)
     return lazy_adam(rate, optimizer.betas, path_length.every) if path_length is not None else (rate, optimizer.betas)
 
 
@@ -203,3 +206,16 @@ def build_timetable(schedule: ScheduleSection, epochs: int, steps_per_epoch: int
     warmup = schedule.warmup_ratio * total if schedule.warmup_ratio is not None else None
     warmup_epochs = schedule.warmup_epochs if schedule.warmup_epochs is not None else 0.0
     return Timetable(steps_per_epoch, total, round(warmup if warmup is not None else warmup_epochs * steps_per_epoch))
+
+
+Built = TypeVar("Built")
+
+
+def user_mistakes(build: Callable[[], Built]) -> Built:
+    """Run a constructor whose options the user chose; its ValueError becomes the user's mistake."""
+    try:
+        return build()
+    except UserError:
+        raise
+    except ValueError as mistake:
+        raise UserError(str(mistake)) from mistake

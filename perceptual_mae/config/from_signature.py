@@ -7,6 +7,7 @@ docstring. This is the one place that turns a table such as DISCRIMINATORS into 
 import importlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -22,14 +23,59 @@ from pydantic import (
     create_model,
 )
 from pydantic import field_validator as validate_field
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from perceptual_mae.config.errors import RejectedError, fields_of, mistakes_of
-from perceptual_mae.config.mistake import Mistake
-from perceptual_mae.config.option_docs import describe_fields, first_line, meaning_of
+from perceptual_mae.config.errors import RejectedError, mistakes_of
+from perceptual_mae.config.mistake import Mistake, unknown_entry
 from perceptual_mae.errors import nearest
+
+
+def describe_fields(model: type[BaseModel]) -> None:
+    """Give the fields of a section the meanings that its docstring states."""
+    meanings = option_docs(model)
+    for name, field in model.model_fields.items():
+        field.description = meanings.get(field.alias or name, field.description)
+    if meanings:
+        model.model_rebuild(force=True)
+
+
+def option_docs(target: object) -> dict[str, str]:
+    """Return the meanings of options by name, from the `Options:` block of a docstring.
+
+    A line of it is `name: meaning [source]`; lines indented deeper continue it, and a blank line ends the block. The
+    source says whose the default is: paper, MAE, ours, none, or the title of a text.
+    """
+    lines = (inspect.getdoc(target) or "").splitlines()
+    meanings: dict[str, str] = {}
+    name = ""
+    for line in lines[lines.index("Options:") + 1 :] if "Options:" in lines else []:
+        if entry := re.fullmatch(r" {4}(\w+): (.+)", line):
+            name, meanings[entry[1]] = entry[1], entry[2].strip()
+        elif name and line.startswith(" " * 5):
+            meanings[name] += f" {line.strip()}"
+        else:
+            break
+    return meanings
+
+
+def meaning_of(field: FieldInfo) -> tuple[str, str]:
+    """Return what a field means and whose its default is ("" where it does not say so)."""
+    text = field.description or ""
+    stated = re.fullmatch(r"(.*?)(?: \[([^\[\]]+)\])?", text)
+    return (stated[1], stated[2] or "") if stated else (text, "")
+
+
+def first_parameter(target: Callable[..., Any]) -> str | None:
+    """Return the name of a constructor's first parameter: what it is made of, such as `attention`, `discriminator`."""
+    return next(iter(inspect.signature(target).parameters), None)
+
+
+def first_line(target: object) -> str:
+    """Return what a class or function is, in the first line of its docstring."""
+    return (inspect.getdoc(target) or "").partition("\n")[0]
 
 
 class Section(BaseModel):
@@ -67,6 +113,11 @@ class Options(Section):
     def build(self, *positional: Any) -> Any:
         """Call the constructor with what comes from the run, and the options."""
         return self.constructor(*positional, **self.options())
+
+    @classmethod
+    def asks_for(cls, name: str) -> bool:
+        """Return whether the constructor's first parameter has this name: it is given what is called so."""
+        return first_parameter(cls.constructor) == name
 
 
 class Choice(Options):
@@ -137,7 +188,7 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
 
     def read(value: Mapping[str, Any]) -> Choice:
         chosen = model(value.get("kind", default))
-        known = fields_of(chosen)
+        known = {field.alias or name for name, field in chosen.model_fields.items()}
         # null removes an option that a layer below set for another kind
         options = {name: option for name, option in value.items() if option is not None or name in known}
         return read_as(chosen, {"kind": default, **options})
@@ -152,6 +203,41 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
     def schema(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
         own = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
         return {"anyOf": [*(show(model(kind)) for kind in table), own]}
+
+    return Reading(read, schema)
+
+
+def entries(
+    table: Mapping[str, object], what: str, model: Callable[[str], type[Section]], *, short: str | None = None
+) -> Reading:
+    """Annotate a section of named entries, each with its options; null removes one.
+
+    short: the option that a number alone stands for. Raises RejectedError for names that the table lacks.
+    """
+
+    def read(values: Mapping[str, Any]) -> dict[str, Section]:
+        sections, mistakes = dict[str, Section](), list[Mistake]()
+        for name, value in values.items():
+            is_short = short is not None and isinstance(value, int | float) and not isinstance(value, bool)
+            try:
+                if name not in table and (value is not None or short is None):
+                    raise RejectedError([unknown_entry("", name, what, list(table))])
+                if isinstance(value, Section):
+                    sections[name] = value
+                elif value is not None:
+                    sections[name] = read_as(model(name), {short: value} if is_short else value)
+            except RejectedError as rejected:
+                mistakes += [mistake.under(name) for mistake in rejected.mistakes]
+        if mistakes:
+            raise RejectedError(mistakes)
+        return sections
+
+    def schema(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
+        properties: JsonSchemaValue = {name: show(model(name)) for name in table}
+        if short is not None:
+            others = ({"type": "number"}, {"type": "null"})
+            properties = {name: {"anyOf": [options, *others]} for name, options in properties.items()}
+        return {"type": "object", "properties": properties, "additionalProperties": False}
 
     return Reading(read, schema)
 

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ValidationError
 
 from discriminators import AUGMENTATIONS
 from perceptual_mae.config import layers
-from perceptual_mae.config.entries import LossesSection, LossNetworkSection, TermSection
 from perceptual_mae.config.errors import mistakes_of
 from perceptual_mae.config.mistake import Mistake, line_of
 from perceptual_mae.config.schema import (
@@ -16,10 +15,13 @@ from perceptual_mae.config.schema import (
     DiscriminatorSection,
     EvaluationSection,
     GeneratorSection,
+    LossesSection,
+    LossNetworkSection,
     MaskingSection,
     OptimizerSection,
     RunConfig,
     ScheduleSection,
+    TermSection,
     TrackingSection,
     TrainingSection,
 )

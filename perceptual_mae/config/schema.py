@@ -1,46 +1,47 @@
 """The sections of a run's configuration. Defaults are the paper's (LS-GAN-P, ViT-B/16, 224 px) unless a line says so.
 
-Options of data sets, maskings, the generator, discriminators and loss terms are not listed here: they are the
-keyword-only parameters of those classes and functions.
+Options of data sets, maskings, networks and loss terms are the keyword-only parameters of their constructors.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
 
-from discriminators import AUGMENTATIONS, DISCRIMINATORS
-from perceptual_mae.config.entries import (
-    LossesSection,
-    PenaltiesSection,
-    describe_penalties,
-    describe_terms,
-    read_penalties,
-    read_terms,
-)
+from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
 from perceptual_mae.config.from_signature import (
     Choice,
     Options,
-    Reading,
     Section,
     choice,
     derive,
+    describe_fields,
+    entries,
     options_of,
 )
 from perceptual_mae.config.layers import BASE
-from perceptual_mae.config.option_docs import describe_fields
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
-from perceptual_mae.masking import MASKINGS, reads_attention
-from perceptual_mae.schedules import Ramp
+from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS
+from perceptual_mae.losses import TERMS
+from perceptual_mae.masking import MASKINGS
+from perceptual_mae.schedules import Ramp, Weight, When
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _fill(values: Any, names: tuple[str, str], default: float) -> Any:
+    """Give the first of two alternatives its default where neither is stated."""
+    if isinstance(values, Mapping) and all(values.get(name) is None for name in names):
+        return {**values, names[0]: default}
+    return values
 
 
 class DataSection(Choice):
@@ -96,7 +97,7 @@ class MaskingSection(Choice):
     @property
     def reads_attention(self) -> bool:
         """Whether masks depend on the attention of the encoder in training."""
-        return reads_attention(type(self).constructor)
+        return self.asks_for("attention")
 
     @property
     def of_held_out_images(self) -> "MaskingSection":
@@ -143,6 +144,91 @@ class AugmentSection(Choice):
     """
 
 
+class PenaltySection(Options):
+    """Options of one gradient penalty."""
+
+
+class TermSection(Options):
+    """One term of the objective: its weight, its phase, and the options of its function.
+
+    Options:
+        weight: weight in the objective: a number, a ramp, or a balanced share of L1's gradient [ours]
+        when: the steps in which the term counts: always, even_epochs, odd_epochs, {from_epoch: n}, {every: n} [ours]
+    """
+
+    weight: Weight = 1.0
+    when: When = "always"
+
+
+class LossNetworkSection(Choice):
+    """The network through which a term compares fake and real, with its options.
+
+    Options:
+        kind: the network whose features are compared [paper]
+    """
+
+    @property
+    def reads_discriminator(self) -> bool:
+        """Whether it is the run's discriminator, or made of it."""
+        return self.asks_for("discriminator")
+
+
+_NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
+_LIVE: Any = {"kind": LIVE}
+
+
+class FeatureTermSection(TermSection):
+    """A term that compares features of fake and real images.
+
+    Options:
+        network: the network whose features are compared [paper]
+    """
+
+    model_config = ConfigDict(validate_default=True)
+
+    network: Annotated[SerializeAsAny[LossNetworkSection], _NETWORK] = _LIVE
+
+
+def term_model(name: str) -> type[TermSection]:
+    """Return the section of a term of the table."""
+    return derive(FeatureTermSection if TERMS[name].reads_features else TermSection, TERMS[name].function)
+
+
+class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
+    """The terms of the objective by name, in the order of the file."""
+
+    model_config = ConfigDict(frozen=True)
+    names: ClassVar[Mapping[str, object]] = TERMS
+
+    def items(self) -> Iterator[tuple[str, TermSection]]:
+        return iter(self.root.items())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.root
+
+    def __getitem__(self, name: str) -> TermSection:
+        return self.root[name]
+
+    def networks(self) -> dict[str, LossNetworkSection]:
+        """Return, by term, the networks through which terms compare."""
+        return {name: term.network for name, term in self.items() if isinstance(term, FeatureTermSection)}
+
+    def discriminator_readers(self) -> list[str]:
+        """Name the terms that need a discriminator: its logits, or features of it or of its copy."""
+        readers = {name for name, network in self.networks().items() if network.reads_discriminator}
+        return [name for name in self.root if TERMS[name].reads_logits or name in readers]
+
+
+class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
+    """The gradient penalties by name."""
+
+    model_config = ConfigDict(frozen=True)
+    names: ClassVar[Mapping[str, object]] = PENALTIES
+
+    def get(self, name: str) -> PenaltySection | None:
+        return self.root.get(name)
+
+
 class DiscriminatorOptimizerSection(Section):
     """Adam's settings for the discriminator.
 
@@ -176,17 +262,7 @@ class OptimizerSection(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     discriminator: DiscriminatorOptimizerSection = DiscriminatorOptimizerSection()
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_to_the_papers(cls, values: Any) -> Any:
-        return _fill(values, ("lr", "base_lr"), 1.5e-4)
-
-    def learning_rate(self, batch_size: int) -> float:
-        """Return the generator's peak learning rate at this effective batch size."""
-        if self.base_lr is not None:
-            return self.base_lr * batch_size / 256
-        assert self.lr is not None
-        return self.lr
+    _default = model_validator(mode="before")(partial(_fill, names=("lr", "base_lr"), default=1.5e-4))
 
 
 class ScheduleSection(Section):
@@ -203,10 +279,7 @@ class ScheduleSection(Section):
     warmup_ratio: Fraction | None = None
     min_lr: Annotated[float, Field(ge=0)] = 0.0
 
-    @model_validator(mode="before")
-    @classmethod
-    def _default_to_the_papers(cls, values: Any) -> Any:
-        return _fill(values, ("warmup_epochs", "warmup_ratio"), 40.0)
+    _default = model_validator(mode="before")(partial(_fill, names=("warmup_epochs", "warmup_ratio"), default=40.0))
 
 
 class TrainingSection(Section):
@@ -284,8 +357,8 @@ _MASKING = choice(MaskingSection, MASKINGS, "masking", BASE["masking"]["kind"])
 _DISCRIMINATOR = choice(DiscriminatorSection, DISCRIMINATORS, "discriminator", BASE["discriminator"]["kind"])
 _GENERATOR = options_of(GeneratorSection, MaskedAutoencoder)
 _AUGMENT = choice(AugmentSection, AUGMENTATIONS, "augmentation", DEFAULT_AUGMENTATION)
-_LOSSES = Reading(read_terms, describe_terms)
-_PENALTIES = Reading(read_penalties, describe_penalties)
+_LOSSES = entries(TERMS, "loss term", term_model, short="weight")
+_PENALTIES = entries(PENALTIES, "penalty", lambda name: derive(PenaltySection, PENALTIES[name]))
 _UNSAID: Any = {}
 _BASE: Any = BASE
 
@@ -325,10 +398,3 @@ class RunConfig(BaseModel):
 
 
 describe_fields(RunConfig)
-
-
-def _fill(values: Any, names: tuple[str, str], default: float) -> Any:
-    """Give the first of two alternatives its default where neither is stated."""
-    if isinstance(values, Mapping) and all(values.get(name) is None for name in names):
-        return {**values, names[0]: default}
-    return values

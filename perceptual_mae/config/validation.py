@@ -10,9 +10,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from perceptual_mae.config.entries import LossNetworkSection, TermSection
 from perceptual_mae.config.mistake import Mistake
-from perceptual_mae.config.schema import RunConfig
+from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES

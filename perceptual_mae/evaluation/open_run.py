@@ -1,14 +1,17 @@
-"""A run opened for scoring its representation: its weights, labelled images, the device."""
+"""A run opened for scoring: its weights, labelled images, and Accelerate's processes, device and precision."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled, with_data
 from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.generator.encoder import Encoder
@@ -106,3 +109,30 @@ def describe(run: Run, encoder: Encoder, data: LabelledData, accelerator: Accele
         "classes": data.num_classes,
         "transform": {"image_size": [height, width], "resize": data.transform.resize, "crop": "center"},
     }
+
+
+def make_accelerator(config: RunConfig, *, training: bool = False, path: Path | None = None) -> Accelerator:
+    """Return Accelerate's view of processes, device and the run's precision.
+
+    A run that is scored makes do with bf16 where fp16 has no GPU; `training` refuses that with UserError, and has the
+    run's trackers write to `path`.
+    """
+    precision = config.training.precision
+    if precision == "fp16" and not training and not torch.cuda.is_available():
+        precision = "bf16"
+    # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
+    AcceleratorState._reset_state()
+    if not training:
+        return Accelerator(mixed_precision=precision)
+    # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
+    constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
+    accelerator = Accelerator(
+        mixed_precision=precision,
+        log_with=list(config.tracking.trackers) or None,
+        project_dir=path,
+        kwargs_handlers=[constant_buffers],
+    )
+    if precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("training.precision: fp16 needs a GPU; use bf16 or no")  # Accelerate would train in float32
+    return accelerator

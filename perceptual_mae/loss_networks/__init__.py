@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from perceptual_mae.loss_networks.collection import LIVE, FeatureExtractors, LossNetworks, reads_discriminator
+from perceptual_mae.loss_networks.collection import LIVE, FeatureExtractors, LossNetworks
 from perceptual_mae.loss_networks.discriminator_features import Snapshot, live_discriminator
 from perceptual_mae.loss_networks.dvae import dvae
 from perceptual_mae.loss_networks.frozen import Features, FrozenNetwork
@@ -33,5 +33,4 @@ __all__ = [
     "Features",
     "FrozenNetwork",
     "LossNetworks",
-    "reads_discriminator",
 ]

@@ -1,6 +1,5 @@
 """The loss networks of a run by key; terms with the same settings share one."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -16,11 +15,6 @@ LIVE = "discriminator"
 
 FeatureExtractors = Mapping[str, Callable[[Pyramid], Features]]
 """By key, functions from a pyramid of images to a network's features."""
-
-
-def reads_discriminator(kind: Callable[..., object]) -> bool:
-    """Tell whether a kind of loss network is made of the run's discriminator: its first parameter then asks for it."""
-    return next(iter(inspect.signature(kind).parameters), None) == "discriminator"
 
 
 class LossNetworks:

@@ -14,7 +14,7 @@ from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.files import write_json

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from perceptual_mae.config.from_signature import first_parameter
 from perceptual_mae.masking import (
     MASKINGS,
     attention,
@@ -12,7 +13,6 @@ from perceptual_mae.masking import (
     grid,
     num_hidden,
     random,
-    reads_attention,
     visible_patches,
 )
 from perceptual_mae.seeding import stream
@@ -45,7 +45,7 @@ def test_ratio_outside_the_unit_interval_is_refused(ratio):
 def attention_for(kind, num_images, num_patches):
     """The encoder's attention (B, L), for the maskings that need it."""
     shares = torch.rand(8, num_patches, generator=torch.Generator().manual_seed(0))[:num_images]
-    return shares if reads_attention(MASKINGS[kind]) else None
+    return shares if first_parameter(MASKINGS[kind]) == "attention" else None
 
 
 @pytest.mark.parametrize("kind", MASKINGS)

@@ -7,8 +7,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from perceptual_mae.config import build
+from perceptual_mae.config.build import user_mistakes
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.errors import user_mistakes
 from perceptual_mae.evaluation.metrics.protocol import Setting
 from perceptual_mae.evaluation.metrics.selection import choose, find_weights, names_of
 from perceptual_mae.evaluation.open_run import open_generator, uses_ema

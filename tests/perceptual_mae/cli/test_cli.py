@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 
 from perceptual_mae import cli
+from perceptual_mae.config.from_signature import first_parameter
 from perceptual_mae.errors import UserError
 
 BROKEN = "training: [1\nseed: 2"
@@ -109,9 +110,11 @@ def test_exactly_the_methods_that_do_not_resolve_without_a_file_are_marked_as_ne
     from perceptual_mae.cli.configs import OF_THE_DISCRIMINATOR, foreign_weights
     from perceptual_mae.config.layers import list_methods
     from perceptual_mae.config.parsing import load_config
-    from perceptual_mae.loss_networks import LOSS_NETWORKS, reads_discriminator
+    from perceptual_mae.loss_networks import LOSS_NETWORKS
 
-    assert set(OF_THE_DISCRIMINATOR) == {name for name, kind in LOSS_NETWORKS.items() if reads_discriminator(kind)}
+    assert set(OF_THE_DISCRIMINATOR) == {
+        name for name, kind in LOSS_NETWORKS.items() if first_parameter(kind) == "discriminator"
+    }
     for method in list_methods():
         if foreign_weights(method):
             with pytest.raises(UserError, match="weights"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from conftest import generator_of
+from perceptual_mae.config.build import generator_adam
 from perceptual_mae.config.layers import find_layer, read_yaml
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.image_tree import list_images
@@ -69,14 +70,14 @@ def test_art_models_share_data_and_budget_and_differ_in_the_generator_alone() ->
     config = load_config([ART[0], "mse"])
     assert config.data.options()["split_fractions"] == (0.8, 0.1, 0.1)
     assert (config.data.crop, config.data.color_jitter > 0, config.data.size) == ("center", True, (224, 224))
-    assert (config.optimizer.learning_rate(32), config.optimizer.weight_decay) == (1e-4, 0.05)
+    assert (generator_adam(config.optimizer, 32)[0], config.optimizer.weight_decay) == (1e-4, 0.05)
     assert (config.training.epochs, config.training.batch_size, config.schedule.warmup_epochs) == (10, 32, 0)
 
 
 def test_improved_mae_and_its_control_share_the_texts_budget() -> None:
     for method in ("improved_mae", "improved_mae_original"):
         config = load_config(["stl10_improved_mae", method])
-        assert (config.optimizer.learning_rate(128), config.optimizer.weight_decay) == (1.5e-4, 0.05)
+        assert (generator_adam(config.optimizer, 128)[0], config.optimizer.weight_decay) == (1.5e-4, 0.05)
         assert (config.training.epochs, config.training.seed, config.data.size) == (10, 42, (96, 96))
 
 

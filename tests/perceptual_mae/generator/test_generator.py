@@ -7,9 +7,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from conftest import debug_config, generator_of
+from perceptual_mae.config.from_signature import first_parameter
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
 from perceptual_mae.images import patchify, resolutions
-from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random, reads_attention
+from perceptual_mae.masking import MASKINGS, draw_masks, num_hidden, random
 from perceptual_mae.seeding import stream
 
 TINY = {"width": 32, "depth": 4, "heads": 4, "decoder_width": 16, "decoder_depth": 4, "decoder_heads": 2}
@@ -151,7 +152,7 @@ def test_visible_pixels_do_influence_the_prediction():
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_visible_tokens_return_to_their_places(kind):
     generator = build(patch_size=4)
-    looked_at = torch.rand(3, 64) if reads_attention(MASKINGS[kind]) else None
+    looked_at = torch.rand(3, 64) if first_parameter(MASKINGS[kind]) == "attention" else None
     mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)], looked_at)
     visible = (~mask).nonzero()[:, 1].view(3, -1)
     tokens = torch.randn(3, 1 + visible.shape[1], 16)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conftest import debug_config
 from perceptual_mae.data.batch import Batch
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.losses.perceptual import feature_matching
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer

@@ -13,7 +13,7 @@ from perceptual_mae.config import build
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.data.draws import TrainingMasks
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.generator.encoder import Encoder

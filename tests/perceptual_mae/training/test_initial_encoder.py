@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.run.folder import read_config

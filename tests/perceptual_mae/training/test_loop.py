@@ -17,7 +17,7 @@ from conftest import DEBUG, debug_config, generator_of
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.training import loop

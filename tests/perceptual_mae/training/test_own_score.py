@@ -6,7 +6,7 @@ import pytest
 
 from conftest import debug_config
 from perceptual_mae import Run, pretrain
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 

@@ -14,12 +14,12 @@ from accelerate import Accelerator
 from conftest import debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli.representation_tables import finetune_table
-from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
 from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe, read_recipe
 from perceptual_mae.evaluation.finetuning.training import check_batch, count_right, score_classifier, train_classifier
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation.features import fingerprint
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null"]

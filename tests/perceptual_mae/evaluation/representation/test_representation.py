@@ -13,8 +13,8 @@ import torch
 from conftest import debug_config
 from perceptual_mae import Run, pretrain
 from perceptual_mae.cli.representation_tables import knn_table, probe_table
-from perceptual_mae.evaluation.accelerator import make_accelerator
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation import evaluate
 from perceptual_mae.evaluation.representation.evaluate import knn_run, probe_run, summarise
 from perceptual_mae.evaluation.representation.features import fingerprint

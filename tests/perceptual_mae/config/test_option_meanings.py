@@ -9,8 +9,7 @@ from pydantic.fields import FieldInfo
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
 from perceptual_mae.config.all_keys import models_of_places
 from perceptual_mae.config.errors import fields_of
-from perceptual_mae.config.from_signature import Choice, Options, derive
-from perceptual_mae.config.option_docs import first_line, meaning_of, option_docs
+from perceptual_mae.config.from_signature import Choice, Options, derive, first_line, meaning_of, option_docs
 from perceptual_mae.config.parsing import json_schema
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
