@@ -75,7 +75,7 @@ def adversarial_discriminator(
 
     Options:
         kind: "least_squares" (LS-GAN), "hinge" (geometric GAN) or "logistic" (non-saturating cross-entropy) [paper]
-        half: where least squares have the factor 1/2: "both" terms (LS-GAN), or "real_only" (eq. 4 as printed) [ours]
+        half: where least squares have the factor 1/2: "both" terms (LS-GAN), or "real_only" (eq. 4 as printed) [LS-GAN]
 
     Raises ValueError for "real_only" with another kind, which has no factor 1/2.
     """
@@ -91,7 +91,7 @@ def adversarial_generator(fake_logits: Tensor, *, kind: Kind = "least_squares", 
         kind: "least_squares" (LS-GAN), "hinge" (geometric GAN) or "logistic" (non-saturating cross-entropy), of the
             discriminator's loss too [paper]
         half: where the discriminator's least squares have the factor 1/2: "both" terms (LS-GAN), or "real_only"
-            (Perceptual MAE eq. 4 as printed) [ours]
+            (Perceptual MAE eq. 4 as printed) [LS-GAN]
 
     Raises ValueError for "real_only" with another kind, which has no factor 1/2.
     """

@@ -63,10 +63,10 @@ def test_its_options_are_read_checked_written_and_read_back(kind: str) -> None:
     assert config.discriminator is not None
     assert config.discriminator.options() == {"width": 6}
     assert parse_config(yaml.safe_load(to_yaml(config))) == config
-    for override, told in (("width=0", "width of at least 1"), ("widht=3", "did you mean 'width'?")):
+    for override, message in (("width=0", "width of at least 1"), ("widht=3", "did you mean 'width'?")):
         with pytest.raises(UserError, match="discriminator") as refused:
             debug_config("ls_gan_p", f"discriminator.kind={kind}", f"discriminator.{override}")
-        assert told in str(refused.value)
+        assert message in str(refused.value)
     assert "discriminator: 1,741 parameters" in describe(config, Path("anywhere"))
 
 
@@ -86,8 +86,14 @@ def test_it_learns_and_teaches_in_odd_and_even_epochs_with_every_companion(order
     for progress in (TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)):
         scalars = trainer.step(random_batches(4), progress)
         assert all(torch.isfinite(value) for value in scalars.values())
-        told = {"weighted/adversarial", "penalty/r1", "penalty/path_length", "augment/p", "discriminator/accuracy_real"}
-        assert told <= scalars.keys()
+        recorded = {
+            "weighted/adversarial",
+            "penalty/r1",
+            "penalty/path_length",
+            "augment/p",
+            "discriminator/accuracy_real",
+        }
+        assert recorded <= scalars.keys()
         assert ("weighted/style" in scalars) == (progress.epoch == 2)
     assert all(
         not torch.equal(value, before[name]) for name, value in trainer.unwrapped_discriminator.state_dict().items()

@@ -27,6 +27,6 @@ class Tiny(nn.Module):
         check_pyramid("tiny", pyramid, self.resolutions, self.channels, self.levels)
         features: list[Tensor] = []
         for images, stage in zip(pyramid, self.stages, strict=True):
-            seen = [images * 2 - 1, *(F.avg_pool2d(hidden, 2) for hidden in features[-1:])]
-            features.append(F.leaky_relu(stage(torch.cat(seen, dim=1)), 0.2))
+            inputs = [images * 2 - 1, *(F.avg_pool2d(hidden, 2) for hidden in features[-1:])]
+            features.append(F.leaky_relu(stage(torch.cat(inputs, dim=1)), 0.2))
         return DiscriminatorOutput(self.head(features[-1].flatten(1)), tuple(features))

@@ -45,18 +45,18 @@ def levels_of(images: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
 def test_at_p_0_the_same_tensors_come_back(pipeline):
     ada = ADA([(32, 32)], 3, pipeline=pipeline)
     pyramid = levels_of(torch.rand(3, 3, 32, 32), 4)
-    seen = ada.apply(ada.draw(generators(3)), pyramid)
-    assert all(before is after for before, after in zip(pyramid, seen, strict=True))
+    augmented = ada.apply(ada.draw(generators(3)), pyramid)
+    assert all(before is after for before, after in zip(pyramid, augmented, strict=True))
 
 
 @EXECUTIONS
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_operation_changes_every_level_and_passes_a_gradient_back(operation, exact):
     pyramid = tuple(level.requires_grad_() for level in levels_of(photo_like(2, 3, 64, 48), 4))
-    seen = augment(only(2, **{operation: OPERATIONS[operation]}), pyramid, exact=exact)
-    assert [level.shape for level in seen] == [level.shape for level in pyramid]
-    gradients = torch.autograd.grad(sum(level.square().sum() for level in seen), pyramid)
-    for before, after, gradient in zip(pyramid, seen, gradients, strict=True):
+    augmented = augment(only(2, **{operation: OPERATIONS[operation]}), pyramid, exact=exact)
+    assert [level.shape for level in augmented] == [level.shape for level in pyramid]
+    gradients = torch.autograd.grad(sum(level.square().sum() for level in augmented), pyramid)
+    for before, after, gradient in zip(pyramid, augmented, gradients, strict=True):
         assert (before - after).abs().max() > 1e-3
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 1e-3
@@ -67,9 +67,9 @@ def test_an_image_that_nothing_moves_keeps_its_pixels_beside_one_that_moves(exac
     draws = only(3, rotate_post=0.4)
     draws = dataclasses.replace(draws, rotate_post=draws.rotate_post * torch.tensor([1.0, 0.0, 1.0]))
     pyramid = levels_of(photo_like(3, 3, 64, 64).requires_grad_(), 3)
-    seen = augment(draws, pyramid, exact=exact)
+    augmented = augment(draws, pyramid, exact=exact)
     alone = [augment(only(1, rotate_post=0.4), [level[2:] for level in pyramid], exact=exact)]
-    for level, (before, after) in enumerate(zip(pyramid, seen, strict=True)):
+    for level, (before, after) in enumerate(zip(pyramid, augmented, strict=True)):
         torch.testing.assert_close(after[1], before[1], rtol=0, atol=1e-6)
         torch.testing.assert_close(after[2:], alone[0][level], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(after[0], before[0], atol=1e-2)
@@ -113,10 +113,10 @@ def test_an_image_is_augmented_alike_alone_and_in_a_batch(exact):
 @EXECUTIONS
 def test_pixels_beyond_0_and_1_are_kept(exact):
     images = photo_like(1, 3, 32, 32)
-    (seen,) = augment(only(contrast=3.0, brightness=0.5), (images,), exact=exact)
-    torch.testing.assert_close(seen, 3 * images - 1 + 0.75)  # (3 (2x - 1 + 1/2) + 1) / 2
-    assert seen.min() < 0
-    assert seen.max() > 1
+    (augmented,) = augment(only(contrast=3.0, brightness=0.5), (images,), exact=exact)
+    torch.testing.assert_close(augmented, 3 * images - 1 + 0.75)  # (3 (2x - 1 + 1/2) + 1) / 2
+    assert augmented.min() < 0
+    assert augmented.max() > 1
 
 
 def test_a_filter_weighs_the_same_frequencies_on_all_levels():
@@ -125,9 +125,9 @@ def test_a_filter_weighs_the_same_frequencies_on_all_levels():
     for _ in range(3):
         images = weigh_octaves(images, torch.tensor([[1.0, 0.5, 0.0, 0.0]], dtype=torch.float64))
     pyramid = levels_of(images, 3)
-    seen = augment(only(band_gains=[0.8, 2.0, 1.6, 0.5]), pyramid, exact=False)
-    for level, (before, after) in enumerate(zip(pyramid[1:], seen[1:], strict=True), start=1):
-        expected = F.avg_pool2d(seen[0], 2**level)
+    augmented = augment(only(band_gains=[0.8, 2.0, 1.6, 0.5]), pyramid, exact=False)
+    for level, (before, after) in enumerate(zip(pyramid[1:], augmented[1:], strict=True), start=1):
+        expected = F.avg_pool2d(augmented[0], 2**level)
         inside = (..., slice(8, -8), slice(8, -8))
         error, change = ((x - expected)[inside].square().mean().sqrt() for x in (after, before))
         assert error < 0.1 * change

@@ -126,15 +126,15 @@ def test_one_draw_moves_all_levels_alike(exact):
     draws = draw(generators(40, seed=3), 0.4, "bg")
     moved = augment(draws, tuple(levels), exact=exact)
     assert draws.moves.sum() > 30
-    seen = 0
+    inside = 0
     for image in range(40):
         if moved[0][image, :, 8:-8, 8:-8].sum() < 0.995 * moved[0][image].sum():
             continue  # the blob left the image, or its mirror image came in
         places = [place_of(level[image, 0]) for level in moved]
         for place, level in zip(places[1:], moved[1:], strict=True):
             assert (place - places[0]).abs().max() < 0.3 / min(level.shape[2:])
-        seen += 1
-    assert seen >= 15
+        inside += 1
+    assert inside >= 15
 
 
 @EXECUTIONS

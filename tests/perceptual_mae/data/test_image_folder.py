@@ -42,8 +42,8 @@ def test_class_folders_give_labels_in_sorted_order(tmp_path: Path) -> None:
 )
 def test_splits_are_found_by_their_usual_names(tmp_path: Path, train: str, val: str, test: str) -> None:
     root = put(tmp_path, f"{train}/1.png", f"{train}/2.png", f"{val}/3.png", f"{test}/4.png", f"{test}/5.png")
-    found = {split: paths(ImageFolder(split, root=str(root))) for split in ("train", "val", "test")}
-    assert found == {"train": ["1.png", "2.png"], "val": ["3.png"], "test": ["4.png", "5.png"]}
+    names = {split: paths(ImageFolder(split, root=str(root))) for split in ("train", "val", "test")}
+    assert names == {"train": ["1.png", "2.png"], "val": ["3.png"], "test": ["4.png", "5.png"]}
 
 
 def test_given_folders_are_used_and_never_trained_on(tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_fractions_split_every_class_alike_and_use_every_image_once(
     root = painted(tmp_path)
     given = [split for split, share in zip(("train", "val", "test"), fractions, strict=True) if share]
     splits = {split: ImageFolder(split, root=root, split_fractions=fractions) for split in given}
-    found = {split: paths(folder) for split, folder in splits.items()}
-    assert tuple(len(names) for names in found.values()) == sizes
-    assert sorted(name for names in found.values() for name in names) == list_images(tmp_path)
-    for share, (split, names) in zip(fractions, found.items(), strict=False):
+    names = {split: paths(folder) for split, folder in splits.items()}
+    assert tuple(len(part) for part in names.values()) == sizes
+    assert sorted(name for part in names.values() for name in part) == list_images(tmp_path)
+    for share, (split, part) in zip(fractions, names.items(), strict=False):
         for label, (name, count) in enumerate({"baroque": 40, "cubism": 20, "fauvism": 7}.items()):
-            own = [path for path in names if path.startswith(name)]
+            own = [path for path in part if path.startswith(name)]
             assert abs(len(own) - share * count) < 1.5
-            assert {splits[split].label(names.index(path)) for path in own} <= {label}
+            assert {splits[split].label(part.index(path)) for path in own} <= {label}
         assert splits[split].classes == ("baroque", "cubism", "fauvism")
 
 
@@ -179,8 +179,8 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (root / "sub" / "up").symlink_to(root)  # a loop
     (root / "sub" / "self").symlink_to(root / "sub" / "self")  # leads to itself
     (tmp_path / "elsewhere" / "back").symlink_to(root / "sub")  # the same folder by another way
-    found = list_images(root)
-    assert found == ["3.png", "file.png", "linked/2.png", "linked/back/4.png", "linked/deep/1.png"]
+    names = list_images(root)
+    assert names == ["3.png", "file.png", "linked/2.png", "linked/back/4.png", "linked/deep/1.png"]
 
 
 def test_only_visible_image_files_count(tmp_path: Path) -> None:

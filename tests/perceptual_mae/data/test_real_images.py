@@ -49,8 +49,8 @@ def test_a_plain_folder_of_photographs_is_read_and_split(shared_data: Path, tmp_
     (batch,) = next(loader.epoch(1))
     assert batch.images.shape == (64, 3, 224, 224)
     assert batch.images.float().std() > 40
-    seen = list(evaluation_batches(val, EvaluationTransform((224, 224), 256), batch_size=16))
-    assert torch.equal(seen[0].images[0], val[0][0][:, 16:240, 16:240])  # 256 px already: cropped, not resized
+    batches = list(evaluation_batches(val, EvaluationTransform((224, 224), 256), batch_size=16))
+    assert torch.equal(batches[0].images[0], val[0][0][:, 16:240, 16:240])  # 256 px already: cropped, not resized
     loader.close()
 
 

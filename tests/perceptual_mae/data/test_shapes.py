@@ -63,12 +63,12 @@ def test_annotations_hold_disjoint_visible_parts_in_tight_boxes() -> None:
     shapes = Shapes("train", size=48, num_images=60)
     counts = set()
     for i in range(60):
-        seen = shapes.annotations(i)
-        counts.add(len(seen.labels))
-        assert seen.boxes.shape == (len(seen.labels), 4)
-        assert seen.labels[0] == shapes[i][1]
-        assert seen.masks.sum(0).max() <= 1
-        for box, mask in zip(seen.boxes.int().tolist(), seen.masks, strict=True):
+        visible = shapes.annotations(i)
+        counts.add(len(visible.labels))
+        assert visible.boxes.shape == (len(visible.labels), 4)
+        assert visible.labels[0] == shapes[i][1]
+        assert visible.masks.sum(0).max() <= 1
+        for box, mask in zip(visible.boxes.int().tolist(), visible.masks, strict=True):
             x1, y1, x2, y2 = box
             inside = torch.zeros_like(mask)
             inside[y1:y2, x1:x2] = True

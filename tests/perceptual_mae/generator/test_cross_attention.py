@@ -1,4 +1,4 @@
-"""The decoder of cross-attention: who looks at whom, told by what changes when something is moved."""
+"""The decoder of cross-attention: which tokens attend to which, by what changes when something is moved."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def build(form: str = "plain", **options: object) -> MaskedAutoencoder:
     return MaskedAutoencoder((32, 32), 3, [0.5] * 3, [0.25] * 3, patch_size=8, **sizes, **options).double().eval()
 
 
-def look(generator: MaskedAutoencoder, images: Tensor | None = None) -> Tensor:
+def predict(generator: MaskedAutoencoder, images: Tensor | None = None) -> Tensor:
     """The predicted patches (L, values) of one image of which the patches 1, 6, 11 and 12 are visible."""
     mask = torch.zeros(1, 16, dtype=torch.bool)
     mask[0, HIDDEN] = True
@@ -38,17 +38,17 @@ def moved(before: Tensor, after: Tensor) -> list[int]:
 @pytest.mark.parametrize("patch", [0, 15])
 def test_a_hidden_patchs_position_moves_its_own_prediction_alone(form: str, patch: int) -> None:
     generator = build(form)
-    before = look(generator)
+    before = predict(generator)
     generator.decoder.pos_embed[0, 1 + patch] += 1
-    assert moved(before, look(generator)) == [patch]
+    assert moved(before, predict(generator)) == [patch]
 
 
 @every_form
 def test_in_a_decoder_of_self_attention_it_moves_all_of_them(form: str) -> None:
     generator = build(form, decoder_attention="self")
-    before = look(generator)
+    before = predict(generator)
     generator.decoder.pos_embed[0, 1] += 1
-    assert moved(before, look(generator)) == list(range(16))
+    assert moved(before, predict(generator)) == list(range(16))
 
 
 @every_form
@@ -56,7 +56,7 @@ def test_in_a_decoder_of_self_attention_it_moves_all_of_them(form: str) -> None:
 def test_one_query_of_any_patch_moves_its_own_output_alone(form: str, patch: int) -> None:
     """What enters the first block in a patch's place, hidden or visible, in the place of the mask token."""
     generator = build(form)
-    before = look(generator)
+    before = predict(generator)
 
     def nudge(module: torch.nn.Module, arguments: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         tokens, visible = arguments
@@ -65,14 +65,14 @@ def test_one_query_of_any_patch_moves_its_own_output_alone(form: str, patch: int
         return tokens, visible
 
     generator.decoder.blocks[0].register_forward_pre_hook(nudge)
-    assert moved(before, look(generator)) == [patch]
+    assert moved(before, predict(generator)) == [patch]
 
 
 @every_form
 def test_visible_patches_ask_by_mask_token_and_position_as_hidden_ones_do(form: str) -> None:
     generator, asked = build(form), []
     generator.decoder.blocks[0].register_forward_pre_hook(lambda module, arguments: asked.append(arguments))
-    look(generator)
+    predict(generator)
     tokens, visible = asked[0]
     expected = generator.decoder.mask_token + generator.decoder.pos_embed[:, 1:]
     torch.testing.assert_close(tokens[:, 1:], expected, rtol=0, atol=0)
@@ -83,27 +83,27 @@ def test_visible_patches_ask_by_mask_token_and_position_as_hidden_ones_do(form: 
 def test_each_visible_patch_moves_every_prediction(form: str) -> None:
     generator = build(form)
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)).double()
-    before = look(generator, images)
+    before = predict(generator, images)
     for patch in (1, 6, 11, 12):
         row, column = divmod(patch, 4)
         changed = images.clone()
         changed[:, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8] *= 0.5
-        assert moved(before, look(generator, changed)) == list(range(16))
+        assert moved(before, predict(generator, changed)) == list(range(16))
 
 
 def test_a_tap_joins_what_its_block_looks_at() -> None:
-    generator, seen = build("msg_mae"), []
+    generator, keys = build("msg_mae"), []
     for block in generator.decoder.blocks:
-        block.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1]))
-    look(generator)
-    assert all(visible.shape == (1, 5, 16) for visible in seen)
-    assert all(not torch.equal(seen[0], other) for other in seen[1:])
-    seen.clear()
+        block.register_forward_pre_hook(lambda module, arguments: keys.append(arguments[1]))
+    predict(generator)
+    assert all(visible.shape == (1, 5, 16) for visible in keys)
+    assert all(not torch.equal(keys[0], other) for other in keys[1:])
+    keys.clear()
     plain = build()
     for block in plain.decoder.blocks:
-        block.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[1]))
-    look(plain)
-    assert all(torch.equal(seen[0], other) for other in seen[1:])
+        block.register_forward_pre_hook(lambda module, arguments: keys.append(arguments[1]))
+    predict(plain)
+    assert all(torch.equal(keys[0], other) for other in keys[1:])
 
 
 def test_the_attention_is_a_weighted_mean_of_what_is_looked_at() -> None:

@@ -20,15 +20,15 @@ def test_class_attention_is_what_the_last_block_puts_into_its_class_token(depth,
     assert attention.shape == (2, 4, 1 + 6)
     torch.testing.assert_close(attention.sum(-1), torch.ones(2, 4, dtype=torch.float64))
 
-    seen = {}
+    outputs = {}
     last = encoder.blocks[-1].attn
     handles = [
-        last.qkv.register_forward_hook(lambda module, inputs, output: seen.update(qkv=output)),
-        last.register_forward_hook(lambda module, inputs, output: seen.update(mixed=output)),
+        last.qkv.register_forward_hook(lambda module, inputs, output: outputs.update(qkv=output)),
+        last.register_forward_hook(lambda module, inputs, output: outputs.update(mixed=output)),
     ]
     encoder(images)
     for handle in handles:
         handle.remove()
-    values = seen["qkv"].split(16, dim=-1)[2].view(2, 7, 4, 4).transpose(1, 2)
+    values = outputs["qkv"].split(16, dim=-1)[2].view(2, 7, 4, 4).transpose(1, 2)
     mixed = (attention[:, :, None] @ values).flatten(1)  # the class token's row, head after head
-    torch.testing.assert_close(last.proj(mixed), seen["mixed"][:, 0])
+    torch.testing.assert_close(last.proj(mixed), outputs["mixed"][:, 0])

@@ -152,8 +152,8 @@ def test_visible_pixels_do_influence_the_prediction():
 @pytest.mark.parametrize("kind", MASKINGS)
 def test_visible_tokens_return_to_their_places(kind):
     generator = build(patch_size=4)
-    looked_at = torch.rand(3, 64) if first_parameter(MASKINGS[kind]) == "attention" else None
-    mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)], looked_at)
+    shares = torch.rand(3, 64) if first_parameter(MASKINGS[kind]) == "attention" else None
+    mask = draw_masks(MASKINGS[kind], generator.grid, 48, [stream("mask", index) for index in range(3)], shares)
     visible = (~mask).nonzero()[:, 1].view(3, -1)
     tokens = torch.randn(3, 1 + visible.shape[1], 16)
     placed = generator.decoder.scatter_visible(tokens, visible) - generator.decoder.pos_embed
@@ -235,8 +235,8 @@ def test_a_generator_comes_back_from_its_state_and_its_encoder_from_what_is_expo
     assert not torch.equal(saved(images, mask).pyramid[0], other(images, mask).pyramid[0])
     other.load_state_dict(saved.state_dict(), strict=True)
     assert torch.equal(saved(images, mask).pyramid[0], other(images, mask).pyramid[0])
-    told = plain.load_state_dict(saved.encoder.export_state_dict(), strict=False)
-    assert (set(told.missing_keys), told.unexpected_keys) == ({"mean", "std"}, [])
+    keys = plain.load_state_dict(saved.encoder.export_state_dict(), strict=False)
+    assert (set(keys.missing_keys), keys.unexpected_keys) == ({"mean", "std"}, [])
     assert torch.equal(plain(images), saved.encoder(images))
 
 
@@ -440,12 +440,12 @@ def test_learned_positions_are_drawn_small_and_count_as_parameters():
 
 def test_mask_tokens_in_the_encoder_stand_where_patches_are_hidden_and_nowhere_else():
     generator = build(encoder_mask_tokens=True)
-    encoder, seen = generator.encoder, []
-    encoder.blocks[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    encoder, inputs = generator.encoder, []
+    encoder.blocks[0].register_forward_hook(lambda module, arguments, output: inputs.append(arguments[0]))
     images, mask = batch_for(generator)
     generator(images, mask)
     encoder(images)
-    masked, whole = seen
+    masked, whole = inputs
     assert masked.shape == (2, 1 + 16, 32)
     token = (generator.mask_token + encoder.pos_embed[:, 1:]).expand(2, -1, -1)
     torch.testing.assert_close(masked[:, 1:], torch.where(mask[..., None], token, whole[:, 1:]))

@@ -27,38 +27,38 @@ def encoder(grid: Size = GRID, **options: bool) -> Encoder:
     return made.double()
 
 
-def bias_of_pair(table: Tensor, looker: int, seen: int, head: int) -> float:
+def bias_of_pair(table: Tensor, row: int, column: int, head: int) -> float:
     """What a pair of tokens is biased by, from the words of the contract; token 0 is the class token's."""
     rows, columns = GRID
     table = table.detach()
     offsets = [(down, right) for down in range(1 - rows, rows) for right in range(1 - columns, columns)]
-    if looker == 0 or seen == 0:
-        own = {(True, False): 0, (False, True): 1, (True, True): 2}[looker == 0, seen == 0]
+    if row == 0 or column == 0:
+        own = {(True, False): 0, (False, True): 1, (True, True): 2}[row == 0, column == 0]
         return float(table[len(offsets) + own, head])
-    down = (looker - 1) // columns - (seen - 1) // columns
-    right = (looker - 1) % columns - (seen - 1) % columns
+    down = (row - 1) // columns - (column - 1) // columns
+    right = (row - 1) % columns - (column - 1) % columns
     return float(table[offsets.index((down, right)), head])
 
 
-def looked_at(attention: Attention, tokens: Tensor) -> Tensor:
+def probabilities_by_hand(attention: Attention, tokens: Tensor) -> Tensor:
     """Attention's probabilities (B, heads, N, N) one number after the other."""
     table, heads = attention.relative_position_bias_table, attention.heads
     size = tokens.shape[-1] // heads
     number = tokens.shape[1]
-    found = torch.zeros(len(tokens), heads, number, number, dtype=torch.float64)
+    probabilities = torch.zeros(len(tokens), heads, number, number, dtype=torch.float64)
     for image, of_image in enumerate(attention.qkv(tokens).tolist()):
         for head in range(heads):
-            for looker in range(number):
+            for row in range(number):
                 scores = []
-                for seen in range(number):
-                    query = of_image[looker][head * size : (head + 1) * size]
-                    key = of_image[seen][(heads + head) * size : (heads + head + 1) * size]
+                for column in range(number):
+                    query = of_image[row][head * size : (head + 1) * size]
+                    key = of_image[column][(heads + head) * size : (heads + head + 1) * size]
                     product = sum(one * other for one, other in zip(query, key, strict=True))
-                    scores.append(product / math.sqrt(size) + bias_of_pair(table, looker, seen, head))
+                    scores.append(product / math.sqrt(size) + bias_of_pair(table, row, column, head))
                 total = sum(math.exp(score) for score in scores)
-                for seen, score in enumerate(scores):
-                    found[image, head, looker, seen] = math.exp(score) / total
-    return found
+                for column, score in enumerate(scores):
+                    probabilities[image, head, row, column] = math.exp(score) / total
+    return probabilities
 
 
 def biased_attention() -> tuple[Attention, Pairs, Tensor]:
@@ -70,7 +70,7 @@ def biased_attention() -> tuple[Attention, Pairs, Tensor]:
 
 def test_attention_equals_a_sum_over_pairs_in_plain_loops() -> None:
     attention, pairs, tokens = biased_attention()
-    expected = looked_at(attention, tokens)
+    expected = probabilities_by_hand(attention, tokens)
     torch.testing.assert_close(attention.probabilities(tokens, pairs), expected)
     values = attention.qkv(tokens)[..., 16:].view(2, 7, 2, 4).transpose(1, 2)
     mixed = attention.proj((expected @ values).transpose(1, 2).flatten(2))
@@ -120,9 +120,9 @@ def test_each_entry_that_a_visible_pair_uses_gets_a_gradient_and_no_other_does()
     tokens, _ = network.encode(torch.rand(1, 3, 12, 16, dtype=torch.float64), visible)
     tokens.square().mul(torch.randn_like(tokens)).sum().backward()
     used = {35, 36, 37}  # the class token's, after 5 x 7 offsets
-    for looker in (0, 1, 6):
-        for seen in (0, 1, 6):
-            down, right = looker // 4 - seen // 4, looker % 4 - seen % 4
+    for first in (0, 1, 6):
+        for second in (0, 1, 6):
+            down, right = first // 4 - second // 4, first % 4 - second % 4
             used.add((down + 2) * 7 + right + 3)
     for block in network.blocks:
         gradient = block.attn.relative_position_bias_table.grad
@@ -135,16 +135,16 @@ def test_hidden_patches_leave_the_others_as_if_attention_to_them_were_forbidden(
     bias = Pairs.bias
 
     def forbidding(self: Pairs, table: Tensor) -> Tensor:
-        found = bias(self, table)
+        biases = bias(self, table)
         hidden = [1 + patch for patch in range(12) if patch not in visible[0].tolist()]
-        found[..., hidden] = -1e9
-        return found
+        biases[..., hidden] = -1e9
+        return biases
 
-    seen, _ = network.encode(images, visible)
+    tokens, _ = network.encode(images, visible)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pairs, "bias", forbidding)
         whole = network(images)
-    torch.testing.assert_close(seen, whole[:, [0, *(1 + visible[0])]])
+    torch.testing.assert_close(tokens, whole[:, [0, *(1 + visible[0])]])
 
 
 def test_a_table_of_zeros_changes_nothing() -> None:
@@ -152,8 +152,8 @@ def test_a_table_of_zeros_changes_nothing() -> None:
     options = {"patch_size": 4, "width": 16, "depth": 2, "heads": 4}
     plain = Encoder((8, 12), 3, [0.5] * 3, [0.25] * 3, **options)
     biased = Encoder((8, 12), 3, [0.5] * 3, [0.25] * 3, **options, relative_positions=True)
-    told = biased.load_state_dict(plain.state_dict(), strict=False)
-    assert told.missing_keys == [f"blocks.{number}.attn.relative_position_bias_table" for number in range(2)]
+    keys = biased.load_state_dict(plain.state_dict(), strict=False)
+    assert keys.missing_keys == [f"blocks.{number}.attn.relative_position_bias_table" for number in range(2)]
     images = torch.rand(2, 3, 8, 12)
     torch.testing.assert_close(biased(images), plain(images))
 

@@ -35,14 +35,14 @@ def test_every_fixed_kind_has_a_case_here() -> None:
 
 @pytest.mark.parametrize("kind", FIXED)
 def test_features_are_maps_of_every_image_and_carry_gradient_to_it(kind: str) -> None:
-    seen = images().requires_grad_()
-    features = build(kind)(seen)
+    inputs = images().requires_grad_()
+    features = build(kind)(inputs)
     assert len(features) > 1
     for feature in features:
         assert feature.ndim == 4
-        assert len(feature) == len(seen)
+        assert len(feature) == len(inputs)
         assert feature.dtype == torch.float32
-        (gradient,) = torch.autograd.grad(feature.square().sum(), seen, retain_graph=True)
+        (gradient,) = torch.autograd.grad(feature.square().sum(), inputs, retain_graph=True)
         assert bool(gradient.isfinite().all())
         assert float(gradient.abs().sum()) > 0
 
@@ -63,8 +63,8 @@ def test_autocast_changes_nothing(kind: str) -> None:
     network = build(kind)
     expected = network(images())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        seen = network(images())
-    assert all(torch.equal(*pair) for pair in zip(seen, expected, strict=True))
+        features = network(images())
+    assert all(torch.equal(*pair) for pair in zip(features, expected, strict=True))
 
 
 @pytest.mark.parametrize("kind", FIXED)

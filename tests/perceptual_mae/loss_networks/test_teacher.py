@@ -45,13 +45,13 @@ def teacher_trainer(weights: str, *options: str) -> Trainer:
 
 
 def train(trainer: Trainer, images: Tensor) -> list[dict[str, float]]:
-    told, zeros = [], torch.zeros(25, dtype=torch.int64)
+    records, zeros = [], torch.zeros(25, dtype=torch.int64)
     for step in range(STEPS):
         indices = torch.arange(25) + 25 * (step % 4)
         batch = Batch(images[indices], zeros - 1, indices, zeros + step // 4)
         scalars = trainer.step([batch], TrainingProgress(1, step, step / STEPS))
-        told.append({name: float(value) for name, value in scalars.items()})
-    return told
+        records.append({name: float(value) for name, value in scalars.items()})
+    return records
 
 
 def distance(trainer: Trainer, teacher: torch.nn.Module, images: Tensor) -> float:
@@ -69,9 +69,9 @@ def test_the_loss_falls_further_than_by_l1_alone_and_the_teacher_stays_as_it_was
     (teacher,) = trainer.networks.fixed.values()
     assert not teacher.is_random
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    told = train(trainer, images)
+    records = train(trainer, images)
     for name, share in (("raw/feature_matching", 0.92), ("raw/l1", 0.8)):
-        first, last = (sum(step[name] for step in part) / 8 for part in (told[:8], told[-8:]))
+        first, last = (sum(step[name] for step in part) / 8 for part in (records[:8], records[-8:]))
         assert last < share * first, name
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in teacher.parameters())

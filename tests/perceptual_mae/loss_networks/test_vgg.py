@@ -33,10 +33,10 @@ def test_the_whole_trunk_has_vgg16s_convolutions_and_johnsons_layers_fewer() -> 
         johnson = vgg16((224, 224), 3, weights="random")
         official = vgg16((224, 224), 3, weights="random", layers=("pool1", "pool2", "pool3"))
         maps = [network.network(torch.zeros(1, 3, 224, 224)) for network in (johnson, official)]
-    seen = [[tuple(feature.shape[1:]) for feature in found] for found in maps]
+    shapes = [[tuple(feature.shape[1:]) for feature in features] for features in maps]
     assert sum(parameter.numel() for parameter in whole.parameters()) == 14_714_688
-    assert seen[0] == [(64, 224, 224), (128, 112, 112), (256, 56, 56), (512, 28, 28)]
-    assert seen[1] == [(64, 112, 112), (128, 56, 56), (256, 28, 28)]
+    assert shapes[0] == [(64, 224, 224), (128, 112, 112), (256, 56, 56), (512, 28, 28)]
+    assert shapes[1] == [(64, 112, 112), (128, 56, 56), (256, 28, 28)]
     # three 3x3 convolutions of 512 channels less than the whole
     assert sum(parameter.numel() for parameter in johnson.parameters()) == 14_714_688 - 3 * (512 * 512 * 9 + 512)
 
