@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from perceptual_mae.config.option_docs import option_docs
 
 from perceptual_mae.cli import app
 from perceptual_mae.cli.options import split_layers
@@ -123,8 +124,8 @@ def test_the_readme_is_short() -> None:
 def test_the_loss_that_the_readme_adds_trains_by_two_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its function and its line go into the modules they belong to; the command that it shows must then be valid."""
     text = (ROOT / "README.md").read_text()
-    (function,) = (block for block in blocks("README.md", "") if "def " in block)
-    name, line = re.findall(r'`"(\w+)": (Term\(.*?\)\)),`', text)[0]
+    (function,) = (block for block in blocks("README.md", "") if block.startswith("def "))
+    ((name, line),) = re.findall(r'`"(\w+)": (Term\(.*?\)\)),`', text)
     names: dict[str, object] = {}
     exec("from torch import Tensor\nfrom perceptual_mae.images import Pyramid\n" + function, names)
     term = eval(line, {"Term": Term} | names)
@@ -132,7 +133,10 @@ def test_the_loss_that_the_readme_adds_trains_by_two_edits(monkeypatch: pytest.M
     with pytest.raises(UserError):
         load_config(["quickstart", f"losses.{name}=0.5"])
     monkeypatch.setitem(TERMS, name, term)
-    assert load_config(["quickstart", f"losses.{name}=0.5"]).losses[name].weight == 0.5
+    section = load_config(["quickstart", f"losses.{name}=0.5"]).losses[name]
+    assert section.weight == 0.5
+    assert section.options()
+    assert set(option_docs(term.function)) == set(section.options())
     assert f"pmae pretrain quickstart losses.{name}=0.5" in text
 
 
