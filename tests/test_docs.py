@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from perceptual_mae.config.option_docs import option_docs
 
 from perceptual_mae.cli import app
 from perceptual_mae.cli.options import split_layers
+from perceptual_mae.config.from_signature import option_docs
 from perceptual_mae.config.layers import list_methods, list_recipes
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError

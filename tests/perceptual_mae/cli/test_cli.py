@@ -112,7 +112,6 @@ def test_exactly_the_methods_that_do_not_resolve_without_a_file_are_marked_as_ne
     from perceptual_mae.config.parsing import load_config
     from perceptual_mae.loss_networks import LOSS_NETWORKS
 
-    kinds = LOSS_NETWORKS.items()
     assert set(OF_THE_DISCRIMINATOR) == {
         name for name, kind in LOSS_NETWORKS.items() if first_parameter(kind) == "discriminator"
     }
