@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from conftest import debug_config
 from perceptual_mae.config.all_keys import models_of_places
@@ -44,6 +45,7 @@ def names_in(record: dict[str, Any], prefix: str = "") -> set[str]:
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names that runs of three methods have written to metrics.jsonl."""
+    torch.set_num_threads(1)  # before the fixture of each test
     quick = ["training.epochs=2", "training.epoch_images=32", "training.batch_size=4", "training.log_every=2"]
     quick += ["evaluation.limit=4", "evaluation.grid_images=1"]
     names = set()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 import yaml
 from rich.console import Console
 
@@ -199,6 +200,15 @@ def test_exit_codes(failure, code, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert ("Traceback" in error) == (code == 1)
     assert (error == "pmae: out: full\n") == (code == 2)
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, typer.Abort])
+def test_an_interruption_is_130_whether_typer_or_we_catch_it(interruption, monkeypatch):
+    def app(**_):
+        raise interruption
+
+    monkeypatch.setattr(cli, "app", app)
+    assert cli.main(["configs"]) == 130
 
 
 def test_an_exit_asked_for_by_a_command_passes_through(monkeypatch):

@@ -10,6 +10,8 @@ from PIL import Image
 from conftest import DEBUG
 from perceptual_mae import Run
 from perceptual_mae.cli import main
+from perceptual_mae.errors import UserError
+from perceptual_mae.training.signals import Interrupted
 
 DEBUG_RUN = ["pretrain", DEBUG, "mse", "training.epochs=1"]
 
@@ -112,6 +114,42 @@ def test_a_run_prints_where_it_lies_and_its_scores_beside_the_baselines(
         "left",
     ):
         assert word in told
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "message"),
+    [
+        (Interrupted("stopped and saved after step 3"), 130, "stopped and saved after step 3"),
+        (KeyboardInterrupt(), 130, ""),
+        (UserError("out of memory: try a smaller batch"), 2, "pmae: out of memory: try a smaller batch"),
+    ],
+)
+def test_the_exit_code_tells_an_interrupted_run_from_a_mistake(
+    failure: BaseException,
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def pretrain(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr("perceptual_mae.training.loop.pretrain", pretrain)
+    assert main([*DEBUG_RUN, "--out", str(tmp_path / "run")]) == code
+    assert capsys.readouterr().err.strip() == message
+
+
+@pytest.mark.parametrize(("options", "fresh"), [([], False), (["--fresh"], True)])
+def test_the_folder_and_the_wish_to_start_over_reach_the_run(
+    options: list[str], fresh: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(
+        "perceptual_mae.training.loop.pretrain", lambda config, out, *, fresh: calls.append((out, fresh))
+    )
+    assert main([*DEBUG_RUN, "--out", str(tmp_path / "run"), *options]) == 0
+    assert calls == [(tmp_path / "run", fresh)]
 
 
 def test_a_changed_run_may_not_be_resumed(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

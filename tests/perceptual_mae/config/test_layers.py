@@ -31,6 +31,13 @@ def test_a_later_layer_wins_key_by_key(tmp_path):
     assert merged(second, first)["training"] == {"epochs": 1, "seed": 2}
 
 
+def test_an_override_wins_over_a_layer_that_stands_to_the_right_of_it(tmp_path):
+    layer = write(tmp_path, "a.yaml", "training: {epochs: 7, seed: 2}")
+    result = merge_layers(["training.epochs=3", layer])
+    assert result.values["training"] == {"epochs": 3, "seed": 2}
+    assert result.origins["training.epochs"] == "training.epochs=3"
+
+
 def test_losses_in_a_file_replace_all_losses(tmp_path):
     path = write(tmp_path, "a.yaml", "losses: {mse: 1.0}\npenalties: {r1: {every: 16}}")
     later = write(tmp_path, "b.yaml", "penalties: {path_length: {every: 4}}")

@@ -212,6 +212,24 @@ def test_a_misfit_is_told_at_the_key_that_was_set_last(overrides, key, message):
     assert len(told) == 1, lines
 
 
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("losses.adversarial.weight={balanced: 0.1, capp: 1.0}", "losses.adversarial.weight"),
+        ("losses.adversarial.weight={balancd: 0.1}", "losses.adversarial.weight"),
+        ("losses.l1.weight={from: 0.5, to: 1.0, ovr: 0.5}", "losses.l1.weight"),
+        ("losses.l1.weight={from: 0.5, to: 1.0, cap: 2.0}", "losses.l1.weight"),
+        ("masking.ratio={from: 0.5, to: 0.75, until: 0.5}", "masking.ratio"),
+        ("losses.style.when={from_epoch: 2, evry: 3}", "losses.style.when"),
+        ("losses.style.when={from_epoch: 2, every: 3}", "losses.style.when"),
+        ("losses.style.when={frm_epoch: 2}", "losses.style.when"),
+    ],
+)
+def test_unknown_keys_inside_a_balance_a_ramp_or_a_phase_are_refused(override, key):
+    (line,) = report(override)
+    assert f": {key}: found " in line
+
+
 def test_a_network_is_known_by_its_kind_and_its_options_are_laid_on_top(tmp_path):
     config = load_config(["quickstart"])
     assert config.losses.networks().keys() == {"feature_matching", "style"}

@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,82 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     path = write(tmp_path, 1, value=2.0)
     assert float(checkpoint.load_tensors(path, "generator")["weight"][0]) == 2.0
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+
+
+class Recorder:
+    """What `save` does to the disk, in order: files opened to be flushed, flushes, renames."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[str, Path]] = []
+        self.handles: dict[int, Path] = {}
+        real_open, real_sync, real_rename = os.open, os.fsync, Path.rename
+
+        def opened(path: Path, *options: int) -> int:
+            handle = real_open(path, *options)
+            self.handles[handle] = Path(path)
+            return handle
+
+        def synced(handle: int) -> None:
+            self.events.append(("flush", self.handles[handle]))
+            real_sync(handle)
+
+        def renamed(path: Path, target: Path) -> Path:
+            self.events.append(("rename", path))
+            return real_rename(path, target)
+
+        monkeypatch.setattr(checkpoint.os, "open", opened)
+        monkeypatch.setattr(checkpoint.os, "fsync", synced)
+        monkeypatch.setattr(Path, "rename", renamed)
+
+
+def test_every_file_and_its_folder_are_flushed_before_the_rename_and_handles_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(monkeypatch)
+    final = write(tmp_path, 1)
+    partial = tmp_path / ".step_00000001.partial"
+    rename = recorder.events.index(("rename", partial))
+    flushed = {path for event, path in recorder.events[:rename] if event == "flush"}
+    assert flushed == {partial, *(partial / path.name for path in final.iterdir())}
+    assert len(list(final.iterdir())) == 3
+    assert recorder.events[rename + 1 :] == [("flush", tmp_path)]
+    assert recorder.handles
+    for handle in recorder.handles:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(handle)
+
+
+def test_a_checkpoint_has_its_name_only_when_it_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_save_file, names = checkpoint.save_file, list[str]()
+
+    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        real_save_file(tensors, path)
+        names.append(path.parent.name)
+        assert not checkpoint.checkpoints(tmp_path)
+
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    write(tmp_path, 1)
+    assert names == [".step_00000001.partial"]
+    assert len(checkpoint.checkpoints(tmp_path)) == 1
+
+
+def test_the_checkpoint_that_a_new_one_replaces_is_moved_aside_and_not_deleted_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 1, value=1.0)
+    real_rename = Path.rename
+
+    def rename(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(errno.EIO, "the machine stops here")
+        return real_rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(UserError, match="machine stops here"):
+        write(tmp_path, 1, value=2.0)
+    (kept,) = tmp_path.iterdir()
+    assert float(checkpoint.load_tensors(kept, "generator")["weight"][0]) == 1.0
+    assert checkpoint.corruption(kept) is None
 
 
 def test_pruning_keeps_the_last_and_every_nth(tmp_path: Path) -> None:

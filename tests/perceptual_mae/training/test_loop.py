@@ -20,6 +20,7 @@ from perceptual_mae.cli.visualize import held_out_images
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
+from perceptual_mae.run import checkpoint
 from perceptual_mae.training import loop
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.training.trainer import Trainer
@@ -132,6 +133,14 @@ def test_a_runs_own_score_and_pictures_are_of_all_classes_as_evaluates_and_visua
     assert main(["visualize", str(run.path), "--count", count, "--out", str(tmp_path / "again.png")]) == 0
     with Image.open(tmp_path / "again.png") as drawn, Image.open(run.path / "images" / "epoch_0002.png") as own:
         assert drawn.tobytes() == own.tobytes()
+
+
+def test_of_older_checkpoints_one_is_kept_every_so_many_epochs(tmp_path: Path) -> None:
+    options = ["training.epochs=5", "training.epoch_images=16", "training.batch_size=8", "training.keep_last=1"]
+    config = debug_config("mse", *options, "training.keep_every=2", "evaluation.every=0", "evaluation.limit=4")
+    pretrain(config, tmp_path / "run", quiet=True)
+    steps = [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path / "run" / "checkpoints")]
+    assert steps == [4, 8, 10]  # epochs 2 and 4 of two steps each, and the last
 
 
 def test_another_configuration_may_not_resume_a_run(tmp_path: Path) -> None:
