@@ -106,7 +106,7 @@ def next_step(scored: Scored, from_scratch: bool, save: Path | None) -> str:
     if save is not None:
         return f"the network is in {save}; next: open_classifier of perceptual_mae.evaluation.finetuning.classifier"
     if from_scratch:
-        return f"next: pmae finetune {scored.path} with the same options but --from-scratch, to compare"
+        return f"next: pmae finetune {scored.path} with the same options without --from-scratch, to compare"
     return f"next: pmae finetune {scored.path} with the same options and --from-scratch, the baseline"
 
 
