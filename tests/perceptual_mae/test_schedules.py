@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from perceptual_mae.evaluation.accelerator import make_accelerator
+from perceptual_mae.evaluation.open_run import make_accelerator
 
 from conftest import debug_config
 from perceptual_mae.config.build import build_timetable
@@ -75,7 +75,7 @@ def test_a_discriminators_rate_that_follows_falls_to_zero_and_not_to_the_generat
     options = ["optimizer.lr=1e-3", "optimizer.discriminator.lr=2e-3", "schedule.min_lr=5e-4"]
     for schedule, last in (("follow", 0.0), ("constant", 2e-3)):
         config = debug_config("ls_gan_p", *options, f"optimizer.discriminator.schedule={schedule}")
-        trainer = build_trainer(config, make_accelerator(config), Timetable(5, 10, 2))
+        trainer = build_trainer(config, make_accelerator(config, training=True), Timetable(5, 10, 2))
         assert trainer.learning_rate(10) == pytest.approx(5e-4)
         assert trainer.adversary.learning_rate(10) == pytest.approx(last, abs=1e-12)
         assert trainer.adversary.learning_rate(2) == pytest.approx(2e-3)
