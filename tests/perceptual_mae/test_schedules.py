@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from perceptual_mae.evaluation.open_run import make_accelerator
 
 from conftest import debug_config
 from perceptual_mae.config.build import build_timetable
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.schedules import Every, FromEpoch, Ramp, Timetable, TrainingProgress, is_active, value_at
 from perceptual_mae.training.build import build_trainer
 
