@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,14 +155,14 @@ def project(tensors: list[Tensor]) -> list[float]:
     return [float(vector.norm()), *(float(vector @ (k * places).cos()) for k in range(1, NUM_PROJECTIONS + 1))]
 
 
-def record_by_two() -> dict[str, dict[str, list[float]]]:
-    """Return all cases of two processes as the first of them sees them, from one launch."""
+def record_by_two(names: Collection[str]) -> dict[str, dict[str, list[float]]]:
+    """Return the named cases of two processes as the first of them sees them, from one launch."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     paths = os.pathsep.join([str(HERE), str(HERE.parent)])
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "two.json"
         subprocess.run(
-            [*launch, str(Path(__file__)), str(out)],
+            [*launch, str(Path(__file__)), str(out), *names],
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
             check=True,
             timeout=900,
@@ -202,15 +202,17 @@ def is_close(found: float, recorded: float, rtol: float, atol: float) -> bool:
 
 
 def main() -> None:
-    """Write the recording; as one of several processes, given a file, only what they train together."""
+    """Write the recording; as one of two processes, given a file and cases, only what they train together."""
     torch.set_num_threads(1)
     if len(sys.argv) > 1:
-        recorded = {str(case): record(case) for case in cases(2)}
+        file, *names = sys.argv[1:]
+        recorded = {str(case): record(case) for case in cases(2) if str(case) in names}
         if int(os.environ["RANK"]) == 0:
-            Path(sys.argv[1]).write_text(json.dumps(recorded))
+            Path(file).write_text(json.dumps(recorded))
         torch.distributed.destroy_process_group()
         return
-    recorded = {str(case): record(case) for case in cases(1)} | record_by_two()
+    recorded = {str(case): record(case) for case in cases(1)}
+    recorded |= record_by_two([str(case) for case in cases(2)])
     RECORDING.parent.mkdir(exist_ok=True)
     RECORDING.write_bytes(gzip.compress(json.dumps(recorded).encode(), mtime=0))
 

@@ -10,12 +10,21 @@ QUICK = {
 }
 """Cases that together pass through both orders, both accumulations and every part of the step in seconds."""
 
+IN_CI = [case for case in cases(2) if (case.order, case.accumulation) in {("lean", 1), ("sequential", 2)}]
+"""Those of two processes; the others are for changes of the step."""
+
 Recording = dict[str, dict[str, list[float]]]
 
 
+BY_TWO = "test_two_processes_take_the_recorded_steps"
+
+
 def marked(case: Case) -> object:
-    is_quick = case.processes == 1 and (case.method, case.order, case.accumulation) in QUICK
-    return pytest.param(case, id=str(case), marks=[] if is_quick else [pytest.mark.slow])
+    """Give a case its tier; of two processes half of the cases come in every run of CI, the others by hand."""
+    if case.processes == 1:
+        is_quick = (case.method, case.order, case.accumulation) in QUICK
+        return pytest.param(case, id=str(case), marks=[] if is_quick else [pytest.mark.slow])
+    return pytest.param(case, id=str(case), marks=[pytest.mark.slow if case in IN_CI else pytest.mark.exhaustive])
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +33,10 @@ def recording() -> Recording:
 
 
 @pytest.fixture(scope="module")
-def by_two() -> Recording:
-    """All cases of two gloo processes, in one launch."""
-    return record_by_two()
+def by_two(request: pytest.FixtureRequest) -> Recording:
+    """The selected cases of two gloo processes, in one launch."""
+    selected = {item.callspec.params["case"] for item in request.session.items if item.originalname == BY_TWO}
+    return record_by_two([str(case) for case in cases(2) if case in selected])
 
 
 def test_the_recording_holds_every_case_and_no_other(recording: Recording) -> None:
