@@ -10,9 +10,6 @@ QUICK = {
 }
 """Cases that together pass through both orders, both accumulations and every part of the step in seconds."""
 
-IN_CI = [case for case in cases(2) if (case.order, case.accumulation) in {("lean", 1), ("sequential", 2)}]
-"""Those of two processes; the others are for changes of the step."""
-
 Recording = dict[str, dict[str, list[float]]]
 
 
@@ -20,11 +17,11 @@ BY_TWO = "test_two_processes_take_the_recorded_steps"
 
 
 def marked(case: Case) -> object:
-    """Give a case its tier; of two processes half of the cases come in every run of CI, the others by hand."""
-    if case.processes == 1:
-        is_quick = (case.method, case.order, case.accumulation) in QUICK
-        return pytest.param(case, id=str(case), marks=[] if is_quick else [pytest.mark.slow])
-    return pytest.param(case, id=str(case), marks=[pytest.mark.slow if case in IN_CI else pytest.mark.exhaustive])
+    """Give a case its tier: CI takes half of those that are not quick, the rest is for changes of the step."""
+    if case.processes == 1 and (case.method, case.order, case.accumulation) in QUICK:
+        return pytest.param(case, id=str(case))
+    in_ci = (case.order, case.accumulation) in {("lean", 1), ("sequential", 2)}
+    return pytest.param(case, id=str(case), marks=[pytest.mark.slow if in_ci else pytest.mark.exhaustive])
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def test_two_processes_equal_one_with_the_same_global_batch(by_two: Path, method
     assert_equals_one_process(by_two, method, accumulation)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("method", "accumulation"), REST)
 def test_two_processes_equal_one_in_every_other_case(rest_by_two: Path, method: str, accumulation: int) -> None:
     assert_equals_one_process(rest_by_two, method, accumulation)
