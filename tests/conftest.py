@@ -1,11 +1,15 @@
 """Shared fixtures: one thread, a fresh Accelerate for every test, runs of debug size."""
 
+import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time; set before PyTorch reads it
 
 import pytest
 import torch
@@ -49,6 +53,15 @@ PERCEPTUAL = ("feature_matching", "style")
 UNTRAINED = {method: [f"losses.{term}.network.weights=random" for term in PERCEPTUAL] for method in ("dvae_p", "vgg_p")}
 UNTRAINED["teacher_p"] = ["losses.feature_matching.network.weights=random"]
 """For methods that want a file of weights, what makes them go without."""
+
+
+QUICK_METHODS = ("mse", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p")
+"""One of each architecture: where a test takes all methods, it takes the others in the slow tier."""
+
+
+def tiered(methods: Iterable[str]) -> list[Any]:
+    """Methods as parameters of a test, slow ones marked."""
+    return [name if name in QUICK_METHODS else pytest.param(name, marks=pytest.mark.slow) for name in methods]
 
 
 def without_weights(method: str) -> list[str]:

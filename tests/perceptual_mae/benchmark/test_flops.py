@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import debug_trainer, random_batches
+from conftest import debug_trainer, random_batches, tiered
 from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear
 from perceptual_mae.benchmark.flops_memory import count_flops
 from perceptual_mae.generator.reconstruction import Reconstruction
@@ -118,7 +118,7 @@ def flops(trainer: Trainer, epoch: int, step: int) -> int:
     return count_flops(lambda: trainer.step(random_batches(4), TrainingProgress(epoch, step, 0.5)))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_the_counter_agrees_with_the_shapes_of_the_layers(method: str) -> None:
     trainer = debug_trainer(method, *OPTIONS)
     images = torch.rand(4, 3, 32, 32)
@@ -157,7 +157,7 @@ def test_mask_tokens_make_the_encoder_dear_and_other_options_cost_no_product() -
     assert costs["mask_tokens"] - costs["plain"] == linear + attention
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_a_lean_step_is_seven_forwards_of_the_discriminator_and_three_of_the_generator(method: str) -> None:
     trainer = debug_trainer(method, "training.order=lean", *OPTIONS)
     cost = account(trainer)
@@ -169,7 +169,7 @@ def test_a_lean_step_is_seven_forwards_of_the_discriminator_and_three_of_the_gen
     assert 6.5 * cost.forward + 2.9 * cost.g < odd < 7.1 * cost.forward + 3 * cost.g  # as round numbers
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_a_step_in_turns_is_two_forwards_more_where_features_are_compared_and_else_one(method: str) -> None:
     trainer = debug_trainer(method, "training.order=sequential", *OPTIONS)
     cost = account(trainer)
@@ -181,7 +181,7 @@ def test_a_step_in_turns_is_two_forwards_more_where_features_are_compared_and_el
 
 
 @pytest.mark.parametrize("order", ["lean", "sequential"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_the_balance_costs_a_way_to_the_decoders_input_for_each_of_two_terms_and_one_back_through_the_discriminator(
     method: str, order: str
 ) -> None:
@@ -192,7 +192,7 @@ def test_the_balance_costs_a_way_to_the_decoders_input_for_each_of_two_terms_and
 
 
 @pytest.mark.parametrize("order", ["lean", "sequential"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_r1_is_three_forwards_of_the_discriminator(method: str, order: str) -> None:
     r1 = "penalties.r1.gamma=auto"
     trainer = debug_trainer(method, r1, f"training.order={order}", "training.log_every=1000", *OPTIONS)

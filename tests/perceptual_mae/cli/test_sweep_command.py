@@ -181,6 +181,7 @@ def test_a_misspelt_metric_stops_a_sweep_after_its_first_run(
     assert cells.ran == ["lr-1e-3"]
 
 
+@pytest.mark.slow
 def test_cells_run_in_processes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sweep"
     assert sweep(out, "--seeds", "3") == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import debug_config, debug_trainer, generator_of, random_batches
+from conftest import debug_config, debug_trainer, generator_of, random_batches, tiered
 from perceptual_mae import Run, pretrain
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import TrainingProgress
@@ -13,7 +13,7 @@ from perceptual_mae.schedules import TrainingProgress
 METHODS = sorted(method.name for method in list_methods())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_it_trains_with_1_2_3_and_5_images_in_odd_and_even_epochs(method: str) -> None:
     trainer = debug_trainer(method)
     for step, batch_size in enumerate((1, 2, 3, 5, 1)):
@@ -21,7 +21,7 @@ def test_it_trains_with_1_2_3_and_5_images_in_odd_and_even_epochs(method: str) -
         assert all(torch.isfinite(value) for value in scalars.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_it_trains_with_a_decoder_of_cross_attention(method: str) -> None:
     trainer = debug_trainer(method, "generator.decoder_attention=cross")
     before = {name: value.clone() for name, value in trainer.unwrapped_generator.named_parameters()}

@@ -26,8 +26,9 @@ DISCRIMINATORS = {
     "stylegan2_ada": ("stylegan2_ada_p", "augment.initial_p=0.5"),
 }
 
-every_discriminator = pytest.mark.parametrize("discriminator", ["ls_gan", "msg_gan", "stylegan2_ada"])
-unaugmented = pytest.mark.parametrize("discriminator", ["ls_gan", "msg_gan", "stylegan2"])
+SLOW_MSG_GAN = pytest.param("msg_gan", marks=pytest.mark.slow)  # another discriminator of whole pyramids, as StyleGAN2
+every_discriminator = pytest.mark.parametrize("discriminator", ["ls_gan", SLOW_MSG_GAN, "stylegan2_ada"])
+unaugmented = pytest.mark.parametrize("discriminator", ["ls_gan", SLOW_MSG_GAN, "stylegan2"])
 both_orders = pytest.mark.parametrize("order", ["lean", "sequential"])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from conftest import DEBUG, debug_config, debug_trainer, random_batches, without_weights
+from conftest import DEBUG, debug_config, debug_trainer, random_batches, tiered, without_weights
 from perceptual_mae.config.build import build_fixed_masks, build_training_masks
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.config.parsing import load_config
@@ -86,7 +86,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize("order", ["lean", "sequential"])
-@pytest.mark.parametrize("method", [method.name for method in list_methods()])
+@pytest.mark.parametrize("method", tiered(method.name for method in list_methods()))
 def test_a_step_reads_no_configuration(method: str, order: str, reads: list[str]) -> None:
     trainer, batches = debug_trainer(method, f"training.order={order}"), random_batches(4)
     assert reads  # building does

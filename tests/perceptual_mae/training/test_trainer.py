@@ -8,7 +8,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from conftest import debug_config, debug_trainer, inputs_of_step, random_batches, term_inputs
+from conftest import debug_config, debug_trainer, inputs_of_step, random_batches, term_inputs, tiered
 from discriminators.penalties import r1
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
@@ -47,7 +47,7 @@ def gradients_at_updates(trainer: Trainer) -> dict[str, dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize("order", ["lean", "sequential"])
-@pytest.mark.parametrize("method", ADVERSARIAL)
+@pytest.mark.parametrize("method", tiered(ADVERSARIAL))
 def test_each_update_moves_its_own_network_and_leaves_the_other_bit_identical(method: str, order: str) -> None:
     for still in ("generator", "discriminator"):
         trainer = debug_trainer(method, f"training.order={order}")
@@ -66,7 +66,7 @@ def test_each_update_moves_its_own_network_and_leaves_the_other_bit_identical(me
 
 
 @pytest.mark.parametrize("order", ["lean", "sequential"])
-@pytest.mark.parametrize("method", ADVERSARIAL)
+@pytest.mark.parametrize("method", tiered(ADVERSARIAL))
 def test_the_discriminators_gradient_is_that_of_its_own_loss_alone(method: str, order: str) -> None:
     overrides = [f"training.order={order}", "augment=null", *without_penalties(method)]
     trainer, fresh = (debug_trainer(method, *overrides, dtype=torch.float64) for _ in range(2))
@@ -87,7 +87,7 @@ def without_penalties(method: str) -> list[str]:
 
 
 @pytest.mark.parametrize("heads", ["false", "true"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_every_trainable_tensor_gets_a_gradient_within_an_odd_and_an_even_epoch(method: str, heads: str) -> None:
     if method == "mse_norm_pix" and heads == "true":
         pytest.skip("norm_pix predicts normalised patches, which have no pyramid")
@@ -112,7 +112,7 @@ def test_every_trainable_tensor_gets_a_gradient_within_an_odd_and_an_even_epoch(
     assert touched == expected
 
 
-@pytest.mark.parametrize("method", [name for name in ADVERSARIAL if name.endswith("_p")])
+@pytest.mark.parametrize("method", tiered(name for name in ADVERSARIAL if name.endswith("_p")))
 @pytest.mark.parametrize("name", ["feature_matching", "style"])
 def test_a_perceptual_term_alone_reaches_every_head_and_through_the_skips_the_encoder(name: str, method: str) -> None:
     trainer = debug_trainer(method)
@@ -133,7 +133,7 @@ def test_perceptual_terms_are_on_in_even_epochs_counted_from_one() -> None:
         assert set(active[epoch]) == {"l1", "feature_matching", "style", "adversarial"}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", tiered(METHODS))
 def test_the_total_is_the_sum_of_the_terms_each_counted_once(method: str) -> None:
     trainer = debug_trainer(method)
     trainer.step(random_batches(4), TrainingProgress(2, 8, 0.5))
