@@ -1,6 +1,7 @@
 """The first command of the README keeps its promises."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,8 @@ def test_the_quick_start_trains_within_its_budget_and_beats_the_baselines(tmp_pa
     out = tmp_path / "run"
     command = [sys.executable, "-m", "perceptual_mae.cli", "pretrain", "configs/quickstart.yaml", "--out", str(out)]
     measured = tmp_path / "measured.json"
-    subprocess.run([sys.executable, "-c", MEASURE, str(measured), *command], cwd=ROOT, check=True)
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}  # as a user runs it
+    subprocess.run([sys.executable, "-c", MEASURE, str(measured), *command], cwd=ROOT, env=env, check=True)
     usage = json.loads(measured.read_text())
     assert usage["code"] == 0
     assert usage["cpu_s"] <= 360, "over all cores"
