@@ -37,9 +37,7 @@ def summaries(tmp_path_factory: pytest.TempPathFactory, cifar10: Path) -> dict[s
     return {method: json.loads((folder / method / "summary.json").read_text()) for method in METHODS}
 
 
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.data
+@pytest.mark.exhaustive  # four and a half minutes on two cores: after a change of training
 @pytest.mark.parametrize("method", METHODS)
 def test_twenty_thousand_images_bring_one_decibel_over_the_mean_colour(method: str, summaries: dict[str, dict]) -> None:
     summary = summaries[method]

@@ -288,9 +288,8 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> No
     assert (result.stderr, result.stdout) == ("", "8\n")
 
 
-@pytest.mark.parametrize(
-    "ending", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.slow) for name in ("raise", "SIGINT"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["raise", "SIGINT", "SIGTERM"])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""
     script = textwrap.dedent(

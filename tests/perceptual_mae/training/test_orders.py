@@ -81,7 +81,7 @@ def test_both_orders_report_the_same_scalars(method: str) -> None:
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", tiered(["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
 def test_lean_shows_the_discriminator_real_and_fake_once_each(method: str) -> None:
     trainer = debug_trainer(method, "training.order=lean", *without_what_differs(method))
     passes: list[int] = []
@@ -103,7 +103,7 @@ def test_lean_draws_one_augmentation_for_both_halves(monkeypatch: pytest.MonkeyP
     assert purposes == ["pair"]
 
 
-@pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", tiered(["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
 def test_lean_micro_batches_equal_one_batch(method: str) -> None:
     trained = []
     for micro_batches in (1, 2):

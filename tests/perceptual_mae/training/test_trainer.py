@@ -177,7 +177,7 @@ def test_one_generator_forward_serves_both_halves() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
-@pytest.mark.parametrize("method", ["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", tiered(["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
 def test_any_batch_size_trains(method: str, batch_size: int) -> None:
     trainer = debug_trainer(method)
     for progress in (TrainingProgress(1, 0, 0.0), EVEN):
@@ -192,7 +192,7 @@ def test_images_need_not_be_square(method: str) -> None:
     assert all(torch.isfinite(value) for value in scalars.values())
 
 
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", tiered(["mse", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
 def test_accumulated_micro_batches_equal_one_batch(method: str) -> None:
     trained = []
     for micro_batches in (1, 2):

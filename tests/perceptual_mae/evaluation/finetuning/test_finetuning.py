@@ -87,6 +87,7 @@ def test_paths_are_open_when_scored(data: LabelledData) -> None:
     assert not classifier.training
 
 
+@pytest.mark.slow
 def test_a_seed_repeats_and_another_differs(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
     again = finetune(run, data, *EVERYTHING, seeds=(1, 0))
     assert again["curves"] == report["curves"]
@@ -109,6 +110,7 @@ def test_rates_warm_up_and_fall_to_the_floor(run: Run, data: LabelledData) -> No
     assert rates == pytest.approx([8e-4, 8.361e-4, 3.520e-4, 2.082e-5], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_from_scratch_starts_elsewhere_and_is_said(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
     scratch = finetune(run, data, *EVERYTHING, from_scratch=True, seeds=(3,))
     assert scratch["encoder_sha256"] == fingerprint(fresh_encoder(run.config, 3))
@@ -133,6 +135,7 @@ def test_a_report_says_what_it_stands_on(report: dict[str, Any]) -> None:
     assert [row[0] for row in table[2:]] == ["seed 0", "seed 1", "mean"]
 
 
+@pytest.mark.slow
 def test_a_fraction_is_the_same_images_for_every_run_of_a_seed(run: Run) -> None:
     whole = open_labelled(run.config, test_limit=20)
     settings = ["epochs=1", "batch_size=8"]
@@ -143,6 +146,7 @@ def test_a_fraction_is_the_same_images_for_every_run_of_a_seed(run: Run) -> None
         finetune(run, whole, "epochs=1", "batch_size=16", fraction=0.01)
 
 
+@pytest.mark.slow
 def test_what_is_saved_scores_as_it_did(run: Run, data: LabelledData, tmp_path: Path) -> None:
     report = finetune(run, data, *QUICK, seeds=(0, 1), save=tmp_path / "kept")
     accelerator = Accelerator(cpu=True)
