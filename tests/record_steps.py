@@ -68,7 +68,7 @@ def optimizers_of(trainer: Trainer) -> dict[str, Optimizer]:
 
 
 def adaptive_state_of(trainer: Trainer) -> dict[str, float]:
-    """Return the numbers beside weights and moments that a run carries from step to step."""
+    """Return the numbers besides weights and moments that a run carries from step to step."""
     parts = {"balance": trainer.objective.balance}
     if trainer.adversary is not None:
         parts |= {"augmentation": trainer.adversary.augmentation, "path_length": trainer.adversary.path_length}

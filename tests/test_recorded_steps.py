@@ -58,9 +58,9 @@ def test_the_recorded_steps_meet_every_part_of_the_step_more_than_once(recording
     assert case["scalar/augment/p"][1] != case["scalar/augment/p"][2]
 
 
-def test_a_missing_an_additional_and_a_changed_number_are_told() -> None:
+def test_a_missing_an_additional_and_a_changed_number_are_reported() -> None:
     recorded = {"scalar/total": [20, 1.0, 0.5, 100.0], "weights/generator": [3.0, 1e-9]}
     assert find_differences(recorded, recorded) == []
     found = {"scalar/total": [20, 1.0, 0.5, 100.0 + 1e-6], "scalar/new": [1, 0.0, 0.0, 0.0]}
-    told = [line.partition(":")[0] for line in find_differences(found, recorded)]
-    assert told == ["scalar/new", "scalar/total", "weights/generator"]
+    reported = [line.partition(":")[0] for line in find_differences(found, recorded)]
+    assert reported == ["scalar/new", "scalar/total", "weights/generator"]

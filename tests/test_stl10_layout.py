@@ -62,9 +62,9 @@ def test_class_folders_come_back_with_their_labels_sizes_and_colours(
     names = (tmp_path / "out/stl10_binary/class_names.txt").read_text().split()
     assert [name for name in names if name in COLOURS] == ["frog", "automobile", "ship"]
     assert len(names) == len(set(names)) == 10
-    told = capsys.readouterr().out
-    assert "41 unlabeled, 13 train, 6 test" in told
-    assert "next: pmae pretrain" in told
+    printed = capsys.readouterr().out
+    assert "41 unlabeled, 13 train, 6 test" in printed
+    assert "next: pmae pretrain" in printed
 
 
 def test_images_are_upright_and_as_evaluation_prepares_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

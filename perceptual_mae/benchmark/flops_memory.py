@@ -20,7 +20,7 @@ class StepCounts:
     """`flops` are 2 for a multiplication and an addition, of products and convolutions alone; passes count forwards.
 
     A pass is the whole batch through a network once. `peak_memory` is in bytes: weights, gradients, optimiser states
-    and what the step keeps beside them at its fullest moment.
+    and what the step keeps in addition at its fullest moment.
     """
 
     flops: int

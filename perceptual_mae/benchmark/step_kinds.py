@@ -39,7 +39,7 @@ class StepKind:
 
 
 def step_kinds(trainer: Trainer) -> list[StepKind]:
-    """List as few kinds as a mean step over an odd and an even epoch can be told from; their weights add up to 1.
+    """List as few kinds as the mean step over an odd and an even epoch can be computed from; their weights add up to 1.
 
     Every term has its turn in these epochs. The label names the parity and what comes on top: "even + r1 + balance".
     """
@@ -83,7 +83,7 @@ def work_at(trainer: Trainer, progress: TrainingProgress) -> Work:
     """Name the parity of a step's epoch and the work that not all steps of the epoch do."""
     adversary, objective = trainer.adversary, trainer.objective
     parity = "even" if progress.epoch % 2 == 0 else "odd"
-    # What belongs to the objective costs more where there are more terms: it is told apart by parity.
+    # What belongs to the objective costs more where there are more terms: it is kept apart by parity.
     active, balance = objective.active(progress), objective.balance
     ours = [name for name in active if isinstance(objective.lines[name].when, Every)]
     if balance.is_due(progress.step):

@@ -83,7 +83,7 @@ def is_right(path: Path, entry: ForeignWeights) -> bool | None:
 def _keep(
     source: IO[bytes], target: Path, sha256: str | None, origin: str, total: int, on_progress: OnProgress
 ) -> Path:
-    """Write what comes beside `target`, hold its sum against the one known, and rename it."""
+    """Write what comes next to `target`, check its sum, and rename it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if total > (free := shutil.disk_usage(target.parent).free):
         raise UserError(f"{target.parent}: has {free >> 20} MiB left and {origin} needs {total >> 20}; make room")

@@ -1,1 +1,1 @@
-"""Several runs beside each other: what their folders hold, whether they compare, tables and figures."""
+"""Comparison of runs: what their folders hold, whether they compare, tables and figures."""

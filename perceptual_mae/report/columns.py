@@ -107,7 +107,7 @@ def representation_columns(records: Sequence[RunRecord]) -> list[Column]:
     """Linear probes, nearest neighbours, fine-tuning: top-1 in per cent, a column for each protocol and pooling."""
     columns = []
     probes = stems(records, lambda report: report.get("protocol") in ("cached", "mae", "paper"), "probe_cached")
-    # The paper's number stands once: beside the protocol that is nearest to its own.
+    # The paper's number stands once: next to the protocol that is nearest to its own.
     order = ("paper", "mae", "cached")
     nearest = min(probes, key=lambda stem: next((n for n, name in enumerate(order) if name in stem), len(order)))
     for stem in probes:

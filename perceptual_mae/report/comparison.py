@@ -65,7 +65,7 @@ class RunComparison:
 
 
 def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, anyway: bool = False) -> RunComparison:
-    """Read runs and set them beside each other.
+    """Read runs and compare them.
 
     Raises UserError for what is no run and, unless `anyway`, with a line for each fact in which they do not compare.
     """

@@ -1,4 +1,4 @@
-"""What the paper published for its methods (Tukra, Hoffman, Chatfield, Tables 1 to 4), to stand beside our runs.
+"""What the paper published for its methods (Tukra, Hoffman, Chatfield, Tables 1 to 4), for comparison with our runs.
 
 ImageNet at 224 px; ViT-B unless the column says L. Nothing here imports torch.
 """
@@ -12,7 +12,7 @@ class Published:
 
     l1: float | None = None
     psnr: float | None = None
-    """In no unit that could be told: L1 of 0.25 on [0, 1] is at least 6 dB."""
+    """In no known unit: L1 of 0.25 on [0, 1] is at least 6 dB."""
     ssim: float | None = None
     inception_score: float | None = None
     fid: float | None = None

@@ -1,4 +1,4 @@
-"""The tables of the comparison as plain cells, in the form of the paper's, with its rows beside ours."""
+"""The tables of the comparison as plain cells, in the form of the paper's, with its rows next to ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -297,7 +297,7 @@ class Pretraining:
             )
 
     def finish(self) -> dict[str, Any]:
-        """Score the held-out images beside the baselines and write summary.json."""
+        """Score the held-out images, and the baselines on them, and write summary.json."""
         scores = self.evaluate(baselines=True)
         summary = {
             **scores,

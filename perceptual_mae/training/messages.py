@@ -48,7 +48,7 @@ def headline(scores: Mapping[str, Any]) -> str:
 
 
 def final_message(path: Path, summary: Mapping[str, Any]) -> str:
-    """Return the last lines of a run: its scores beside the baselines, where it is and what to do next."""
+    """Return the last lines of a run: its scores with the baselines', where it is and what to do next."""
     rows = {"this run": summary, **{name.replace("_", " "): row for name, row in summary["baselines"].items()}}
     lines = [f"{summary['num_images']} held-out images ({summary['split']}), ratio {summary['ratio']:g}, fixed masks:"]
     lines.append(f"  {'':18}{'PSNR':>8}{'hidden':>8}{'SSIM':>8}")

@@ -57,7 +57,7 @@ class Trainer:
 
     The learning rates are functions of the step. `draw_masks(batch, progress)` returns the masks (B, L) of a
     micro-batch, `draw_drop_path_masks(batch)` its drop-path masks (None: all branches open). `networks` are those that
-    terms compare through beside the live discriminator. Scalars that `step` returns are detached and stay on the
+    terms compare through besides the live discriminator. Scalars that `step` returns are detached and stay on the
     device. Raises ValueError for an unknown order.
     """
 

@@ -35,7 +35,7 @@ def reconstruction_columns(images: Tensor, reconstruction: Reconstruction) -> di
 def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
     """Lay out columns of images (B, C, H, W) in [0, 1] under their names: the first three channels, or one.
 
-    Notes, one a row, stand beside the images on the right.
+    Notes, one a row, stand to the right of the images.
     """
     views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
     count, _, height, width = views[0].shape

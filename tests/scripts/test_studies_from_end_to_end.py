@@ -27,11 +27,11 @@ def run(study: ModuleType, words: Sequence[str], out: Path) -> dict[str, set[str
     given = [*words, "--set", BATCH, "--set", "data.workers=0", "--out", str(out)]
     name = study.__name__
     assert start(name, "", study.QUICK, study.FULL, study.plan, study.report, given) == 0
-    told = json.loads((out / "results.json").read_text())
-    assert told["failed"] == []
-    assert all((out / figure).exists() for figure in told["figures"])
-    assert len(told["figures"]) >= 3
-    return {row["label"]: {found["heading"] for found in row["scores"].values()} for row in told["rows"]}
+    reported = json.loads((out / "results.json").read_text())
+    assert reported["failed"] == []
+    assert all((out / figure).exists() for figure in reported["figures"])
+    assert len(reported["figures"]) >= 3
+    return {row["label"]: {found["heading"] for found in row["scores"].values()} for row in reported["rows"]}
 
 
 @pytest.fixture(autouse=True)

@@ -105,9 +105,9 @@ def test_pictures_are_made_again_when_their_runs_have_changed_and_trainings_are_
 ) -> None:
     conductor(tmp_path).run()
     record = tmp_path / "study/study.json"
-    told = json.loads(record.read_text())
-    told["cells"]["compare"]["command"] = "pmae compare others"
-    record.write_text(json.dumps(told))
+    reported = json.loads(record.read_text())
+    reported["cells"]["compare"]["command"] = "pmae compare others"
+    record.write_text(json.dumps(reported))
     stand.ran = []
     conductor(tmp_path).run()
     assert stand.ran == ["compare"]
@@ -140,7 +140,7 @@ def test_a_cell_that_was_stopped_tells_nothing_of_what_it_costs(stand: Stand, tm
     first = names(tmp_path)[0]
     (tmp_path / "study/runs" / first).mkdir(parents=True)  # as a stopped call leaves it
     (tmp_path / "study/study.json").write_text(json.dumps({"study": "improved_mae", "quick": False, "cells": {}}))
-    told = conductor(tmp_path)
-    told.run()
-    assert not told.records[first]["whole"]
-    assert told.records[names(tmp_path)[1]]["whole"]
+    reported = conductor(tmp_path)
+    reported.run()
+    assert not reported.records[first]["whole"]
+    assert reported.records[names(tmp_path)[1]]["whole"]

@@ -58,7 +58,7 @@ def test_a_line_that_falls_tells_no_start() -> None:
     assert costs.by_kind == pytest.approx({"probe a": 1 / 30})
 
 
-def test_a_kind_that_was_never_run_costs_what_its_command_does_and_an_unknown_command_is_told() -> None:
+def test_a_kind_that_was_never_run_costs_what_its_command_does_and_an_unknown_command_is_reported() -> None:
     costs = measure(RECORDS)
     assert costs is not None
     assert costs.seconds(cell("pretrain other", 500)) == pytest.approx(4 + 500 * 90 / 500)

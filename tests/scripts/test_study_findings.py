@@ -66,13 +66,13 @@ def test_a_table_has_means_and_sample_deviations_over_seeds(planted: Study) -> N
 
 def test_differences_are_paired_by_seed_and_judged_by_students_interval(planted: Study) -> None:
     table = improved_mae.report(planted, SMALL).tables[1]
-    told = cells(table, "improved")
+    reported = cells(table, "improved")
     # -.001, -.002, -.003: mean -.002, deviation .001; t(2) = 4.303, so the interval reaches .0025 and holds 0.
-    assert told["hidden HF error"] == "-0.0020 ± 0.0010 ~"
+    assert reported["hidden HF error"] == "-0.0020 ± 0.0010 ~"
     # +1, +2, -1 points: mean .667, deviation 1.528.
-    assert told["FT"] == "+0.67 ± 1.53 ~"
-    assert told["hidden PSNR, dB"] == "+0.50 ± 0.00"
-    assert told["n"] == "3"
+    assert reported["FT"] == "+0.67 ± 1.53 ~"
+    assert reported["hidden PSNR, dB"] == "+0.50 ± 0.00"
+    assert reported["n"] == "3"
 
 
 def test_what_follows_is_said_in_sentences(planted: Study) -> None:
@@ -127,11 +127,11 @@ def test_the_pages_hold_tables_pictures_cost_and_what_failed(planted: Study) -> 
     assert "![scores](figures/scores.png)" in page
     with Image.open(planted.out / "figures/scores.png") as figure:
         assert figure.format == "PNG"
-    told = json.loads((planted.out / "results.json").read_text())
-    found = told["rows"][1]["scores"][f"evaluate.{HF}"]
+    reported = json.loads((planted.out / "results.json").read_text())
+    found = reported["rows"][1]["scores"][f"evaluate.{HF}"]
     assert (found["n"], found["mean"]) == (3, pytest.approx(0.030))
     assert found["values"]["improved_mae_s2"] == 0.031
-    assert told["cost"]["full"]["hours"] == 1.25
+    assert reported["cost"]["full"]["hours"] == 1.25
 
 
 def test_accuracies_of_train_and_test_and_their_other_reading_stand_apart(tmp_path: Path) -> None:

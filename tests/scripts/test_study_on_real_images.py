@@ -38,8 +38,8 @@ def test_a_study_ends_in_its_tables_and_figures_and_a_second_call_only_tells_the
     assert study() == 0
     counts = {"pretrain": 3, "evaluate": 5, "probe": 3, "finetune": 4, "visualize": 2, "compare": 1}  # a trial each
     assert {name: cells.ran.count(name) for name in cells.ran} == counts
-    told = json.loads((out / "results.json").read_text())
-    scores = {row["label"]: row["scores"] for row in told["rows"]}
+    printed = json.loads((out / "results.json").read_text())
+    scores = {row["label"]: row["scores"] for row in printed["rows"]}
     for label in ("original", "improved"):
         assert {found["n"] for found in scores[label].values()} == {1}
         assert len(scores[label]) == 7
@@ -49,7 +49,7 @@ def test_a_study_ends_in_its_tables_and_figures_and_a_second_call_only_tells_the
     )
     page = (out / "results.md").read_text()
     assert "Less original, paired by seed" in page
-    assert told["cost"]["full"]["unknown"] == told["cost"]["full"]["guessed"] == []
+    assert printed["cost"]["full"]["unknown"] == printed["cost"]["full"]["guessed"] == []
     with Image.open(out / "figures/grid.png") as grid, Image.open(out / "figures/grid_ratio_0.9.png") as harder:
         assert grid.size == harder.size
         assert grid.width < 5 * 100  # four columns of images magnified to 96 pixels

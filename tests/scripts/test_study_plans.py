@@ -59,8 +59,8 @@ def changed(study: Study, first: str, second: str) -> set[str]:
 
 def test_improved_and_original_differ_in_the_three_additions_alone(tmp_path: Path) -> None:
     study = small_study(tmp_path)
-    told = changed(study, "original_mae_s1", "improved_mae_s1")
-    assert {key.rpartition(".")[0] if key.startswith("losses") else key.split(".")[1] for key in told} == {
+    reported = changed(study, "original_mae_s1", "improved_mae_s1")
+    assert {key.rpartition(".")[0] if key.startswith("losses") else key.split(".")[1] for key in reported} == {
         "ratio", "losses.high_frequency", "losses.uniformity",
     }  # fmt: skip
     assert changed(study, "improved_mae_s0", "improved_mae_s1") == {"training.seed"}
@@ -144,7 +144,7 @@ def test_images_are_held_back_by_number_where_the_data_can(tmp_path: Path) -> No
     assert keep_images([DEBUG, "mse"], 0) == []
 
 
-def test_a_mistake_is_told_once_with_the_first_training_that_has_it(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_with_the_first_training_that_has_it(tmp_path: Path) -> None:
     study = improved_mae.plan(replace(SMALL, seeds=(0,)), tmp_path, [BATCH, "optimizer.lrr=1"])
     (mistake,) = study.mistakes
     assert mistake.startswith("original_mae_s0: ")
@@ -157,8 +157,10 @@ def test_each_ablation_changes_one_thing(tmp_path: Path) -> None:
     names = [name for name in trainings(study) if name != "mae_s0"]
     assert len(names) == sum(len(rows) for rows in mae_ablations.ABLATIONS.values())
     for name in names:
-        told = changed(study, "mae_s0", name)
-        things = {"masking" if key.startswith("masking.") else key for key in told}  # a kind of masks has its options
+        reported = changed(study, "mae_s0", name)
+        things = {
+            "masking" if key.startswith("masking.") else key for key in reported
+        }  # a kind of masks has its options
         assert len(things) == 1, name
 
 

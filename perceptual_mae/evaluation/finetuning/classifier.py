@@ -99,8 +99,8 @@ def open_classifier(folder: str | Path) -> Classifier:
     )
     try:
         classifier.load_state_dict(state)
-    except RuntimeError as misfit:
-        raise UserError(f"{folder / WEIGHTS}: does not fit config.yaml beside it: {misfit}") from misfit
+    except RuntimeError as mismatch:
+        raise UserError(f"{folder / WEIGHTS}: does not fit the config.yaml next to it: {mismatch}") from mismatch
     classifier.classes = tuple(metadata["classes"])
     height, width = metadata["transform"]["image_size"]
     classifier.transform = EvaluationTransform((height, width), metadata["transform"]["resize"])

@@ -1,6 +1,6 @@
 """METRICS: what reconstructions are scored by, one line a score.
 
-A line of the table is all that a metric needs beside its function: `pmae evaluate` finds its name, its report and its
+A line of the table is all that a metric needs besides its function: `pmae evaluate` finds its name, its report and its
 reason for not being available here.
 """
 

@@ -1,6 +1,6 @@
 """FID, KID and Inception Score of reconstructions against their originals, through one network or several.
 
-The reference is the images that were reconstructed, themselves. What originals come to stands beside it: the distance
+The reference is the images that were reconstructed, themselves. The score of originals is reported, too: the distance
 of one half of them to the other, and their own Inception Score, which reconstructions come up to at best.
 """
 

@@ -1,7 +1,7 @@
 """The Inception Score: how sure a classifier is of each image, and how varied its answers are over all of them.
 
 Salimans et al., *Improved Techniques for Training GANs*: exp(mean of KL(p(y|x) || p(y))), over parts of the images,
-with mean and deviation of the parts. Of reconstructions it comes up to that of the originals, which stands beside it.
+with mean and deviation of the parts. Of reconstructions it comes up to that of the originals, which is reported, too.
 """
 
 import statistics

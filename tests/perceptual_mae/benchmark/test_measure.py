@@ -121,7 +121,7 @@ def test_the_number_of_threads_is_that_asked_for_and_then_as_it_was(monkeypatch:
     assert torch.get_num_threads() == before
 
 
-def test_too_little_memory_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_is_reported_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError
 
@@ -134,9 +134,9 @@ def test_a_report_holds_means_over_kinds_and_ratios_to_the_second(ticking: None)
     narrow = debug_config("ls_gan_p", "discriminator.base_channels=8", "training.log_every=8")
     configs = [("ls_gan_p", narrow), ("mse", debug_config("mse"))]
     candidates, clock = measure(configs, rounds=1)
-    told = report(candidates, clock, threads=1)
-    assert (told["reference"], told["rounds"], told["clock"]) == (1, 1, "ticks")
-    trees = {tree["name"]: tree for tree in told["configurations"]}
+    reported = report(candidates, clock, threads=1)
+    assert (reported["reference"], reported["rounds"], reported["clock"]) == (1, 1, "ticks")
+    trees = {tree["name"]: tree for tree in reported["configurations"]}
     assert list(trees) == ["ls_gan_p", "mse"]
     for tree in trees.values():
         assert sum(part["share"] for part in tree["parts"].values()) == pytest.approx(1)
@@ -155,9 +155,9 @@ def test_a_report_holds_means_over_kinds_and_ratios_to_the_second(ticking: None)
 
 def test_a_report_of_one_configuration_compares_it_to_itself(ticking: None) -> None:
     candidates, clock = measure([("mse", debug_config("mse"))], rounds=1)
-    told = report(candidates, clock, threads=1)
-    assert told["reference"] == 0
-    assert told["configurations"][0]["ratio"]["median"] == 1
+    reported = report(candidates, clock, threads=1)
+    assert reported["reference"] == 0
+    assert reported["configurations"][0]["ratio"]["median"] == 1
 
 
 def test_the_resident_peak_holds_what_was_touched() -> None:

@@ -99,12 +99,12 @@ def test_watching_changes_neither_the_step_nor_the_trainer() -> None:
         return trainer.step(random_batches(4), TrainingProgress(2, 16, 0.5))
 
     plain, seen = (debug_trainer("stylegan2_ada_p", "augment.initial_p=0.5") for _ in range(2))
-    before, stopwatch, told = attributes(seen), Stopwatch(fake_clock(iter(range(10_000)))), []
+    before, stopwatch, reported = attributes(seen), Stopwatch(fake_clock(iter(range(10_000)))), []
     with timed_parts(seen, stopwatch):
-        stopwatch.time(lambda: told.append(step(seen)))
+        stopwatch.time(lambda: reported.append(step(seen)))
     assert attributes(seen) == before
     expected = step(plain)
-    assert told[0].keys() == expected.keys()
-    assert all(torch.equal(told[0][name], value) for name, value in expected.items())
+    assert reported[0].keys() == expected.keys()
+    assert all(torch.equal(reported[0][name], value) for name, value in expected.items())
     weights = zip(plain.unwrapped_generator.parameters(), seen.unwrapped_generator.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in weights)

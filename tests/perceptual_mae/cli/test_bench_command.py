@@ -39,8 +39,8 @@ def test_tables_and_file_tell_the_same_of_configurations_with_overrides_of_their
     file = tmp_path / "bench.json"
     arguments = ["bench", DEBUG, "mse", "masking.ratio=0.5", "--against", DEBUG, "mse", "training.precision=bf16"]
     assert main([*arguments, *QUICK, "--batch-size", "4", "--json", str(file)]) == 0
-    told = json.loads(file.read_text())
-    half, quarter = told["configurations"]
+    printed = json.loads(file.read_text())
+    half, quarter = printed["configurations"]
     assert half["name"] == f"{DEBUG} mse masking.ratio=0.5"
     assert (half["batch_size"], quarter["batch_size"], half["image_size"]) == (4, 4, [32, 32])
     assert (half["precision"], quarter["precision"]) == ("no", "bf16")

@@ -72,6 +72,6 @@ def test_a_mistake_is_exit_two_one_line_and_nothing_written(
     out = tmp_path / "out"
     words = [word.format(run=runs[0], empty=tmp_path) for word in arguments]
     assert main(["compare", *words, *([] if "--out" in words else ["--out", str(out)])]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert message in told
+    (output,) = capsys.readouterr().err.splitlines()
+    assert message in output
     assert not out.exists()

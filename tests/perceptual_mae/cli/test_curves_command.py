@@ -35,14 +35,14 @@ def test_runs_of_the_same_name_have_a_line_each(
     assert drawn == ["a/run", "b/run"]
 
 
-def test_a_key_that_no_run_has_logged_is_told_with_the_one_that_was_meant(
+def test_a_key_that_no_run_has_logged_is_reported_with_the_one_that_was_meant(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "curves.png"
     assert call(finished, "--key", "raw.mse", "--key", "evaluation.psnr_maskd", "--out", out) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "evaluation.psnr_maskd" in told
-    assert "did you mean 'evaluation.psnr_masked'?" in told
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert "evaluation.psnr_maskd" in printed
+    assert "did you mean 'evaluation.psnr_masked'?" in printed
     assert not out.exists()
 
 

@@ -59,19 +59,19 @@ def test_without_weights_it_finishes_and_says_what_is_unavailable(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = evaluate(run)
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("run, step 8 (averaged weights): generator ")
-    assert told[0].endswith("test images, 32x32; random masks, ratio 0.75, mask seed 0")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("run, step 8 (averaged weights): generator ")
+    assert printed[0].endswith("test images, 32x32; random masks, ratio 0.75, mask seed 0")
     assert list(report["scores"]) == ["raw", "composite", "masked"]
     assert {"ms_ssim", "lpips_alex", "lpips_vgg", "lpips_squeeze"} <= set(report["unavailable"])
     assert report["unavailable"]["lpips_vgg"].endswith("pmae weights fetch vgg16")
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in told[2:]]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed[2:]]
     assert cells[0] == ["", "raw", "composite", "masked"]
     assert ["LPIPS, VGG", "unavailable", "unavailable", "unavailable"] in cells
     psnr = next(row for row in cells if row and row[0] == "PSNR, dB")
     assert psnr[1:] == [f"{report['scores'][subject]['psnr']:.2f}" for subject in ("raw", "composite", "masked")]
-    assert "raw means little here: the run's loss never compared visible pixels" in told
-    assert told[-1].startswith(f"written to {run / 'evaluation'}: evaluate.json, evaluate.png")
+    assert "raw means little here: the run's loss never compared visible pixels" in printed
+    assert printed[-1].startswith(f"written to {run / 'evaluation'}: evaluate.json, evaluate.png")
 
 
 def test_a_report_says_what_it_stands_on(run: Path) -> None:
@@ -93,14 +93,14 @@ def test_scores_agree_with_those_that_training_ended_with(run: Path) -> None:
     report, summary = evaluate(run, "--baselines"), Run(run).summary()
     assert summary is not None
     assert summary["num_images"] == report["num_images"]
-    for subject, found, told in (
+    for subject, found, printed in (
         ("this run", report["scores"], summary),
         *((name, found, summary["baselines"][name]) for name, found in report["baselines"].items()),
     ):
-        assert found["composite"]["psnr"] == pytest.approx(told["psnr"], abs=1e-3), subject
-        assert found["masked"]["psnr"] == pytest.approx(told["psnr_masked"], abs=1e-3), subject
-        assert found["masked"]["psnr_pooled"] == pytest.approx(told["psnr_masked_pooled"], abs=1e-3), subject
-        assert found["composite"]["ssim"] == pytest.approx(told["ssim"], abs=1e-4), subject
+        assert found["composite"]["psnr"] == pytest.approx(printed["psnr"], abs=1e-3), subject
+        assert found["masked"]["psnr"] == pytest.approx(printed["psnr_masked"], abs=1e-3), subject
+        assert found["masked"]["psnr_pooled"] == pytest.approx(printed["psnr_masked_pooled"], abs=1e-3), subject
+        assert found["composite"]["ssim"] == pytest.approx(printed["ssim"], abs=1e-4), subject
 
 
 def test_lines_and_pictures_stand_beside_the_report(run: Path) -> None:
@@ -178,9 +178,9 @@ def test_a_mistake_is_exit_two_one_line_and_nothing_written(
     before = sorted(run.rglob("*"))
     capsys.readouterr()
     assert main(["evaluate", str(run), *(argument.format(run=run) for argument in arguments)]) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
-    assert len(told) == 1
-    assert message in told[0]
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
+    assert len(printed) == 1
+    assert message in printed[0]
     assert sorted(run.rglob("*")) == before
 
 

@@ -27,7 +27,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def test_accuracies_are_written_and_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accuracies_are_written_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", str(run), *QUICK, "--seeds", "0,1", "--set", "mixup=0.2"]) == 0
     written = run / "evaluation" / "finetune_small.json"
     report = json.loads(written.read_text())
@@ -85,9 +85,9 @@ def test_a_mistake_is_exit_two_one_line_and_nothing_written(
     before = sorted(tmp_path.rglob("*"))
     capsys.readouterr()
     assert main(["finetune", str(run), "--recipe", "small", *[argument.format(run=run) for argument in arguments]]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len([line for line in told if line.startswith("pmae: ")]) == 1, told
-    assert message in told[-1]
+    printed = capsys.readouterr().err.splitlines()
+    assert len([line for line in printed if line.startswith("pmae: ")]) == 1, printed
+    assert message in printed[-1]
     assert sorted(tmp_path.rglob("*")) == before
 
 

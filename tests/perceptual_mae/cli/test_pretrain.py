@@ -79,10 +79,10 @@ def test_a_mistake_is_exit_two_one_line_each_and_nothing_written(
     before = sorted(tmp_path.rglob("*"))
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "run")]
     assert main(["pretrain", *arguments, *out]) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
-    assert all(line.startswith("pmae: ") for line in told.splitlines())
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert "Traceback" not in printed
+    assert all(line.startswith("pmae: ") for line in printed.splitlines())
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -91,11 +91,11 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
 ) -> None:
     out = tmp_path / "run"
     assert main(["pretrain", "quickstart", "training.epochs=2", "--out", str(out), "--dry-run"]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for fact in ("generator: 1,040,752 parameters", "discriminator: 168,033 parameters", "steps: 156 = 2 epochs x 78"):
-        assert fact in told
-    assert "effective batch: 64 images" in told
-    assert "learning rate: 0.002" in told
+        assert fact in printed
+    assert "effective batch: 64 images" in printed
+    assert "learning rate: 0.002" in printed
     assert not out.exists()
 
 
@@ -103,7 +103,7 @@ def test_a_run_prints_where_it_lies_and_its_scores_beside_the_baselines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*DEBUG_RUN, "--out", str(tmp_path / "run")]) == 0
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for word in (
         "this run",
         "mean color",
@@ -113,7 +113,7 @@ def test_a_run_prints_where_it_lies_and_its_scores_beside_the_baselines(
         "images/s",
         "left",
     ):
-        assert word in told
+        assert word in printed
 
 
 @pytest.mark.parametrize(
@@ -190,9 +190,9 @@ def test_runs_of_other_patches_are_not_drawn_side_by_side(
     finished: Path, smaller: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["visualize", str(finished), "--beside", str(smaller), "--out", str(tmp_path / "sheet.png")]) == 2
-    told = capsys.readouterr().err
-    assert "8x8 patches" in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "8x8 patches" in printed
+    assert printed.count("\n") == 1
     assert not (tmp_path / "sheet.png").exists()
 
 
@@ -214,9 +214,9 @@ def test_visualize_tells_what_is_wrong(finished: Path, tmp_path: Path, capsys: p
         (finished, [str(tmp_path / "text.png")], "text.png"),
     ):
         assert main(["visualize", str(run), *images, "--out", str(tmp_path / "out.png")]) == 2
-        told = capsys.readouterr().err
-        assert message in told
-        assert told.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert message in printed
+        assert printed.count("\n") == 1
     assert not (tmp_path / "out.png").exists()
 
 
@@ -228,9 +228,9 @@ def test_a_checkpoint_of_another_architecture_is_refused(
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("decoder_depth: 4", "decoder_depth: 3"))
     assert main(["visualize", str(other), "--out", str(tmp_path / "out.png")]) == 2
-    told = capsys.readouterr().err
-    assert "another architecture" in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "another architecture" in printed
+    assert printed.count("\n") == 1
 
 
 def test_summary_holds_scores_and_baselines(finished: Path) -> None:

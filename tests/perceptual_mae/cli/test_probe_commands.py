@@ -65,16 +65,16 @@ def test_published_protocols_run(protocol: str, run: Path) -> None:
     [(["--head", "mlp"], "mlp"), (["--protocol", "kth"], "mlp"), (["--head", "dense", "--protocol", "kth"], "dense"),
      (["--protocol", "kth", "--head", "linear"], "linear")],
 )  # fmt: skip
-def test_heads_are_trained_by_the_kth_protocol_and_told_in_both_readings(
+def test_heads_are_trained_by_the_kth_protocol_and_reported_in_both_readings(
     words: list[str], head: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["probe", str(run), *words, "--epochs", "1", "--baselines"]) == 0
     report = json.loads((run / "evaluation" / f"probe_kth_{head}.json").read_text())
     assert (report["protocol"], report["head"], report["seeds"], report["epochs"]) == ("kth", head, [0], 1)
     assert list(report["scores"]) == ["encoder", "random encoder", "raw pixels"]
-    told = capsys.readouterr().out
-    assert told.count(": one-hot agreement *") == told.count(": top-1 accuracy") == 3
-    assert "no accuracy" in told
+    printed = capsys.readouterr().out
+    assert printed.count(": one-hot agreement *") == printed.count(": top-1 accuracy") == 3
+    assert "no accuracy" in printed
 
 
 def test_the_linear_head_is_the_probe_as_it_was(run: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_mistake_is_exit_two_one_line_and_nothing_written(
     before = sorted(tmp_path.rglob("*"))
     capsys.readouterr()
     assert main([argument.format(run=run, photos=photos) for argument in arguments]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len([line for line in told if line.startswith("pmae: ")]) == 1, told
-    assert message in told[-1]
+    printed = capsys.readouterr().err.splitlines()
+    assert len([line for line in printed if line.startswith("pmae: ")]) == 1, printed
+    assert message in printed[-1]
     assert sorted(tmp_path.rglob("*")) == before

@@ -92,12 +92,12 @@ def test_a_cell_that_fails_is_written_down_and_the_others_go_on(
     out = tmp_path / "sweep"
     cells.failing = {"lr-1e-3"}
     assert sweep(out, *GRID) == 1
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     assert cells.ran == ["lr-1e-3", "lr-2e-3"]
-    assert told.err.splitlines()[-1].startswith("failed: lr-1e-3 (why: ")
+    assert output.err.splitlines()[-1].startswith("failed: lr-1e-3 (why: ")
     ending = json.loads((out / "sweep.json").read_text())["cells"]["lr-1e-3"]
     assert (ending["status"], ending["code"], ending["reason"]) == ("failed", 2, "out of luck")
-    assert "not finished" in told.out
+    assert "not finished" in output.out
     cells.failing = set()
     assert sweep(out, *GRID) == 0
     assert cells.ran[2:] == ["lr-1e-3"]
@@ -144,13 +144,13 @@ def test_a_dry_run_lists_the_cells_and_writes_nothing(
         ([], "nothing to sweep over"),
     ],
 )
-def test_a_mistake_in_any_cell_is_told_before_the_first_is_run(
+def test_a_mistake_in_any_cell_is_reported_before_the_first_is_run(
     options: list[str], message: str, cells: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sweep(tmp_path / "sweep", *options) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert "Traceback" not in told
+    output = capsys.readouterr().err
+    assert message in output
+    assert "Traceback" not in output
     assert list(tmp_path.iterdir()) == []
     assert cells.ran == []
 

@@ -40,12 +40,12 @@ def test_attention_has_a_column_for_each_head_and_a_file_of_its_own(
     assert drawn(run) == {"attention_00000001.png"}
     with Image.open(run / "images/attention_00000001.png") as page:
         assert page.width == 4 + 5 * 100  # original, mean, two heads, kept
-    told = capsys.readouterr().out
-    assert "kept patches hold 0.6 of its attention" in told
-    assert "coloured from 0" in told
+    printed = capsys.readouterr().out
+    assert "kept patches hold 0.6 of its attention" in printed
+    assert "coloured from 0" in printed
 
 
-def test_photographs_of_any_shape_are_prepared_as_held_out_images_and_it_is_told(
+def test_photographs_of_any_shape_are_prepared_as_held_out_images_and_it_is_reported(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sizes = {"wide": (300, 40), "tall": (33, 500), "small": (9, 7), "fits": (32, 32)}
@@ -55,8 +55,8 @@ def test_photographs_of_any_shape_are_prepared_as_held_out_images_and_it_is_told
         photos.append(str(tmp_path / f"{name}.png"))
     for options in ([], ["--attention", "--keep", "0.3"]):
         assert main(["visualize", str(run), *photos, *options]) == 0
-        (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("scaled")]
-        assert told.endswith("cropped in the middle to 32x32: wide.png 40x300, tall.png 500x33, small.png 7x9")
+        (printed,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("scaled")]
+        assert printed.endswith("cropped in the middle to 32x32: wide.png 40x300, tall.png 500x33, small.png 7x9")
 
 
 def test_broken_files_are_all_named_before_anything_is_written(
@@ -65,9 +65,9 @@ def test_broken_files_are_all_named_before_anything_is_written(
     (tmp_path / "text.png").write_text("no picture")
     words = [str(tmp_path / "text.png"), str(tmp_path / "absent.jpg"), str(tmp_path)]
     assert main(["visualize", str(run), *words, "--attention"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert [word in line for word, line in zip(words, told, strict=True)] == [True] * 3
-    assert all(line.startswith("pmae: ") and "give another image file" in line for line in told)
+    printed = capsys.readouterr().err.splitlines()
+    assert [word in line for word, line in zip(words, printed, strict=True)] == [True] * 3
+    assert all(line.startswith("pmae: ") and "give another image file" in line for line in printed)
     assert not drawn(run)
 
 
@@ -140,8 +140,8 @@ def test_options_without_effect_are_refused(
     options: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["visualize", str(run), *options]) == 2
-    (told,) = capsys.readouterr().err.splitlines()
-    assert message in told
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert message in printed
 
 
 @pytest.mark.parametrize(
@@ -154,5 +154,5 @@ def test_options_without_effect_are_refused(
         (["runs/kept", "runs/a"], ["runs/kept", "runs/a"]),
     ],
 )
-def test_folders_are_told_apart_by_as_little_as_it_takes(folders: list[str], names: list[str]) -> None:
+def test_folders_are_reported_apart_by_as_little_as_it_takes(folders: list[str], names: list[str]) -> None:
     assert distinct_names([Path(folder) for folder in folders], ("kept",)) == names

@@ -92,9 +92,9 @@ def test_another_file_is_not_kept_and_does_not_harm_the_one_that_is_there(
     folder.mkdir()
     (folder / "tiny-net.pt").write_bytes(b"an older one")
     assert cli.main(["weights", "fetch", "tiny", "--url", f"{site}/damaged.pt"]) == 2
-    told = capsys.readouterr().err
-    assert "damaged.pt: has SHA-256" in told
-    assert "was not kept" in told
+    printed = capsys.readouterr().err
+    assert "damaged.pt: has SHA-256" in printed
+    assert "was not kept" in printed
     assert (folder / "tiny-net.pt").read_bytes() == b"an older one"
     assert len(list(folder.iterdir())) == 1
 
@@ -108,13 +108,13 @@ def test_a_download_that_breaks_off_leaves_nothing(
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9/tiny-net.pt", "file:///nowhere/tiny-net.pt", "{site}/absent"])
-def test_where_nobody_answers_the_way_without_a_network_is_told_in_a_line(
+def test_where_nobody_answers_the_way_without_a_network_is_reported_in_a_line(
     address: str, folder: Path, site: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["weights", "fetch", "tiny", "--url", address.format(site=site)]) == 2
-    told = capsys.readouterr().err
-    assert "pmae weights fetch tiny --from FOLDER" in told
-    assert len(told.splitlines()) == 1
+    printed = capsys.readouterr().err
+    assert "pmae weights fetch tiny --from FOLDER" in printed
+    assert len(printed.splitlines()) == 1
     assert not folder.exists() or not list(folder.iterdir())
 
 

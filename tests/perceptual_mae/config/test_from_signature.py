@@ -99,7 +99,7 @@ def test_all_mistakes_of_a_section_come_together():
     }
 
 
-def test_a_missing_option_is_told():
+def test_a_missing_option_is_reported():
     assert rejected(kind="spray") == ["angle: is missing, must be a number (None)"]
 
 

@@ -206,10 +206,10 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         (["data.kind=cifar10", "data.size=null"], "data.root", "is missing, must be text"),
     ],
 )  # fmt: skip
-def test_a_misfit_is_told_at_the_key_that_was_set_last(overrides, key, message):
+def test_a_misfit_is_reported_at_the_key_that_was_set_last(overrides, key, message):
     lines = report(*overrides)
-    told = [line for line in lines if f": {key}: " in line and message in line]
-    assert len(told) == 1, lines
+    reported = [line for line in lines if f": {key}: " in line and message in line]
+    assert len(reported) == 1, lines
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_the_authors_weights_and_schedule_are_the_published_ones():
 
 
 @pytest.mark.parametrize(
-    ("layers", "told"),
+    ("layers", "reported"),
     [
         (["stylegan2_ada_p", "penalties.r1.every=0"], "penalties.r1.every=0: penalties.r1: cannot be built"),
         (["stylegan2_ada_p", "augment.p_max=2"], "augment.p_max=2: augment: cannot be built"),
@@ -294,12 +294,12 @@ def test_the_authors_weights_and_schedule_are_the_published_ones():
         (["FILE", "discriminator.base_channels=0"], "discriminator.base_channels=0: discriminator: cannot be built"),
     ],
 )
-def test_a_misfit_of_an_option_is_told_where_the_section_was_touched_last(layers, told, tmp_path):
+def test_a_misfit_of_an_option_is_reported_where_the_section_was_touched_last(layers, reported, tmp_path):
     """Be it by a method, a file of one's own (`FILE`, with a bad width) or an override."""
     path = tmp_path / "mine.yaml"
-    path.write_text("generator: {width: 130}\n" if "generator" in told else "discriminator: {base_channels: -1}\n")
+    path.write_text("generator: {width: 130}\n" if "generator" in reported else "discriminator: {base_channels: -1}\n")
     lines = report(*(str(path) if layer == "FILE" else layer for layer in layers))
-    assert any(line.startswith(told.replace("FILE", str(path))) for line in lines), lines
+    assert any(line.startswith(reported.replace("FILE", str(path))) for line in lines), lines
 
 
 def test_norm_pix_refuses_terms_and_heads_that_need_images():
@@ -360,7 +360,7 @@ def test_a_discriminator_of_ones_own_is_read_and_built(tmp_path, monkeypatch):
     assert parse_config(read_back(to_yaml(config))) == config
 
 
-def test_values_from_python_are_told_under_a_name_of_their_own():
+def test_values_from_python_are_reported_under_a_name_of_their_own():
     with pytest.raises(UserError, match=r"^runs/a/config.yaml: training.epochs: found 0"):
         parse_config({"training": {"epochs": 0}}, origin="runs/a/config.yaml")
 

@@ -84,7 +84,7 @@ def test_heads_read_the_blocks_they_sit_on():
 
 
 @pytest.mark.parametrize(("decoder_depth", "warns"), [(4, False), (3, True)])
-def test_sharing_a_block_is_told(caplog, decoder_depth, warns):
+def test_sharing_a_block_is_reported(caplog, decoder_depth, warns):
     with caplog.at_level(logging.WARNING):
         build((32, 32), 4, decoder_depth=decoder_depth)  # four levels
     assert ("share block 1" in caplog.text) == warns

@@ -91,7 +91,7 @@ def test_without_memory_a_network_is_checked_and_its_file_is_left_alone(kind: st
 
 
 def test_images_are_normalised_at_the_networks_own_door() -> None:
-    network = FrozenNetwork("eyes", Taps(nn.Sequential(nn.Conv2d(3, 3, 1)), ["0"]), (4, 4), 3, *IMAGENET)
+    network = FrozenNetwork("taps", Taps(nn.Sequential(nn.Conv2d(3, 3, 1)), ["0"]), (4, 4), 3, *IMAGENET)
     with torch.no_grad():
         convolution = network.network.layers[0]
         convolution.weight.copy_(torch.eye(3).view(3, 3, 1, 1))
@@ -104,7 +104,7 @@ def test_images_are_normalised_at_the_networks_own_door() -> None:
 
 def test_layers_that_overwrite_their_input_do_not_overwrite_features() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True))
-    network = FrozenNetwork("eyes", Taps(layers, ["0", "1"]), (8, 8), 3, *IMAGENET)
+    network = FrozenNetwork("taps", Taps(layers, ["0", "1"]), (8, 8), 3, *IMAGENET)
     before, after = network(images()[..., :8, :8])
     assert float(before.min()) < 0
     torch.testing.assert_close(after, before.relu())
@@ -116,7 +116,7 @@ def test_layers_behind_the_last_tap_are_dropped() -> None:
 
 
 def test_an_image_too_small_and_features_that_are_no_maps_are_refused() -> None:
-    with pytest.raises(ValueError, match="eyes cannot take images of 2x2 pixels"):
-        FrozenNetwork("eyes", Taps(nn.Sequential(nn.Conv2d(3, 4, 5)), ["0"]), (2, 2), 3, *IMAGENET)
-    with pytest.raises(ValueError, match=r"eyes: features must be maps \(B, C, H, W\), but a layer returns \(1, 48\)"):
-        FrozenNetwork("eyes", Taps(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten()), ["1"]), (4, 4), 3, *IMAGENET)
+    with pytest.raises(ValueError, match="taps cannot take images of 2x2 pixels"):
+        FrozenNetwork("taps", Taps(nn.Sequential(nn.Conv2d(3, 4, 5)), ["0"]), (2, 2), 3, *IMAGENET)
+    with pytest.raises(ValueError, match=r"taps: features must be maps \(B, C, H, W\), but a layer returns \(1, 48\)"):
+        FrozenNetwork("taps", Taps(nn.Sequential(nn.Conv2d(3, 3, 1), nn.Flatten()), ["1"]), (4, 4), 3, *IMAGENET)

@@ -46,7 +46,7 @@ def test_the_sum_of_the_file_is_held_against_the_one_given(tmp_path: Path) -> No
             read_weights("net", str(path), nonsense)
 
 
-def test_a_wrong_sum_is_told_before_the_file_is_opened(tmp_path: Path) -> None:
+def test_a_wrong_sum_is_reported_before_the_file_is_opened(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(b"not a network")
     with pytest.raises(ValueError, match="SHA-256"):
         read_weights("net", str(tmp_path / "net.pt"), "0" * 64)
@@ -75,7 +75,7 @@ def test_a_file_of_something_else_is_refused_in_one_line(
     assert not (tmp_path / "stolen").exists()
 
 
-def test_a_file_that_is_not_there_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the weights of vgg16: .*absent.pt does not exist; set `weights` to a file"):
         vgg16((32, 32), 3, weights=str(tmp_path / "absent.pt"))
     with pytest.raises(ValueError, match="is a folder"):

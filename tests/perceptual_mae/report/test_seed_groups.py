@@ -53,7 +53,7 @@ def test_where_images_lie_and_how_they_are_read_makes_no_other_method(tmp_path: 
     assert repeated == []
 
 
-def test_rows_of_one_method_are_told_apart_by_the_key_that_differs(tmp_path: Path):
+def test_rows_of_one_method_are_reported_apart_by_the_key_that_differs(tmp_path: Path):
     paths = [make_run(tmp_path / name, f"optimizer.lr={name}") for name in ("1e-3", "2e-3")]
     groups, _ = group_runs(read_run_records(paths))
     assert [group.label for group in groups] == ["MSE (optimizer.lr=0.001)", "MSE (optimizer.lr=0.002)"]

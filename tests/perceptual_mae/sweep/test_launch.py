@@ -38,16 +38,16 @@ def test_a_failure_has_a_reason_in_a_line(code: int, lines: list[str], reason: s
 
 
 def test_a_stop_is_handed_on_once_and_the_run_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real, told, stop = launching.subprocess.Popen, list[str](), StopSignal()
+    real, reported, stop = launching.subprocess.Popen, list[str](), StopSignal()
     monkeypatch.setattr(
         launching.subprocess, "Popen", lambda command, **options: real([sys.executable, "-c", PATIENT], **options)
     )
 
     def tell(line: str) -> None:
-        told.append(line)
+        reported.append(line)
         if line == "up":
             stop.requested = True
 
     ending = launch([], tmp_path, tell, stop)
-    assert told == ["up", "asked 1"]
+    assert reported == ["up", "asked 1"]
     assert (ending.code, ending.lines) == (130, ("up", "asked 1"))

@@ -43,9 +43,9 @@ def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_on
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     exported = trained.export_state_dict()
     before = plain(images)
-    told = plain.load_state_dict(exported, strict=False)
-    assert set(told.missing_keys) == {"mean", "std"}  # of the data, not of the encoder
-    assert not told.unexpected_keys
+    reported = plain.load_state_dict(exported, strict=False)
+    assert set(reported.missing_keys) == {"mean", "std"}  # of the data, not of the encoder
+    assert not reported.unexpected_keys
     with torch.no_grad():
         torch.testing.assert_close(plain(images), trained(images), rtol=0, atol=0)
         fresh = generator_of(config).encoder.eval()(images)

@@ -126,7 +126,7 @@ def test_the_discriminator_is_moved_by_its_own_loss_alone(generator: str, order:
     trainer.step([batch], EVEN)
     assert gradients.keys() == parameters.keys()
     for name, gradient in zip(parameters, own, strict=True):
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=lambda told, name=name: name)
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: name)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in parameters.values())
 
 

@@ -141,12 +141,12 @@ MISFITS = {
 def test_an_encoder_that_does_not_fit_is_one_line_exit_two_and_nothing_written(
     misfit: str, dry: list[str], other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change, told = MISFITS[misfit]
+    change, printed = MISFITS[misfit]
     arguments = [DEBUG, "mse", *change, f"generator.init_from={other}", "--out", str(tmp_path / "run"), *dry]
     assert main(["pretrain", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"generator.init_from: the encoder of {Run(other).checkpoint}" in line
-    assert told in line
+    assert printed in line
     assert "give generator.* and data.image_size the values it was trained with" in line
     assert not (tmp_path / "run").exists()
 
@@ -155,12 +155,12 @@ def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("precious")
     (tmp_path / "empty").mkdir()
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors")
-    for name, told in (
+    for name, printed in (
         ("nothing", "does not exist; give a run folder or a checkpoint in it"),
         ("empty", "is not a run folder"),
         ("notes.txt", "neither a safetensors file nor a state dict"),
     ):
-        with pytest.raises(UserError, match=rf"generator.init_from: .*{told}") as refused:
+        with pytest.raises(UserError, match=rf"generator.init_from: .*{printed}") as refused:
             open_start(tmp_path / name)
         assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match=r"missing .*; 1 unexpected"):

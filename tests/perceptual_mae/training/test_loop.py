@@ -193,7 +193,7 @@ def test_a_loss_that_stops_being_finite_stops_the_run_and_keeps_the_last_checkpo
     assert all(bool(value.isfinite().all()) for value in trained(tmp_path / "run").values())
 
 
-def test_running_out_of_memory_is_told_with_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_reported_with_what_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -243,9 +243,9 @@ def test_a_signal_saves_and_exits_with_130_and_the_same_command_goes_on(tmp_path
     while not (metrics.exists() and metrics.read_text().count("\n") > 3) and time.monotonic() < deadline:
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-    _, told = process.communicate(timeout=60)
+    _, reported = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in told
+    assert "Traceback" not in reported
     step = Run(tmp_path / "run").step
     assert 0 < step < 800
     assert json.loads(metrics.read_text().splitlines()[-1])["step"] == step
@@ -273,7 +273,7 @@ def test_what_was_learnt_is_saved_before_anything_else_can_fail(
     assert Run(tmp_path / "run").step == 4
 
 
-def test_a_generator_that_blew_up_is_told_as_such_and_no_score_is_made_of_it(tmp_path: Path) -> None:
+def test_a_generator_that_blew_up_is_reported_as_such_and_no_score_is_made_of_it(tmp_path: Path) -> None:
     config = debug_config("mse", "optimizer.lr=1e30", "training.epoch_images=8", "training.epochs=8")
     with pytest.raises(UserError, match=r"stopped being finite at step \d+.*(likely spoiled|last good|no checkpoint)"):
         pretrain(config, tmp_path / "run", quiet=True)
@@ -338,8 +338,8 @@ def test_two_processes_train_stop_and_go_on_as_a_whole_run(tmp_path: Path) -> No
     environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     for epochs in (1, 2):
         arguments = [f"training.epochs={epochs}", "schedule.warmup_ratio=0.0", "--out", str(tmp_path / "two")]
-        told = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=240)
-        assert told.returncode == 0, told.stderr
-        assert "2 processes x 2 micro-batches x 2 images" in told.stderr
+        reported = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=240)
+        assert reported.returncode == 0, reported.stderr
+        assert "2 processes x 2 micro-batches x 2 images" in reported.stderr
     assert Run(tmp_path / "two").step == 8
     assert Run(tmp_path / "two").summary()["num_images"] == 8

@@ -214,7 +214,7 @@ def test_features_of_a_file_train_and_its_path_is_all_a_run_keeps(tmp_path: Path
         pretrain(config, tmp_path / "run", quiet=True)
 
 
-def test_random_weights_are_told(tmp_path: Path) -> None:
+def test_random_weights_are_reported(tmp_path: Path) -> None:
     network = "losses.style={weight: 1.0, network: " + KINDS["lpips"] + "}"
     pretrain(debug_config("l1", network, "training.epochs=1"), tmp_path / "run", quiet=True)
     assert "WARNING the loss network lpips has random weights" in (tmp_path / "run" / "log.txt").read_text()
@@ -228,7 +228,7 @@ def test_random_weights_are_told(tmp_path: Path) -> None:
         ("weights: there.pt", r"there.pt are those of another network, tensors 20 missing \(first: layers.0.weight\)"),
     ],
 )
-def test_a_file_that_does_not_do_is_told_in_one_line_with_its_key(
+def test_a_file_that_does_not_do_is_reported_in_one_line_with_its_key(
     options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -239,7 +239,7 @@ def test_a_file_that_does_not_do_is_told_in_one_line_with_its_key(
     assert "\n" not in str(caught.value)
 
 
-def test_a_library_that_is_not_installed_is_told_when_the_network_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_not_installed_is_reported_when_the_network_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     real_import = builtins.__import__
 
     def without_timm(name: str, *rest: object) -> object:

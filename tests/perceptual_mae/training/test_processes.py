@@ -74,7 +74,7 @@ def assert_equals_one_process(by_two: Path, method: str, accumulation: int) -> N
     both, one = load_file(by_two / f"{method}-{accumulation}"), train(method, accumulation)
     assert both.keys() == one.keys()
     for name, value in one.items():
-        torch.testing.assert_close(both[name], value, rtol=0, atol=1e-5, msg=lambda told, name=name: f"{name}: {told}")
+        torch.testing.assert_close(both[name], value, rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_the_cases_cross_an_even_epoch() -> None:

@@ -1,4 +1,4 @@
-"""Details of the step that a run's numbers depend on: rates, penalties, what ADA is told, what stands still."""
+"""Details of the step that a run's numbers depend on: rates, penalties, what ADA measures, what stands still."""
 
 from dataclasses import replace
 

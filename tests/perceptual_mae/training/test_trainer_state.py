@@ -1,4 +1,4 @@
-"""What a checkpoint brings back beside weights and moments."""
+"""State that a checkpoint restores besides weights and Adam's moments."""
 
 import json
 from pathlib import Path

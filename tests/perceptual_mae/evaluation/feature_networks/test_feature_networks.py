@@ -231,7 +231,7 @@ def test_a_text_is_a_kind_what_is_meant_and_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("incepton", "did you mean 'inception'"),
         ("absent.ts", "absent.ts does not exist"),
@@ -254,14 +254,14 @@ def test_a_text_is_a_kind_what_is_meant_and_options(tmp_path: Path) -> None:
         ("{folder}/three.ts", "returns features of 0 dimensions"),
     ],
 )
-def test_mistakes_are_told_in_a_line(text: str, told: str, tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_a_line(text: str, reported: str, tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no network")
     torch.save({"other": torch.ones(1)}, tmp_path / "empty.pt")
     torch.jit.script(Sum()).save(str(tmp_path / "three.ts"))
     torch.save(models.squeezenet1_0(weights=None).state_dict(), tmp_path / "squeeze.pt")
     with pytest.raises(UserError) as raised:
         opened(text.format(folder=tmp_path), (16, 16))
-    assert told in str(raised.value)
+    assert reported in str(raised.value)
     assert len(str(raised.value).splitlines()) == 1
 
 

@@ -40,7 +40,7 @@ def test_settings_are_laid_over_a_recipe() -> None:
     assert read_recipe("paper", 6, ["base_lr=1e-3"]).peak_rate == pytest.approx(4e-3)
 
 
-def test_from_scratch_has_nothing_to_protect_unless_told() -> None:
+def test_from_scratch_has_nothing_to_protect_unless_reported() -> None:
     assert read_recipe("mae", 12, from_scratch=True).layer_decay == 1.0
     assert read_recipe("mae", 12, ["layer_decay=0.9"], from_scratch=True).layer_decay == 0.9
     assert read_recipe("mae", 12, from_scratch=True).epochs == 100
@@ -62,7 +62,7 @@ def test_from_scratch_has_nothing_to_protect_unless_told() -> None:
         ("base_lr=null", "set one of them"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_line(setting: str, message: str) -> None:
+def test_a_wrong_setting_is_reported_in_one_line(setting: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         read_recipe("small", 6, [setting])
     assert message in str(caught.value)

@@ -158,7 +158,7 @@ def test_what_is_saved_scores_as_it_did(run: Run, data: LabelledData, tmp_path: 
     assert open_classifier(tmp_path / "one").pool == "mean"
 
 
-def test_a_loss_that_is_not_finite_is_told(run: Run, data: LabelledData) -> None:
+def test_a_loss_that_is_not_finite_is_reported(run: Run, data: LabelledData) -> None:
     with pytest.raises(UserError, match="not finite in epoch 1; lower the rate"):
         finetune(run, data, *QUICK, "lr=1e30", "warmup_epochs=0")
 

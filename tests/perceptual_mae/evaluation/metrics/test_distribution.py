@@ -166,7 +166,7 @@ def test_no_image_is_kept(network: str) -> None:
     }
 
 
-def test_without_inception_everything_of_it_is_unavailable_and_the_command_that_brings_it_is_told(
+def test_without_inception_everything_of_it_is_unavailable_and_the_command_that_brings_it_is_reported(
     weights: Path,
 ) -> None:
     accumulator = prepare(setting(100), ["fid", "is"])

@@ -84,7 +84,7 @@ def test_what_is_not_at_hand_is_left_out_with_its_reason(tmp_path: Path) -> None
     assert chosen.networks == {}
 
 
-def test_scores_of_sets_that_share_a_network_are_prepared_once_and_networks_are_told(tmp_path: Path) -> None:
+def test_scores_of_sets_that_share_a_network_are_prepared_once_and_networks_are_reported(tmp_path: Path) -> None:
     for name in ("eye", "inception"):
         (tmp_path / name).write_text(name)
     chosen = choose(["kid", "fid", "seen"], [], setting(tmp_path), TABLE)

@@ -131,10 +131,10 @@ def test_an_output_that_is_not_finite_stops_with_what_to_do() -> None:
         perform(Numbered(2), range(2), reconstruct=broken)
 
 
-def test_progress_is_told_to_the_end() -> None:
-    told: list[tuple[str, int, int]] = []
-    perform(Numbered(7), range(7), name="test", on_progress=lambda *heard: told.append(heard))
-    assert told == [("test", 3, 7), ("test", 6, 7), ("test", 7, 7)]
+def test_progress_is_reported_to_the_end() -> None:
+    reported: list[tuple[str, int, int]] = []
+    perform(Numbered(7), range(7), name="test", on_progress=lambda *heard: reported.append(heard))
+    assert reported == [("test", 3, 7), ("test", 6, 7), ("test", 7, 7)]
 
 
 TWO_PROCESSES = """

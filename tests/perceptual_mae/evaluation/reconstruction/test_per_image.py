@@ -105,11 +105,11 @@ def test_identical_images_are_counted_and_enter_the_mean_with_100_db() -> None:
 def test_a_report_of_identical_images_is_json_without_infinity() -> None:
     real = torch.rand(2, 3, 32, 32)
     report, accumulator = scores_of(batch_of(real, real.clone(), lower_half(2)))
-    told = json.loads(json.dumps(report, allow_nan=False))["scores"]
+    reported = json.loads(json.dumps(report, allow_nan=False))["scores"]
     for subject in ("raw", "composite", "masked"):
-        assert (told[subject]["psnr"], told[subject]["psnr_pooled"]) == (100, 100)
-        assert told[subject]["psnr_identical_images"] == 2
-        assert told[subject]["ssim"] == pytest.approx(1)
+        assert (reported[subject]["psnr"], reported[subject]["psnr_pooled"]) == (100, 100)
+        assert reported[subject]["psnr_identical_images"] == 2
+        assert reported[subject]["ssim"] == pytest.approx(1)
     assert accumulator.table is not None
     assert accumulator.table.column("raw/psnr").tolist() == [100] * 2
 

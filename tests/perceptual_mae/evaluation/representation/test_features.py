@@ -122,8 +122,8 @@ def test_images_without_labels_are_refused() -> None:
         extract_features(brightness, Numbered(4, labelled=False), TRANSFORM, Accelerator(cpu=True))
 
 
-def test_progress_is_told_to_the_end() -> None:
-    told: list[tuple[str, int, int]] = []
+def test_progress_is_reported_to_the_end() -> None:
+    reported: list[tuple[str, int, int]] = []
     extract_features(
         brightness,
         Numbered(7),
@@ -131,9 +131,9 @@ def test_progress_is_told_to_the_end() -> None:
         Accelerator(cpu=True),
         batch_size=3,
         name="train",
-        on_progress=lambda *heard: told.append(heard),
+        on_progress=lambda *heard: reported.append(heard),
     )
-    assert told == [("train", 3, 7), ("train", 6, 7), ("train", 7, 7)]
+    assert reported == [("train", 3, 7), ("train", 6, 7), ("train", 7, 7)]
 
 
 TWO_PROCESSES = """

@@ -1,4 +1,4 @@
-"""Heads of the KTH study: what they are, how they are trained, what is told of them."""
+"""Heads of the KTH study: what they are, how they are trained, what is reported of them."""
 
 import math
 

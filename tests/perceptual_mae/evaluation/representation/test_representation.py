@@ -37,14 +37,14 @@ def data(run: Run) -> LabelledData:
 
 
 @pytest.fixture(scope="module")
-def told() -> set[str]:
+def reported() -> set[str]:
     return set()
 
 
 @pytest.fixture(scope="module")
-def report(run: Run, data: LabelledData, told: set[str]) -> dict[str, Any]:
+def report(run: Run, data: LabelledData, reported: set[str]) -> dict[str, Any]:
     def on_progress(what: str, done: int, total: int) -> None:
-        told.add(what)
+        reported.add(what)
 
     return probe_run(run, data, make_accelerator(run.config), seeds=(0, 1), baselines=True, on_progress=on_progress)
 
@@ -71,8 +71,8 @@ def test_a_report_says_what_it_stands_on(run: Run, report: dict[str, Any]) -> No
         assert found["accuracy"] == pytest.approx(sum(found["by_seed"]) / 2, abs=1e-5)
 
 
-def test_progress_covers_extraction_and_fitting_of_everything(report: dict[str, Any], told: set[str]) -> None:
-    assert told == {f"{name}, {what}" for name in report["scores"] for what in ("train", "test", "fitting")}
+def test_progress_covers_extraction_and_fitting_of_everything(report: dict[str, Any], reported: set[str]) -> None:
+    assert reported == {f"{name}, {what}" for name in report["scores"] for what in ("train", "test", "fitting")}
 
 
 def test_the_same_probe_twice_gives_the_same_scores(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
@@ -80,7 +80,7 @@ def test_the_same_probe_twice_gives_the_same_scores(run: Run, data: LabelledData
     assert again["scores"]["encoder"] == report["scores"]["encoder"]
 
 
-def test_averaged_weights_are_left_out_when_told(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
+def test_averaged_weights_are_left_out_when_reported(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
     plain = knn_run(run, data, make_accelerator(run.config), ema=False)
     assert plain["ema"] is False
     assert plain["encoder_sha256"] == fingerprint(run.generator(ema=False).encoder) != report["encoder_sha256"]
@@ -100,7 +100,7 @@ def by_kth(run: Run, data: LabelledData) -> dict[str, Any]:
     return probe_run(run, data, make_accelerator(run.config), protocol="kth", head="mlp", seeds=(0, 1), epochs=4)
 
 
-def test_a_trained_head_is_told_on_train_and_test_in_both_readings(by_kth: dict[str, Any]) -> None:
+def test_a_trained_head_is_reported_on_train_and_test_in_both_readings(by_kth: dict[str, Any]) -> None:
     assert (by_kth["head"], by_kth["epochs"], by_kth["batch_size"], by_kth["augmentation"]) == ("mlp", 4, 64, None)
     assert by_kth["one_hot_agreement"].startswith("no accuracy")
     assert list(by_kth["scores"]["encoder"]) == ["class", "mean"]
