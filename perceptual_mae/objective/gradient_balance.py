@@ -56,28 +56,23 @@ class GradientBalance:
         `scale` (fp16) multiplies the losses on the way back and is divided out. No parameter's gradient is touched.
         """
         levels, latent = reconstruction.prediction, reconstruction.latent
-        for name in dict.fromkeys([*self.anchored_terms(raw), *self.telemetry_terms(list(raw), step)]):
+        terms = dict.fromkeys([*self.anchored_terms(raw), *self.telemetry_terms(list(raw), step)])
+        for name in terms:
             *above, decoder = torch.autograd.grad(
                 raw[name] * scale, (*levels, latent), retain_graph=True, allow_unused=True, materialize_grads=True
             )
             places = {"decoder": decoder}
             if len(levels) > 1:
                 places |= {level_name(level): gradient for level, gradient in zip(levels, above, strict=True)}
-            self.add({name: {place: gradient / scale for place, gradient in places.items()}})
-        self._micro_batches += 1
-
-    def add(self, gradients: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Add gradients of a micro-batch's mean losses, by name and place, to the squares of this measurement."""
-        for name, places in gradients.items():
             for place, gradient in places.items():
-                full = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+                full = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale
                 square = full.square().sum()
                 self._squares[name, place] = self._squares.get((name, place), torch.zeros_like(square)) + square
+        self._micro_batches += bool(terms)
 
     def finish(self, reduce_sum: Callable[[Tensor], Tensor]) -> Norms:
         """Close a measurement and return the norms of the global batch: `reduce_sum` adds a tensor over processes."""
         if not self._squares:
-            self._micro_batches = 0
             return {}
         keys = sorted(self._squares)
         squares = [self._squares[key] for key in keys]
