@@ -18,7 +18,7 @@ from perceptual_mae.cli.options import (
     check_run,
     read_numbers,
 )
-from perceptual_mae.cli.output import check_out, write_scores
+from perceptual_mae.cli.output import check_out, scoring, write_scores
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.errors import UserError
 
@@ -70,13 +70,10 @@ def finetune_command(
     check_out(out)
     from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
     from perceptual_mae.evaluation.finetuning.recipes import read_recipe
-    from perceptual_mae.evaluation.open_run import open_run
-    from perceptual_mae.progress import ProgressBar
 
-    evaluation = open_run(**vars(scored))
-    depth = len(evaluation.run.generator().encoder.blocks)
-    resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
-    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
+    with scoring(scored) as (evaluation, on_progress):
+        depth = len(evaluation.run.generator().encoder.blocks)
+        resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
         report = finetune_run(
             evaluation.run,
             evaluation.data,

@@ -18,7 +18,7 @@ from perceptual_mae.cli.options import (
     check_run,
     read_numbers,
 )
-from perceptual_mae.cli.output import check_out, write_scores
+from perceptual_mae.cli.output import check_out, scoring, write_scores
 from perceptual_mae.cli.representation_tables import knn_table
 
 
@@ -39,13 +39,10 @@ def knn_command(
     check_run(folder)
     counts = read_numbers(neighbours, "--neighbours", least=1)
     check_out(out)
-    from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.evaluation.representation.evaluate import knn_run
-    from perceptual_mae.progress import ProgressBar
 
     scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
-    evaluation = open_run(**vars(scored))
-    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
+    with scoring(scored) as (evaluation, on_progress):
         report = knn_run(
             evaluation.run,
             evaluation.data,

@@ -1,18 +1,21 @@
 """What several commands print and write: lines, tables, score files."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from perceptual_mae.cli.options import Scored
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
     from perceptual_mae.evaluation.open_run import EvaluationRun
+    from perceptual_mae.progress import OnProgress
 
 
 def print_lines(*lines: str, to_stderr: bool = False) -> None:
@@ -37,6 +40,17 @@ def check_out(out: Path | None) -> None:
     """Refuse a path that the scores cannot be written to, before they are computed."""
     if out is not None and (out.is_dir() or out.suffix != ".json"):
         raise UserError(f"--out: {out} is no file that ends in .json; name one")
+
+
+@contextmanager
+def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "OnProgress"]]:
+    """Open the run and the images to score, and show how far the scoring is."""
+    from perceptual_mae.evaluation.open_run import open_run
+    from perceptual_mae.progress import ProgressBar
+
+    evaluation = open_run(**vars(scored))
+    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
+        yield evaluation, on_progress
 
 
 def write_scores(

@@ -18,7 +18,7 @@ from perceptual_mae.cli.options import (
     check_run,
     read_numbers,
 )
-from perceptual_mae.cli.output import check_out, write_scores
+from perceptual_mae.cli.output import check_out, scoring, write_scores
 from perceptual_mae.cli.representation_tables import probe_table
 from perceptual_mae.errors import UserError
 
@@ -71,14 +71,11 @@ def probe_command(
     )
     check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
     check_out(out)
-    from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.evaluation.representation.evaluate import probe_run
-    from perceptual_mae.progress import ProgressBar
     from perceptual_mae.visualization.layer_map import draw_layer_map
 
     scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
-    evaluation = open_run(**vars(scored))
-    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
+    with scoring(scored) as (evaluation, on_progress):
         report = probe_run(
             evaluation.run,
             evaluation.data,
