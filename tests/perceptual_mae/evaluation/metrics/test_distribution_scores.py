@@ -10,8 +10,6 @@ import torch_fidelity.metric_isc
 import torch_fidelity.metric_kid
 from cleanfid import fid as cleanfid
 from torch import Tensor
-from torchmetrics.image.fid import _compute_fid
-from torchmetrics.image.kid import poly_mmd
 
 from perceptual_mae.evaluation.metrics.distribution import COMPUTED
 from perceptual_mae.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
@@ -60,6 +58,8 @@ def test_gaussians_with_one_basis_have_their_closed_form_and_others_the_root_of_
 
 
 def test_the_distance_and_its_moments_are_those_of_torchmetrics_and_of_clean_fid() -> None:
+    from torchmetrics.image.fid import _compute_fid
+
     first, second = features(300, 24, seed=1), features(280, 24, seed=2, shift=0.1, spread=1.3)
     one, two = fit_gaussian(first), fit_gaussian(second)
     ours = frechet_distance(one, two)
@@ -95,6 +95,8 @@ def test_the_discrepancy_of_two_pairs_is_worked_by_hand() -> None:
 
 
 def test_a_kernel_distance_of_all_images_is_that_of_three_other_libraries() -> None:
+    from torchmetrics.image.kid import poly_mmd
+
     first, second = features(60, 16, seed=5), features(60, 16, seed=6, shift=0.2)
     found = kernel_distance(first, second)
     assert (found.subsets, found.subset_size, found.std) == (1, 60, None)

@@ -12,11 +12,6 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from perceptual_mae.data.decoding import read_image
 from perceptual_mae.evaluation.metrics import METRICS
@@ -123,6 +118,8 @@ def test_the_border_of_a_laplacian_is_reflected() -> None:
 
 
 def test_pixel_scores_equal_torchmetrics_and_kornia() -> None:
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     fake, real = pair(4, 3, 48, 40)
     for i in range(4):
         one, other = fake[i : i + 1], real[i : i + 1]
@@ -145,6 +142,8 @@ def test_ssim_equals_the_map_of_our_loss(shape: tuple[int, ...]) -> None:
 
 
 def test_ssim_equals_pytorch_msssim_torchmetrics_and_kornia() -> None:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     fake, real = pair(4, 3, 48, 40)
     scores = score("ssim", fake, real).float()
     theirs = pytorch_msssim.ssim(fake, real, data_range=1.0, size_average=False)
@@ -157,6 +156,8 @@ def test_ssim_equals_pytorch_msssim_torchmetrics_and_kornia() -> None:
 
 
 def test_ms_ssim_equals_our_loss_and_torchmetrics_but_for_its_padding() -> None:
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     fake, real = pair(2, 3, 176, 192)
     scores = score("ms_ssim", fake, real)
     assert 1 - float(ms_ssim((fake,), (real,), form="wang")) == pytest.approx(float(scores.mean()), abs=1e-5)

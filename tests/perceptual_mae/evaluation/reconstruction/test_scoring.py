@@ -5,7 +5,6 @@ import torch
 from accelerate import Accelerator
 from pytorch_msssim import ssim
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.transforms import EvaluationTransform
@@ -69,6 +68,8 @@ def score(fake_of=darker, masks=lower_half, side: int = 32, baselines: bool = Fa
 
 
 def test_scores_equal_torchmetrics_and_pytorch_msssim() -> None:
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # here: it takes seconds, in every worker
+
     scores, real = score(), Noise(32).unit()
     fake = darker(real)
     composite = torch.cat([real[:, :, :16], fake[:, :, 16:]], 2)
