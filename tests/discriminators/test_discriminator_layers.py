@@ -21,7 +21,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 @pytest.mark.parametrize(
     ("group", "expected"), [(1, [0.0] * 4), (2, [1.0, 2.0, 1.0, 2.0]), (4, [1.870829] * 4), ("batch", [1.870829] * 4)]
 )
-def test_minibatch_deviation_of_four_numbers_worked_by_hand(group, expected):
+def test_minibatch_stddev_of_four_numbers_worked_by_hand(group, expected):
     images = torch.tensor([0.0, 1.0, 2.0, 5.0]).view(4, 1, 1, 1)
     appended = minibatch_stddev(images, group)
     assert torch.equal(appended[:, :1], images)
@@ -42,7 +42,7 @@ def test_groups_are_strided_and_as_large_as_divides_the_batch(batch, group, size
         torch.testing.assert_close(maps[index], expected.expand(2, 5))
 
 
-def test_minibatch_deviation_is_computed_in_float32_under_bfloat16():
+def test_minibatch_stddev_is_computed_in_float32_under_bfloat16():
     images = (100 + random(4, 8, 3, 3, dtype=torch.float32)).bfloat16()
     exact = minibatch_stddev(images.float())[:, -1]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -52,7 +52,7 @@ def test_minibatch_deviation_is_computed_in_float32_under_bfloat16():
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
-def test_minibatch_deviation_has_finite_gradients_even_among_equal_images(batch):
+def test_minibatch_stddev_has_finite_gradients_even_among_equal_images(batch):
     images = torch.full((batch, 2, 2, 2), 0.3, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(minibatch_stddev(images)[:, -1].sum(), images, create_graph=True)
     (second,) = torch.autograd.grad((gradient * random(*gradient.shape)).sum(), images)
@@ -60,7 +60,7 @@ def test_minibatch_deviation_has_finite_gradients_even_among_equal_images(batch)
     assert second.isfinite().all()
 
 
-def test_minibatch_deviation_passes_first_and_second_gradient_checks():
+def test_minibatch_stddev_passes_first_and_second_gradient_checks():
     images = random(4, 2, 2, 2).requires_grad_()
     assert torch.autograd.gradcheck(minibatch_stddev, images)
     assert torch.autograd.gradgradcheck(minibatch_stddev, images)
@@ -123,7 +123,7 @@ def test_under_autocast_the_blur_is_the_plain_convolution_there_and_back(padding
 
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize(("padding", "step"), [(1, 2), (2, 1)])
-def test_gradients_of_the_blur_lie_in_memory_as_the_images_do(padding, step, layout):
+def test_gradients_of_the_blur_are_in_memory_as_the_images_do(padding, step, layout):
     images = random(2, 3, 8, 8).to(memory_format=layout).requires_grad_()
     blurred = Blur().double()(images, padding=padding, step=step)
     (gradient,) = torch.autograd.grad(blurred.square().sum(), images)

@@ -163,7 +163,7 @@ def test_equalised_learning_rate_changes_the_learning_and_not_the_start():
     assert equalized.from_rgb.weight.std() > plain.from_rgb.weight.std()
 
 
-def test_the_group_of_the_minibatch_deviation_is_an_option():
+def test_the_group_of_the_minibatch_stddev_is_an_option():
     levels = pyramid(8, 32, 4)
     alone = torch.cat([build()([level[i : i + 1] for level in levels]).logits for i in range(8)])
     by_option = {group: build(minibatch_group=group)(levels).logits for group in (1, 4, 8, "batch")}

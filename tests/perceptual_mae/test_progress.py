@@ -61,7 +61,7 @@ def test_each_task_has_a_clock_of_its_own(clock: Clock) -> None:
     assert lines_of(console) == ["train: 2 of 4, left 0:00:20"]
 
 
-def test_on_a_terminal_each_task_has_a_bar_and_status_stands_beside_it() -> None:
+def test_on_a_terminal_each_task_has_a_bar_and_status_is_next_to_it() -> None:
     console = Console(record=True, force_terminal=True, width=120)
     with ProgressBar(console=console) as on_progress:
         for done in range(1, 5):

@@ -136,7 +136,7 @@ def test_the_commands_are_written_for_whoever_repeats_a_cell_by_hand(stand: Stan
     assert [line for line in lines if line.startswith("pmae ")] == [cell.line for cell in cells]
 
 
-def test_a_cell_that_was_stopped_tells_nothing_of_what_it_costs(stand: Stand, tmp_path: Path) -> None:
+def test_a_cell_that_was_stopped_says_nothing_of_what_it_costs(stand: Stand, tmp_path: Path) -> None:
     first = names(tmp_path)[0]
     (tmp_path / "study/runs" / first).mkdir(parents=True)  # as a stopped call leaves it
     (tmp_path / "study/study.json").write_text(json.dumps({"study": "improved_mae", "quick": False, "cells": {}}))

@@ -51,7 +51,7 @@ def test_cpu_time_is_counted_apart_from_the_clock() -> None:
     assert costs.seconds(cell("pretrain small", 1000)) == pytest.approx(52)
 
 
-def test_a_line_that_falls_tells_no_start() -> None:
+def test_a_line_that_falls_has_no_start() -> None:
     costs = measure([record("probe a", 10, 9.0), record("probe a", 20, 8.0)])
     assert costs is not None
     assert costs.starts == {"probe": 8.0}
@@ -77,5 +77,5 @@ def test_a_kind_whose_cell_took_no_longer_than_a_start_costs_what_its_command_do
     assert extrapolate([cell("pretrain tiny", 1_000)], costs).guessed == ["pretrain tiny"]
 
 
-def test_failed_and_resumed_cells_tell_nothing() -> None:
+def test_failed_and_resumed_cells_say_nothing() -> None:
     assert measure([record("pretrain a", 9, 1.0, status="failed"), record("pretrain a", 9, 1.0, whole=False)]) is None

@@ -52,7 +52,7 @@ def cells(table: Table, row: str) -> dict[str, str]:
     return dict(zip(table.header[1:], found.cells, strict=True))
 
 
-def test_a_table_has_means_and_sample_deviations_over_seeds(planted: Study) -> None:
+def test_a_table_has_means_and_sample_stds_over_seeds(planted: Study) -> None:
     findings = improved_mae.report(planted, SMALL)
     original = cells(findings.tables[0], "original")
     assert (original["n"], original["hidden HF error"], original["FT"]) == ("3", "0.0320 ± 0.0020", "42.00 ± 2.00")
@@ -64,7 +64,7 @@ def test_a_table_has_means_and_sample_deviations_over_seeds(planted: Study) -> N
     assert any("pmae finetune" in note for note in findings.tables[2].notes)
 
 
-def test_differences_are_paired_by_seed_and_judged_by_students_interval(planted: Study) -> None:
+def test_differences_are_paired_by_seed_and_tested_by_students_interval(planted: Study) -> None:
     table = improved_mae.report(planted, SMALL).tables[1]
     reported = cells(table, "improved")
     # -.001, -.002, -.003: mean -.002, deviation .001; t(2) = 4.303, so the interval reaches .0025 and holds 0.

@@ -21,7 +21,7 @@ ARGUMENTS += ["--finetune-labels", "128"]
 
 @pytest.mark.slow
 @pytest.mark.data
-def test_a_study_ends_in_its_tables_and_figures_and_a_second_call_only_tells_them(
+def test_a_study_ends_in_its_tables_and_figures_and_a_second_call_only_prints_them(
     cifar10: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cells = InProcess()

@@ -63,7 +63,7 @@ def test_every_operation_changes_every_level_and_passes_a_gradient_back(operatio
 
 
 @EXECUTIONS
-def test_an_image_that_nothing_moves_keeps_its_pixels_beside_one_that_moves(exact):
+def test_an_image_that_nothing_moves_keeps_its_pixels_next_to_one_that_moves(exact):
     draws = only(3, rotate_post=0.4)
     draws = dataclasses.replace(draws, rotate_post=draws.rotate_post * torch.tensor([1.0, 0.0, 1.0]))
     pyramid = levels_of(photo_like(3, 3, 64, 64).requires_grad_(), 3)

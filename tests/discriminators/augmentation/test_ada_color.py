@@ -68,7 +68,7 @@ def test_all_levels_get_the_same_colours():
     torch.testing.assert_close(F.avg_pool2d(large, 4), small)
 
 
-def test_noise_has_its_deviation_and_is_pooled_for_lower_levels():
+def test_noise_has_its_std_and_is_pooled_for_lower_levels():
     images = torch.full((2, 3, 64, 64), 0.5, dtype=torch.float64)
     draws = only(2, noise=[0.2, 0.0], noise_seed=7)
     large, small = augment(draws, (images, F.avg_pool2d(images, 4)), exact=False)

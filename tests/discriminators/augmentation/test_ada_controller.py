@@ -56,7 +56,7 @@ def test_r_t_is_the_mean_over_all_logits_of_the_interval():
     assert controller.r_t == 0.25
 
 
-def test_a_least_squares_discriminator_is_judged_about_one_half():
+def test_a_least_squares_discriminator_decides_at_one_half():
     """All of its real logits are positive; about 0 p could only ever rise."""
     logits = torch.tensor([1.1, 0.9, 0.6, 0.4])
     assert sign_sums(logits, 0.0).tolist() == [4, 4]

@@ -170,7 +170,7 @@ def test_zooming_out_is_free_of_aliasing_in_the_exact_execution():
     assert fast > 0.3
 
 
-def test_far_outside_lies_the_mirrored_image():
+def test_far_outside_is_the_mirrored_image():
     ramp = torch.linspace(0, 1, 64, dtype=torch.float64).expand(1, 1, 64, 64)
     for exact in (True, False):
         (moved,) = augment(only(translate_fraction=[0.25, 0.0]), (ramp,), exact=exact)

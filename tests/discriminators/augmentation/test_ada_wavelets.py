@@ -47,7 +47,7 @@ def test_filters_are_twice_differentiable():
 
 
 @pytest.mark.parametrize(("count", "taps"), [(1, 1), (2, 7), (3, 19), (4, 43)])
-def test_octaves_sum_to_an_impulse_and_lie_in_order(count, taps):
+def test_octaves_sum_to_an_impulse_and_are_in_order(count, taps):
     bands = octaves(count)
     assert bands.shape == (count, taps)
     impulse = torch.zeros(taps, dtype=torch.float64)

@@ -71,7 +71,7 @@ def test_unknown_layers_and_broken_files_come_without_torch(command, tmp_path):
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_list_puts_the_papers_rows_beside_its_numbers_one_line_a_method(capsys):
+def test_the_list_puts_the_papers_rows_with_its_numbers_one_line_a_method(capsys):
     assert cli.main(["configs"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "ls_gan_p LS-GAN-P 0.16 0.53 0.92 16.2 28.2 0.54 113 72.5 84.5 86.5 51.4 45.4 49.2" in lines

@@ -103,7 +103,7 @@ def test_scores_agree_with_those_that_training_ended_with(run: Path) -> None:
         assert found["composite"]["ssim"] == pytest.approx(printed["ssim"], abs=1e-4), subject
 
 
-def test_lines_and_pictures_stand_beside_the_report(run: Path) -> None:
+def test_lines_and_pictures_are_written_next_to_the_report(run: Path) -> None:
     report = evaluate(run, "--metrics", "psnr,l1", name="evaluate_metrics_psnr+l1")
     lines = lines_of(run / "evaluation" / report["per_image"])
     assert len(lines) == report["num_images"] > 20

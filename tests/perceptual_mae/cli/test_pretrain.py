@@ -99,7 +99,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
     assert not out.exists()
 
 
-def test_a_run_prints_where_it_lies_and_its_scores_beside_the_baselines(
+def test_a_run_prints_where_it_is_and_its_scores_with_the_baselines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*DEBUG_RUN, "--out", str(tmp_path / "run")]) == 0
@@ -124,7 +124,7 @@ def test_a_run_prints_where_it_lies_and_its_scores_beside_the_baselines(
         (UserError("out of memory: try a smaller batch"), 2, "pmae: out of memory: try a smaller batch"),
     ],
 )
-def test_the_exit_code_tells_an_interrupted_run_from_a_mistake(
+def test_the_exit_code_separates_an_interrupted_run_from_a_mistake(
     failure: BaseException,
     code: int,
     message: str,
@@ -205,7 +205,7 @@ def test_visualize_takes_photographs_of_any_size_at_any_ratio(finished: Path, tm
     assert out.exists()
 
 
-def test_visualize_tells_what_is_wrong(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_visualize_says_what_is_wrong(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "no_run").mkdir()
     for run, images, message in (

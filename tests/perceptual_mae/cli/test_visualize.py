@@ -120,7 +120,7 @@ def test_overlays_of_two_runs_stand_in_four_columns_under_the_same_masks(
             assert title.getextrema()[0] < 128
 
 
-def test_many_runs_beside_make_no_name_that_a_file_system_refuses(run: Path) -> None:
+def test_many_runs_in_one_sheet_make_no_name_that_a_file_system_refuses(run: Path) -> None:
     long = [f"{letter * 80}" for letter in "abc"]
     names = {visualize.default_path(Run(run), others, "visualize").name for others in (long, long[:2])}
     assert len(names) == 2

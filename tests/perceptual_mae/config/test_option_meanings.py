@@ -100,6 +100,6 @@ def test_a_class_without_a_block_has_no_meanings() -> None:
     assert option_docs(lambda: None) == {}
 
 
-def test_the_schema_for_editors_tells_meanings() -> None:
+def test_the_schema_for_editors_has_meanings() -> None:
     definitions = json_schema()["$defs"]
     assert definitions["TrainingSection"]["properties"]["epochs"]["description"].startswith("passes over the training")

@@ -190,7 +190,7 @@ def test_only_visible_image_files_count(tmp_path: Path) -> None:
     assert list_images(root) == ["a.PNG", "b.jpeg", "broken.png", "d.webp"]
 
 
-def test_folders_beside_train_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_folders_next_to_train_that_are_not_read_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = put(tmp_path, "train/1.png", "truck/2.png", "ship/3.png", "test/4.png")
     with caplog.at_level(logging.WARNING):
         ImageFolder("train", root=str(root))

@@ -262,7 +262,8 @@ def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places()
     assert batch.labels.tolist() == [shapes[index][1] for index in (17, 3, 11)]
 
 
-@pytest.mark.parametrize("ending", [pytest.param("SIGINT", marks=pytest.mark.slow), "SIGTERM"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])
 def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> None:
     script = textwrap.dedent(
         f"""

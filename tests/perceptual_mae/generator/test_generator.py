@@ -240,7 +240,7 @@ def test_a_generator_comes_back_from_its_state_and_its_encoder_from_what_is_expo
     assert torch.equal(plain(images), saved.encoder(images))
 
 
-def test_saved_generator_holds_mean_and_deviation():
+def test_saved_generator_holds_mean_and_std():
     state = build().state_dict()
     torch.testing.assert_close(state["encoder.mean"].flatten(), torch.tensor([0.5, 0.48, 0.46]))
     torch.testing.assert_close(state["encoder.std"].flatten(), torch.tensor([0.25, 0.26, 0.27]))
@@ -351,7 +351,7 @@ def test_generator_works_wholly_in_bfloat16(options):
 
 
 @pytest.mark.parametrize("options", ["msg_mae", "everything_msg_mae"])
-def test_mask_may_lie_elsewhere_than_the_images(options):
+def test_mask_may_be_elsewhere_than_the_images(options):
     with torch.device("meta"):
         generator = build(**OPTIONS[options])
         images = torch.rand(2, 3, 32, 32)
@@ -494,7 +494,7 @@ def test_position_codes_are_added_to_the_class_token_too(positions):
     torch.testing.assert_close(generator(images, mask).latent[:, 0], plain.latent[:, 0] + 1)
 
 
-def test_class_and_mask_tokens_are_drawn_with_a_standard_deviation_of_a_fiftieth():
+def test_class_and_mask_tokens_are_drawn_with_a_std_of_a_fiftieth():
     generator = build(width=1024, heads=4, depth=1, decoder_width=1024, decoder_heads=4, decoder_depth=1)
     hidden = build(width=1024, heads=4, depth=1, encoder_mask_tokens=True).mask_token
     for token in (generator.encoder.cls_token, generator.decoder.mask_token, hidden):

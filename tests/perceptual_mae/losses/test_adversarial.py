@@ -89,7 +89,7 @@ def test_the_gradient_is_the_derivative(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_half_precision_logits_are_judged_in_float32(kind):
+def test_half_precision_logits_are_evaluated_in_float32(kind):
     real, fake = logits(1.1, -300.0).half(), logits(0.7, 300.0).half()  # 300 squared overflows float16
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = adversarial_discriminator(real, fake, kind=kind), adversarial_generator(fake, kind=kind)

@@ -69,7 +69,7 @@ def test_what_is_no_bench_is_refused(content: str, tmp_path: Path):
         compare([make_run(tmp_path / "a")], title="t", bench=tmp_path / "bench.json")
 
 
-def test_parameters_are_those_that_a_dry_run_tells():
+def test_parameters_are_those_that_a_dry_run_says():
     generator, discriminator = parameters(load_config(["quickstart"]))
     assert (generator, discriminator) == (1.040752, 0.168033)
     assert parameters(load_config(["quickstart", "mse"]))[1] is None

@@ -13,7 +13,7 @@ from perceptual_mae.report.seed_groups import group_runs, score
 from run_folders import make_run, probe
 
 
-def test_mean_and_sample_deviation_are_those_worked_by_hand():
+def test_mean_and_sample_std_are_those_worked_by_hand():
     found = score({"a": 10.0, "b": 12.0, "c": 17.0, "d": None})
     assert found is not None
     assert found.mean == 13.0
@@ -23,7 +23,7 @@ def test_mean_and_sample_deviation_are_those_worked_by_hand():
     assert score({"a": None}) is None
 
 
-def test_seeds_of_one_method_are_a_row_with_mean_deviation_and_n(tmp_path: Path):
+def test_seeds_of_one_method_are_a_row_with_mean_std_and_n(tmp_path: Path):
     values = {0: (10.0, 0.5), 1: (12.0, 0.6), 2: (17.0, None)}
     paths = [
         make_run(
@@ -45,7 +45,7 @@ def test_seeds_of_one_method_are_a_row_with_mean_deviation_and_n(tmp_path: Path)
     assert scores["probe_cached.class"]["n"] == 2
 
 
-def test_where_images_lie_and_how_they_are_read_makes_no_other_method(tmp_path: Path):
+def test_where_images_are_and_how_they_are_read_makes_no_other_method(tmp_path: Path):
     ways = ["data.workers=1", "evaluation.every=0", "training.keep_last=1"]
     paths = [make_run(tmp_path / str(seed), f"training.seed={seed}", way) for seed, way in enumerate(ways)]
     groups, repeated = group_runs(read_run_records(paths))

@@ -53,7 +53,7 @@ def test_a_score_of_identical_images_from_before_psnr_had_a_ceiling_is_the_ceili
     assert rows["MSE"]["PSNR, dB"] == rows["L1"]["PSNR, dB"] == "100.00"
 
 
-def test_trained_heads_have_columns_of_their_own_and_no_number_of_the_paper_beside_them(tmp_path: Path):
+def test_trained_heads_have_columns_of_their_own_and_no_number_of_the_paper_with_them(tmp_path: Path):
     scores = {"probe_kth_mlp": probe(0.5, protocol="kth"), "probe_kth_dense": probe(0.25, protocol="kth")}
     rows, _ = rows_of(compare([make_run(tmp_path / "a", scores=scores)], title="t"), "Representation: top-1, %")
     assert rows["MSE"]["KTH head (mlp), class token"] == "50.00"

@@ -30,7 +30,7 @@ def planned(tmp_path: Path) -> list[Planned]:
     return made
 
 
-def test_the_table_has_mean_and_sample_deviation_over_seeds(planned: list[Planned]) -> None:
+def test_the_table_has_mean_and_sample_std_over_seeds(planned: list[Planned]) -> None:
     points = read_points(planned, ["psnr_masked", "losses.mse"])
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in to_markdown(points, ["psnr_masked"]).splitlines()

@@ -167,7 +167,7 @@ def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
         at_step_0("mse", f"generator.init_from={tmp_path / 'other.safetensors'}")
 
 
-def test_a_dry_run_tells_the_start(other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_says_the_start(other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [DEBUG, "mse", f"generator.init_from={other}", "--dry-run", "--out", str(tmp_path / "run")]
     assert main(["pretrain", *arguments]) == 0
     assert f"the encoder starts from {Run(other).checkpoint}" in capsys.readouterr().out

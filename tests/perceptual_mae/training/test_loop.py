@@ -167,7 +167,7 @@ def test_somebody_elses_files_are_left_alone(tmp_path: Path) -> None:
     assert [child.name for child in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_fresh_starts_beside_a_run_and_never_deletes_it(tmp_path: Path) -> None:
+def test_fresh_starts_next_to_a_run_and_never_deletes_it(tmp_path: Path) -> None:
     pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     before = (tmp_path / "run" / "summary.json").read_bytes()
     pretrain(debug_config("l1"), tmp_path / "run", fresh=True, quiet=True)

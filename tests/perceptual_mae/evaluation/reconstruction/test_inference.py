@@ -97,7 +97,7 @@ def test_masks_depend_on_the_image_alone_not_on_batches_or_limits() -> None:
     assert {sum(mask) for mask in perform(Numbered(20), range(20), ratio=0.75).masks.values()} == {12}
 
 
-def test_observers_see_clamped_images_and_originals_where_nothing_is_hidden() -> None:
+def test_accumulators_get_clamped_images_and_originals_where_nothing_is_hidden() -> None:
     for seen in perform(Numbered(200), [0, 50, 199]).batches:
         assert seen.originals.dtype == seen.raw.dtype == seen.composite.dtype == torch.float32
         assert [round(255 * float(image.mean())) for image in seen.originals] == seen.indices.tolist()

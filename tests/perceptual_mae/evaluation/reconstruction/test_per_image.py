@@ -196,7 +196,7 @@ def test_few_images_are_drawn_once_and_none_where_nothing_is_hidden() -> None:
     assert nothing.page() is None
 
 
-def test_notes_stand_beside_their_row() -> None:
+def test_notes_are_next_to_their_row() -> None:
     columns = {"white": torch.ones(2, 3, 96, 96)}
     plain, noted = sheet(columns), sheet(columns, ["", "20.00 dB"])
     assert noted.height == plain.height

@@ -208,7 +208,7 @@ def test_two_processes_find_what_one_finds(run: Run, data: LabelledData, tmp_pat
     assert both == one
 
 
-def test_a_summary_is_mean_and_sample_deviation() -> None:
+def test_a_summary_is_mean_and_sample_std() -> None:
     assert summarise([0.5, 0.6, 0.7]) == {"accuracy": 0.6, "deviation": 0.1, "by_seed": [0.5, 0.6, 0.7]}
     assert summarise([0.25]) == {"accuracy": 0.25, "deviation": None, "by_seed": [0.25]}
 
