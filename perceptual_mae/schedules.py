@@ -40,13 +40,29 @@ class Ramp(_Spec):
         return self.start + (self.end - self.start) * min(1.0, fraction / self.over)
 
 
-class Balanced(_Spec):
-    """A weight that keeps a term's gradient at a share of the L1 term's, never above `cap` (see `Balance`).
+Place = Literal["decoder_input", "decoder", "last_layer"]
+"""Where gradients are measured: tokens that enter the decoder, weights at both its ends, weights of its last layer."""
 
-    In a file: `{balanced: 0.2, cap: 1.0}`. Both gradients are taken at the decoder's input.
+
+class Balanced(_Spec):
+    """A weight that keeps a term's gradient at a share of the reconstruction's, never above `cap` (`GradientBalance`).
+
+    In a file: `{balanced: 0.2, cap: 1.0}`, or with all that it holds
+    `{balanced: 0.75, at: last_layer, anchor: reconstruction, every: 1, cap: 1.0e+4}`.
     """
 
-    balanced: float = Field(gt=0, description="share of the L1 term's gradient that the term's gradient has [none]")
+    balanced: float = Field(gt=0, description="share of the anchor's gradient that the term's gradient has [none]")
+    at: Place = Field(
+        "decoder_input",
+        description="where both gradients are taken: at the tokens that enter the decoder (decoder_input), at the "
+        "weights of its embedding and last block (decoder), or of its last layer (last_layer, VQGAN) [ours]",
+    )
+    anchor: Literal["l1", "reconstruction"] = Field(
+        "l1",
+        description="what the term is balanced against, as weighted: l1, or all terms that are neither balanced nor "
+        "read the discriminator (reconstruction) [ours]",
+    )
+    every: int = Field(8, ge=1, description="steps from one measurement to the next [ours]")
     cap: float = Field(1.0, gt=0, description="the largest weight that the balance may set [ours]")
 
 
@@ -56,6 +72,14 @@ class FromEpoch(_Spec):
     from_epoch: int = Field(ge=1, description="first epoch in which the term counts; epochs begin with 1 [none]")
 
 
+class FromShare(_Spec):
+    """On once this share of the run's steps has been taken."""
+
+    from_share: float = Field(
+        ge=0, lt=1, description="share of the run's steps before the first in which the term counts [none]"
+    )
+
+
 class Every(_Spec):
     """On in every n-th optimiser step, the first included."""
 
@@ -63,7 +87,7 @@ class Every(_Spec):
 
 
 Weight = float | Ramp | Balanced
-When = Literal["always", "even_epochs", "odd_epochs"] | FromEpoch | Every
+When = Literal["always", "even_epochs", "odd_epochs"] | FromEpoch | FromShare | Every
 
 
 def value_at(value: float | Ramp, fraction: float) -> float:
@@ -82,9 +106,23 @@ def is_active(when: When, progress: TrainingProgress) -> bool:
             return progress.epoch % 2 == 1
         case FromEpoch(from_epoch=first):
             return progress.epoch >= first
+        case FromShare(from_share=share):
+            return progress.fraction >= share
         case Every(every=interval):
             return progress.step % interval == 0
     raise AssertionError(f"unknown phase {when!r}")
+
+
+def first_share(when: When, epochs: int) -> float:
+    """Return the share of a run of so many epochs after which a term with this phase is on for the first time."""
+    match when:
+        case "even_epochs":
+            return 1 / epochs
+        case FromEpoch(from_epoch=first):
+            return (first - 1) / epochs
+        case FromShare(from_share=share):
+            return share
+    return 0.0
 
 
 def learning_rate(step: int, *, peak: float, floor: float, warmup_steps: int, total_steps: int) -> float:

@@ -23,13 +23,15 @@ from perceptual_mae.data.loading import Batch
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
+from perceptual_mae.images import Pyramid
 from perceptual_mae.objective.objective import Losses, Objective
 from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import MicroBatch, Trainer
 
-DEBUG = str(Path(__file__).with_name("debug.yaml"))
+TESTS = Path(__file__).resolve().parent
+DEBUG = str(TESTS / "debug.yaml")
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 
@@ -123,6 +125,11 @@ def inputs_of_step(trainer: Trainer, batches: list[Batch], progress: TrainingPro
     return inputs
 
 
+def real_levels(trainer: Trainer, images: torch.Tensor) -> Pyramid:
+    """Originals (B, C, H, W) as the discriminator is shown them, before augmentation."""
+    return trainer.adversary.input.real(images)
+
+
 def inputs_of(
     trainer: Trainer, reconstruction: Reconstruction, batch: MicroBatch, progress: TrainingProgress
 ) -> TermInputs:
@@ -131,11 +138,31 @@ def inputs_of(
     if trainer.adversary is not None:
         augment = trainer.augmentation("pair", batch, progress)
         frozen = trainer.unwrapped_discriminator.requires_grad_(False).eval()
-        outputs = [frozen(augment(trainer.levels(images))) for images in ((batch.images,), reconstruction.pyramid)]
-    extractors = trainer.networks.extractors(
-        lambda levels: augment(trainer.levels(levels)), trainer.accelerator.autocast
-    )
+        shown = (real_levels(trainer, batch.images), trainer.fake_images(batch, reconstruction))
+        outputs = [frozen(augment(levels)) for levels in shown]
+
+    def show(levels: Pyramid) -> Pyramid:
+        return augment(trainer.adversary.input(levels, batch.images, reconstruction.mask, reconstruction.grid))
+
+    extractors = trainer.networks.extractors(show, trainer.accelerator.autocast)
     return TermInputs(batch.images, reconstruction, target, *(outputs or (None, None)), extractors)
+
+
+def run_two_processes(*command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a script, or `-m MODULE`, with its arguments as two gloo processes, which find what this one can import.
+
+    Fails with what they printed where one of them does.
+    """
+    paths = [str(TESTS.parent), *(path for path in sys.path if Path(path).is_relative_to(TESTS))]
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, command)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert result.returncode == 0, result.stderr
+    return result
 
 
 def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3, 32, 32), seed: int = 0) -> list[Batch]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from perceptual_mae.objective.gradient_balance import TELEMETRY_GRID
 from perceptual_mae.schedules import Every, FromEpoch, TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
@@ -87,7 +88,7 @@ def work_at(trainer: Trainer, progress: TrainingProgress) -> Work:
     active, balance = objective.active(progress), objective.balance
     ours = [name for name in active if isinstance(objective.lines[name].when, Every)]
     if balance.is_due(progress.step):
-        ours += ["balance"] * bool(balance.anchored_terms(active))
+        ours += ["balance"] * bool(balance.balanced_terms(active, progress.step))
         ours += ["telemetry"] * bool(balance.telemetry_terms(active, progress.step))
     penalties = {"r1": adversary.r1, "path_length": adversary.path_length} if adversary is not None else {}
     due = [name for name, penalty in penalties.items() if penalty is not None and penalty.is_due(progress.step)]
@@ -103,7 +104,8 @@ def label(work: Work) -> str:
 def intervals(trainer: Trainer) -> list[int]:
     """List how many steps pass between two of the same, for everything that is not done in every step."""
     adversary, objective = trainer.adversary, trainer.objective
-    intervals = [objective.balance.every, objective.balance.telemetry_every]
+    balance = objective.balance
+    intervals = [TELEMETRY_GRID, balance.telemetry_every, *(weight.every for weight in balance.balanced.values())]
     intervals += [line.when.every for line in objective.lines.values() if isinstance(line.when, Every)]
     if adversary is not None:
         intervals += [penalty.every for penalty in (adversary.r1, adversary.path_length) if penalty is not None]

@@ -35,9 +35,10 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses import TERMS
-from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator
+from perceptual_mae.losses.adversarial import ADVERSARIAL, AdversarialLoss, adversarial_discriminator
+from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 from perceptual_mae.objective.objective import Objective, WeightedTerm
-from perceptual_mae.schedules import Timetable, value_at
+from perceptual_mae.schedules import Timetable, first_share, value_at
 from perceptual_mae.seeding import stream_seed
 
 
@@ -69,7 +70,15 @@ def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:
     keys = loss_network_keys(losses)
     return Objective(
         {
-            name: WeightedTerm(TERMS[name], section.weight, section.when, section.options(), keys.get(name, LIVE))
+            name: WeightedTerm(
+                TERMS[name],
+                section.weight,
+                section.when,
+                section.options(),
+                keys.get(name, LIVE),
+                section.reach,
+                name in losses.discriminator_readers(),
+            )
             for name, section in losses.items()
         },
         telemetry_every,
@@ -114,17 +123,33 @@ def build_loss_networks(
     return LossNetworks(fixed, copies)
 
 
-def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[[Tensor, Tensor], Tensor], float]:
-    """Return the discriminator's loss and the decision level of its logits.
+def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[..., Tensor], AdversarialLoss]:
+    """Return the discriminator's loss, of real and fake logits, masks and their grid, and the kind it is made of.
 
     Without an adversarial term the discriminator still learns to distinguish real from fake: its features are compared.
     """
     section = dict(losses.items()).get("adversarial")
     options = section.options() if section is not None else {}
     # Options that do not go together are refused by the loss itself: ask it before training does.
-    user_mistakes(lambda: adversarial_discriminator(torch.zeros(1), torch.zeros(1), **options))
+    one = torch.zeros(1, 1, 1)
+    user_mistakes(lambda: adversarial_discriminator(one, one, torch.ones(1, 1), (1, 1), **options))
     kind = options.get("kind", "least_squares")
-    return partial(adversarial_discriminator, **options), ADVERSARIAL[kind].center
+    return partial(adversarial_discriminator, **options), ADVERSARIAL[kind]
+
+
+def build_discriminator_input(section: DiscriminatorSection, levels: int) -> DiscriminatorInput:
+    """Return what a discriminator of so many levels is shown of reconstructions."""
+    is_pooled, is_composite = section.pyramid == "pooled", section.fake == "composite"
+    return DiscriminatorInput(levels, is_pooled, is_composite, section.discretise, section.low_levels)
+
+
+def discriminator_start(section: DiscriminatorSection, losses: LossesSection, epochs: int) -> float:
+    """Return the share of the run before the discriminator learns: its lead ahead of the first term that reads it."""
+    if section.lead is None:
+        return 0.0
+    return max(
+        0.0, min(first_share(losses[name].when, epochs) for name in losses.discriminator_readers()) - section.lead
+    )
 
 
 def build_augmentation(section: AugmentSection | None, image: ImageFormat) -> ADA | None:

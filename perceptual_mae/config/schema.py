@@ -29,6 +29,7 @@ from perceptual_mae.images import ImageFormat, Size
 from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS
+from perceptual_mae.objective.objective import Reach
 from perceptual_mae.schedules import Ramp, Weight, When
 
 Positive = Annotated[int, Field(ge=1)]
@@ -113,9 +114,11 @@ class GeneratorSection(Options):
 
     Options:
         init_from: run folder, checkpoint or exported encoder whose weights the encoder starts with; null: fresh [none]
+        freeze_encoder: keep the encoder's weights and train the decoder alone [none]
     """
 
     init_from: str | None = None
+    freeze_encoder: bool = False
 
     size: str
     patch_size: int | None
@@ -129,11 +132,26 @@ class GeneratorSection(Options):
 
 
 class DiscriminatorSection(Choice):
-    """Options of a discriminator.
+    """Options of a discriminator, and what it is shown of reconstructions.
 
     Options:
         kind: architecture of the discriminator [paper]
+        pyramid: levels of a reconstruction: those that RGB heads write ("heads"), or averages of the full size
+            ("pooled"), which agree with each other as those of an original do [paper]
+        low_levels: factor of the gradient that returns through each level below the full size, or "k^-2", k being how
+            much smaller the level is [paper]
+        fake: the reconstruction itself ("raw"), or visible patches of the original with hidden ones of the
+            reconstruction ("composite") [paper]
+        discretise: round the reconstruction to bytes, as originals are, with the gradient of the unrounded [ours]
+        lead: share of the run in which it learns before the first term that reads it is on; null: it learns from the
+            start [ours]
     """
+
+    pyramid: Literal["heads", "pooled"] = "heads"
+    low_levels: Annotated[float, Field(ge=0)] | Literal["k^-2"] = 1.0
+    fake: Literal["raw", "composite"] = "raw"
+    discretise: bool = False
+    lead: Fraction | None = None
 
 
 class AugmentSection(Choice):
@@ -153,11 +171,14 @@ class TermSection(Options):
 
     Options:
         weight: weight in the objective: a number, a ramp, or a balanced share of L1's gradient [ours]
-        when: the steps in which the term counts: always, even_epochs, odd_epochs, {from_epoch: n}, {every: n} [ours]
+        when: the steps in which the term counts: always, even_epochs, odd_epochs, {from_epoch: n}, {from_share: x},
+            {every: n} [ours]
+        reach: what of the generator the term's gradient reaches: all of it, or the decoder alone [ours]
     """
 
     weight: Weight = 1.0
     when: When = "always"
+    reach: Reach = "all"
 
 
 class LossNetworkSection(Choice):

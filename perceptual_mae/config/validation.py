@@ -18,7 +18,7 @@ from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.schedules import Balanced, FromEpoch, Ramp, Weight
+from perceptual_mae.schedules import Balanced, FromEpoch, FromShare, Ramp, Weight, first_share
 
 Check = Callable[[RunConfig], Iterator[Mistake]]
 
@@ -155,9 +155,10 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     always = {name: term for name, term in config.losses.items() if _always_on([term])}
     if not config.generator.rgb_heads or any(term.options().get("low_levels") for term in always.values()):
         return
-    if config.discriminator is not None and any(name in always for name in config.losses.discriminator_readers()):
+    reads_heads = any(name in always for name in config.losses.discriminator_readers())
+    if (section := config.discriminator) is not None and section.pyramid == "heads" and reads_heads:
         with suppress(Exception), torch.device("meta"):
-            discriminator = config.discriminator.build(resolutions(config.data.size), len(config.data.mean))
+            discriminator = section.build(resolutions(config.data.size), len(config.data.mean))
             if discriminator.levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
@@ -168,15 +169,25 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
 
 
 def check_weights(config: RunConfig) -> Iterator[Mistake]:
-    anchored = "l1" in config.losses and _always_on([config.losses["l1"]])
+    readers = config.losses.discriminator_readers()
+    plain = {
+        name: term
+        for name, term in config.losses.items()
+        if not isinstance(term.weight, Balanced) and name not in readers and TERMS[name].acts_through_decoder
+    }
     for name, term in config.losses.items():
-        if isinstance(term.weight, Balanced) and (name == "l1" or not anchored):
-            reason = "its own gradient" if name == "l1" else "the gradient of l1, which is not always on"
+        if isinstance(term.weight, Balanced) and term.weight.anchor == "l1":
+            if name == "l1" or "l1" not in plain or not _always_on([plain["l1"]]):
+                reason = "its own gradient" if name == "l1" else "the gradient of l1, which is not always on"
+                hint = "" if name == "l1" else ", add l1 or set anchor: reconstruction"
+                keys = (f"losses.{name}.weight", "losses.l1")
+                yield Mistake(keys, f"{name} is balanced against {reason}; give it a number{hint}")
+        elif isinstance(term.weight, Balanced) and not _always_on(list(plain.values())):
             yield Mistake(
-                (f"losses.{name}.weight", "losses.l1"),
-                f"{name} is balanced against {reason}; give it a number" + ("" if name == "l1" else " or add l1"),
+                (f"losses.{name}.weight", *ANY_TERM),
+                f"{name} is balanced against the reconstruction, of which no term is always on; add l1 or ms_ssim",
             )
-        elif isinstance(term.weight, Balanced) and not TERMS[name].acts_through_decoder:
+        if isinstance(term.weight, Balanced) and not TERMS[name].acts_through_decoder:
             message = f"{name} acts on the encoder alone, past the place where gradients are balanced; give it a number"
             yield Mistake((f"losses.{name}.weight",), message)
         lowest = min(term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else term.weight
@@ -194,13 +205,49 @@ def check_term_options(config: RunConfig) -> Iterator[Mistake]:
         image = torch.zeros(1, len(config.data.mean), *size)
         mask = torch.ones(1, grid[0] * grid[1], dtype=torch.bool)
         fields = dict.fromkeys(("fake", "real", "prediction", "target", "fake_features", "real_features"), (image,))
-        values: dict[str, object] = {**fields, "mask": mask, "grid": grid, "fake_logits": image}
+        logits = torch.zeros(1, *grid)
+        values: dict[str, object] = {**fields, "mask": mask, "grid": grid, "fake_logits": logits, "real_logits": logits}
         values["tokens"] = torch.zeros(1, 2, 1)
         for name, term in config.losses.items():
             try:
                 TERMS[name].function(*(values[field] for field in TERMS[name].reads), **term.options())
             except (ValueError, TypeError) as error:
                 yield Mistake((f"losses.{name}.*", "data.image_size"), " ".join(str(error).split()))
+
+
+def check_positions(config: RunConfig) -> Iterator[Mistake]:
+    """Targets by position need a map of logits, and visible patches that are the original's."""
+    section = config.discriminator
+    if section is None or "adversarial" not in config.losses:
+        return  # reported by check_discriminator
+    if config.losses["adversarial"].options().get("targets") != "position":
+        return
+    key = "losses.adversarial.targets"
+    if section.fake != "composite":
+        message = "targets: position calls visible patches real; set discriminator.fake=composite"
+        yield Mistake((key, "discriminator.fake"), message)
+    sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
+    with suppress(Exception), torch.device("meta"):
+        logits = section.build(sizes, channels)([torch.zeros(2, channels, *size) for size in sizes]).logits
+        if logits.ndim != 3 or logits[0].numel() < 2:
+            message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
+            yield Mistake((key, "discriminator.*"), message + "set discriminator.form=patch, or targets=image")
+
+
+def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
+    """Something must be left to learn, and to learn from."""
+    terms = dict(config.losses.items())
+    if config.generator.freeze_encoder:
+        for name in terms:
+            if not TERMS[name].acts_through_decoder:
+                message = f"{name} acts on the encoder alone, which is frozen; switch one of them off"
+                yield Mistake((f"losses.{name}", "generator.freeze_encoder"), message)
+        if config.generator.options().get("drop_path"):
+            message = "stochastic depth regularises an encoder that learns, but this one is frozen; set it to 0"
+            yield Mistake(("generator.drop_path", "generator.freeze_encoder"), message)
+    elif terms and not _always_on([term for term in terms.values() if term.reach == "all"]):
+        message = "no term that is always on reaches the encoder; set reach: all, or generator.freeze_encoder=true"
+        yield Mistake(("losses.*", "generator.freeze_encoder"), message)
 
 
 def check_terms(config: RunConfig) -> Iterator[Mistake]:
@@ -282,6 +329,8 @@ CHECKS: tuple[Check, ...] = (
     check_terms,
     check_weights,
     check_term_options,
+    check_positions,
+    check_frozen_encoder,
     check_masking,
     check_optimisation,
 )
@@ -298,10 +347,9 @@ def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake
 
 
 def _always_on(terms: list[TermSection]) -> bool:
-    phases = {str(term.when) for term in terms if _never_zero(term.weight) and isinstance(term.when, str)}
-    first = any(
-        _never_zero(term.weight) and isinstance(term.when, FromEpoch) and term.when.from_epoch == 1 for term in terms
-    )
+    lasting = [term for term in terms if _never_zero(term.weight)]
+    phases = {term.when for term in lasting if isinstance(term.when, str)}
+    first = any(isinstance(term.when, FromEpoch | FromShare) and first_share(term.when, 1) == 0 for term in lasting)
     return first or "always" in phases or {"even_epochs", "odd_epochs"} <= phases
 
 

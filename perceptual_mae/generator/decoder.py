@@ -85,6 +85,12 @@ class Decoder(nn.Module):
         if self.mask_token is not None:
             nn.init.normal_(self.mask_token, std=0.02)
 
+    @property
+    def end_weights(self) -> dict[str, tuple[Tensor, ...]]:
+        """The weights at which gradients are balanced: of the embedding and the last block, and of the last layer."""
+        ends = (*self.embed.parameters(), *self.blocks[-1].parameters())
+        return {"decoder_weights": ends, "last_layer": (self.pred.weight,)}
+
     def forward(self, tokens: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> tuple[Pyramid, Tensor]:
         """Images in the generator's normalised space, largest first, and the decoder's input (B, 1+L, d).
 

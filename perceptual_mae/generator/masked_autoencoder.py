@@ -175,7 +175,8 @@ class MaskedAutoencoder(nn.Module):
                 images, None, self.decoder.taps, drop_path_masks=drop_path_masks, replaced=replaced
             )
             visible = torch.arange(mask.shape[1], device=images.device).expand(len(images), -1)
-        prediction, latent = self.decoder(tokens, tapped, visible)
+        encoded, skipped = tokens.view_as(tokens), {block: each.view_as(each) for block, each in tapped.items()}
+        prediction, latent = self.decoder(encoded, skipped, visible)
         return Reconstruction(
             pyramid=self.to_images(prediction, images),
             prediction=prediction,
@@ -183,6 +184,7 @@ class MaskedAutoencoder(nn.Module):
             tokens=tokens,
             latent=latent,
             grid=self.grid,
+            encoded=(encoded, *skipped.values()),
             uses_target_statistics=self.norm_pix,
         )
 
@@ -211,6 +213,12 @@ class MaskedAutoencoder(nn.Module):
             patches = patchify(prediction[0], self.patch_size) * std + mean
             prediction = (unpatchify(patches, self.patch_size, self.grid),)
         return tuple(self.encoder.denormalise(level) for level in prediction)
+
+    def freeze_encoder(self) -> None:
+        """Leave the decoder alone to learn: weights of the encoder, its mask token included, get no gradient."""
+        self.encoder.requires_grad_(False)
+        if self.mask_token is not None:
+            self.mask_token.requires_grad_(False)
 
     @property
     def fallback_heads(self) -> tuple[Size, ...]:

@@ -14,8 +14,9 @@ class Reconstruction:
     pyramid: images on the [0, 1] scale, largest first, float32, not clamped. prediction: the same in the space of
     `MaskedAutoencoder.target`. mask: (B, L), True = hidden. tokens: the encoder's output (B, 1+V, D) for V visible
     patches (for all, if the encoder has mask tokens). latent: the decoder's input (B, 1+L, d), where skips have not
-    joined yet. grid: rows and columns of patches. uses_target_statistics: whether `pyramid` uses the mean and standard
-    deviation of the true patches (norm_pix).
+    joined yet. grid: rows and columns of patches. encoded: all that the decoder reads of the encoder, its output and
+    the tokens of skips, each as the decoder alone reads it: no part depends on another. uses_target_statistics: whether
+    `pyramid` uses the mean and standard deviation of the true patches (norm_pix).
     """
 
     pyramid: Pyramid
@@ -24,6 +25,7 @@ class Reconstruction:
     tokens: Tensor
     latent: Tensor
     grid: Size
+    encoded: tuple[Tensor, ...] = ()
     uses_target_statistics: bool = False
 
     def composite(self, images: Tensor) -> Tensor:

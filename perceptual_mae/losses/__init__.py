@@ -4,12 +4,12 @@ They compute in float32 (float64 if given), under autocast too. Tensors are posi
 takes tensors, never networks, and imports no other loss.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from perceptual_mae.losses.adversarial import adversarial_generator
+from perceptual_mae.losses.adversarial import adversarial_generator, unread_by_generator
 from perceptual_mae.losses.frequency import high_frequency
 from perceptual_mae.losses.ms_ssim import ms_ssim
 from perceptual_mae.losses.perceptual import feature_matching, style
@@ -26,6 +26,8 @@ class Term:
 
     function: Callable[..., Tensor]
     reads: tuple[str, ...]
+    unread: Callable[[Mapping[str, object]], frozenset[str]] = lambda options: frozenset()
+    """Which of the last of these fields, all optional, some options leave unread."""
 
     @property
     def reads_features(self) -> bool:
@@ -55,6 +57,8 @@ TERMS: dict[str, Term] = {
     "ms_ssim": Term(ms_ssim, reads=("fake", "real")),
     "feature_matching": Term(feature_matching, reads=("fake_features", "real_features")),
     "style": Term(style, reads=("fake_features", "real_features")),
-    "adversarial": Term(adversarial_generator, reads=("fake_logits",)),
+    "adversarial": Term(
+        adversarial_generator, reads=("fake_logits", "real_logits", "mask", "grid"), unread=unread_by_generator
+    ),
     "uniformity": Term(uniformity, reads=("tokens",)),
 }

@@ -4,7 +4,7 @@ Logits are (B, ...), never squashed. Every loss is taken per logit and then aver
 fake apart, in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,28 +12,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Kind = Literal["least_squares", "hinge", "logistic"]
+Kind = Literal["least_squares", "hinge", "logistic", "relativistic"]
 Half = Literal["both", "real_only"]
+Targets = Literal["image", "position"]
 
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """A pair of objectives: each field maps logits to losses of the same shape."""
+    """A pair of objectives: each field maps logits to losses of the same shape.
+
+    pairs: whether logits are compared in pairs, each of an image and its reconstruction: the fields then take their
+    differences, real - fake for `on_real` and fake - real for `on_generated`, and `on_fake` adds nothing.
+    """
 
     on_real: Callable[[Tensor], Tensor]
     on_fake: Callable[[Tensor], Tensor]
     on_generated: Callable[[Tensor], Tensor]
     center: float
-    """The logit at which the discriminator is undecided; above it, it classifies as real."""
+    """The logit (or difference) at which the discriminator is undecided; above it, it classifies as real."""
+    pairs: bool = False
 
-    def discriminator(self, real_logits: Tensor, fake_logits: Tensor, *, half: Half = "both") -> Tensor:
-        """Loss of the discriminator from logits (B, ...), a scalar; see `adversarial_discriminator`."""
-        fake_factor = 2.0 if half == "real_only" else 1.0
-        return self.on_real(_full(real_logits)).mean() + fake_factor * self.on_fake(_full(fake_logits)).mean()
-
-    def generator(self, fake_logits: Tensor) -> Tensor:
-        """Loss of the generator from logits (B, ...), a scalar; low where its images are classified as real."""
-        return self.on_generated(_full(fake_logits)).mean()
+    def scores(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is compared with `center` of real and fake images: logits (B, ...), or their differences."""
+        if self.pairs:
+            return real_logits - fake_logits, fake_logits - real_logits
+        return real_logits, fake_logits
 
 
 def _full(logits: Tensor) -> Tensor:
@@ -63,46 +66,115 @@ ADVERSARIAL: dict[str, AdversarialLoss] = {
         on_generated=lambda logits: F.softplus(-logits),
         center=0.0,
     ),
+    # RpGAN, as R3GAN trains it: an image against its own reconstruction.
+    "relativistic": AdversarialLoss(
+        on_real=lambda difference: F.softplus(-difference),
+        on_fake=torch.zeros_like,
+        on_generated=lambda difference: F.softplus(-difference),
+        center=0.0,
+        pairs=True,
+    ),
 }
 
 
 def adversarial_discriminator(
-    real_logits: Tensor, fake_logits: Tensor, *, kind: Kind = "least_squares", half: Half = "both"
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    mask: Tensor | None = None,
+    grid: tuple[int, int] | None = None,
+    *,
+    kind: Kind = "least_squares",
+    half: Half = "both",
+    targets: Targets = "image",
 ) -> Tensor:
     """Adversarial loss of the discriminator: low for high logits of real images and low logits of fake ones.
 
-    real_logits, fake_logits: (B, ...), raw.
+    real_logits, fake_logits: (B, ...), raw. mask (B, L), 1 or True = hidden, of a grid of patches: read for targets by
+    position.
 
     Options:
-        kind: "least_squares" (LS-GAN), "hinge" (geometric GAN) or "logistic" (non-saturating cross-entropy) [paper]
+        kind: "least_squares" (LS-GAN), "hinge" (geometric GAN), "logistic" (non-saturating cross-entropy) or
+            "relativistic" (pairs of an image and its reconstruction) [paper]
         half: where least squares have the factor 1/2: "both" terms (LS-GAN), or "real_only" (eq. 4 as printed) [LS-GAN]
+        targets: what of a reconstruction is fake: the whole "image", or each "position" of a map of logits as far as
+            it is hidden [paper]
 
-    Raises ValueError for "real_only" with another kind, which has no factor 1/2.
+    Raises ValueError for options that do not go together, and for targets by position where logits are no map.
     """
-    return _choose(kind, half).discriminator(real_logits, fake_logits, half=half)
+    loss = _choose(kind, half, targets)
+    real, fake = loss.scores(_full(real_logits), _full(fake_logits))
+    on_fake = loss.on_fake(fake)
+    if targets == "position":
+        hidden = hidden_share(mask, grid, fake)
+        on_fake = hidden * on_fake + (1 - hidden) * loss.on_real(fake)  # visible patches are the original's
+    return loss.on_real(real).mean() + (2.0 if half == "real_only" else 1.0) * on_fake.mean()
 
 
-def adversarial_generator(fake_logits: Tensor, *, kind: Kind = "least_squares", half: Half = "both") -> Tensor:
+def adversarial_generator(
+    fake_logits: Tensor,
+    real_logits: Tensor | None = None,
+    mask: Tensor | None = None,
+    grid: tuple[int, int] | None = None,
+    *,
+    kind: Kind = "least_squares",
+    half: Half = "both",
+    targets: Targets = "image",
+) -> Tensor:
     """Adversarial loss of the generator: low for high logits of its images (Perceptual MAE eq. 5).
 
-    fake_logits: (B, ...), raw.
+    fake_logits: (B, ...), raw; real_logits, of the same images, are read by "relativistic"; mask (B, L) and grid by
+    targets by position.
 
     Options:
-        kind: "least_squares" (LS-GAN), "hinge" (geometric GAN) or "logistic" (non-saturating cross-entropy), of the
-            discriminator's loss too [paper]
+        kind: "least_squares" (LS-GAN), "hinge" (geometric GAN), "logistic" (non-saturating cross-entropy) or
+            "relativistic" (RpGAN: each image against its own reconstruction), of the discriminator's loss too [paper]
         half: where the discriminator's least squares have the factor 1/2: "both" terms (LS-GAN), or "real_only"
             (Perceptual MAE eq. 4 as printed) [LS-GAN]
+        targets: what of a reconstruction the discriminator learns to be fake: the whole "image", or each "position" of
+            its map of logits as far as it is hidden (LaMa); needs discriminator.fake: composite [paper]
 
-    Raises ValueError for "real_only" with another kind, which has no factor 1/2.
+    Raises ValueError for options that do not go together, and for targets by position where logits are no map.
     """
-    return _choose(kind, half).generator(fake_logits)
+    loss = _choose(kind, half, targets)
+    fake = _full(fake_logits)
+    if loss.pairs:
+        if real_logits is None:
+            raise ValueError(f"kind {kind} compares logits in pairs; give it the real ones, too")
+        _, fake = loss.scores(_full(real_logits), fake)
+    on_generated = loss.on_generated(fake)
+    if targets == "position":
+        hidden = hidden_share(mask, grid, fake)
+        of_images = (hidden * on_generated).sum((1, 2)) / hidden.sum((1, 2)).clamp_min(torch.finfo(hidden.dtype).tiny)
+        return of_images.mean()
+    return on_generated.mean()
 
 
-def _choose(kind: str, half: str) -> AdversarialLoss:
+def unread_by_generator(options: Mapping[str, object]) -> frozenset[str]:
+    """Name the fields that the generator's loss leaves unread under these options."""
+    pairs = ADVERSARIAL[str(options.get("kind", "least_squares"))].pairs
+    return frozenset() if pairs else frozenset({"real_logits"})
+
+
+def hidden_share(mask: Tensor | None, grid: tuple[int, int] | None, logits: Tensor) -> Tensor:
+    """Return which share of each position of a map of logits (B, h, w) is hidden by a mask (B, L): (B, h, w)."""
+    if mask is None or grid is None or logits.ndim != 3:
+        raise ValueError(
+            f"targets: position needs a map of logits (B, h, w) and masks, not logits {tuple(logits.shape)}; set "
+            "discriminator.form=patch, or targets: image"
+        )
+    hidden = mask.to(logits.dtype).view(len(mask), 1, *grid)
+    return F.adaptive_avg_pool2d(hidden, (logits.shape[1], logits.shape[2]))[:, 0]
+
+
+def _choose(kind: str, half: str, targets: str) -> AdversarialLoss:
     if kind not in ADVERSARIAL:
         raise ValueError(f"unknown adversarial kind {kind!r}; choose from: {', '.join(ADVERSARIAL)}")
     if half not in ("both", "real_only"):
         raise ValueError(f"unknown half {half!r}; choose from: both, real_only")
     if half == "real_only" and kind != "least_squares":
         raise ValueError(f"half: real_only belongs to kind least_squares, not {kind}; leave it out")
+    if targets not in ("image", "position"):
+        raise ValueError(f"unknown targets {targets!r}; choose from: image, position")
+    if targets == "position" and (ADVERSARIAL[kind].pairs or half == "real_only"):
+        raise ValueError(f"targets: position goes with whole labels, not with kind {kind}, half {half}; use image")
     return ADVERSARIAL[kind]

@@ -36,6 +36,7 @@ class TermInputs:
         self.mask, self.grid = reconstruction.mask, reconstruction.grid
         self.tokens, self.latent = reconstruction.tokens, reconstruction.latent
         self._features: dict[tuple[str, str], Features] = {}
+        self.real_logits = real_output.logits.detach() if real_output is not None else None
         if fake_output is not None:
             self.fake_logits = fake_output.logits
             self._features[LIVE, "fake_features"] = fake_output.features

@@ -8,22 +8,29 @@ from torch.optim import Optimizer
 
 from discriminators.augmentation.ada import ADA
 from discriminators.penalties import R1, PathLength
+from perceptual_mae.images import Size
+from perceptual_mae.losses.adversarial import AdversarialLoss
+from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 
 
 @dataclass(frozen=True)
 class Adversary:
-    """A discriminator with its optimiser and its loss (real logits, fake logits); `center` is its decision level.
+    """A discriminator with its optimiser and its loss.
 
-    `augmentation` is applied to the images it is shown, `r1` joins its loss, `path_length` the generator's. `seed` is
-    that of the augmentation's draws and of the path length's noise.
+    loss: of (real logits, fake logits, mask, grid); kind: what it is made of, with the decision level of logits. input:
+    what it is shown of reconstructions. `augmentation` is applied to that, `r1` joins the loss, `path_length` the
+    generator's. start: share of the run's steps before the first in which it learns. seed: that of the augmentation's
+    draws and of the path length's noise.
     """
 
     network: nn.Module
     optimizer: Optimizer
     learning_rate: Callable[[int], float]
-    loss: Callable[[Tensor, Tensor], Tensor]
-    center: float
+    loss: Callable[[Tensor, Tensor, Tensor, Size], Tensor]
+    kind: AdversarialLoss
+    input: DiscriminatorInput
     augmentation: ADA | None = None
     r1: R1 | None = None
     path_length: PathLength | None = None
+    start: float = 0.0
     seed: int = 0

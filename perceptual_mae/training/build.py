@@ -1,13 +1,14 @@
 """From a configuration to a trainer on whatever processes and devices there are."""
 
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from discriminators import Discriminator
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.draws import DropPathMasks
@@ -48,6 +49,8 @@ def build_trainer(
     generator = build.build_generator(config.generator, image, training.seed)
     if start is not None:
         start.load(generator.encoder)
+    if config.generator.freeze_encoder:
+        generator.freeze_encoder()
     discriminator = build.build_discriminator(config.discriminator, image, training.seed)
     r1, path_length = (
         build.build_penalty(config.penalties, name, image, training.batch_size) for name in ("r1", "path_length")
@@ -56,8 +59,9 @@ def build_trainer(
     adversary, draw_drop_path_masks = None, None
     if generator.drop_path:
         draw_drop_path_masks = DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed)
-    if discriminator is not None:
-        loss, center = build.build_discriminator_loss(config.losses)
+    if discriminator is not None and config.discriminator is not None:
+        loss, kind = build.build_discriminator_loss(config.losses)
+        levels = cast(Discriminator, discriminator).levels
         rate = optimizer.discriminator.lr
         follows = optimizer.discriminator.schedule == "follow"
         adversary = Adversary(
@@ -65,10 +69,12 @@ def build_trainer(
             discriminator_optimizer(discriminator, betas=optimizer.discriminator.betas),
             timetable.rate(rate, 0.0) if follows else (lambda step: rate),
             loss,
-            center,
+            kind,
+            build.build_discriminator_input(config.discriminator, levels),
             augmentation=build.build_augmentation(config.augment, image),
             r1=r1,
             path_length=path_length,
+            start=build.discriminator_start(config.discriminator, config.losses, training.epochs),
             seed=training.seed,
         )
     return Trainer(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast, get_args
 
 import torch
@@ -13,14 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from discriminators import Discriminator, DiscriminatorOutput
+from discriminators import DiscriminatorOutput
 from discriminators.augmentation.ada import ADA
 from discriminators.augmentation.controller import sign_sums
 from discriminators.penalties import PathLength, path_noise
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
-from perceptual_mae.images import Pyramid, pyramid
+from perceptual_mae.images import Pyramid
 from perceptual_mae.loss_networks import LossNetworks
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.objective.term_inputs import TermInputs
@@ -41,13 +41,14 @@ Order = Literal["lean", "sequential"]
 class MicroBatch:
     """Images (B, C, H, W) in [0, 1] on the device, their masks (B, L) and sample indices (B,) on the CPU.
 
-    drop_path_masks: (B, blocks, 2), None where every branch of the encoder is open. real_signs: signs of the
-    discriminator's real logits, added up for ADA's controller (`sign_sums`).
+    share: what its losses count for in the step's. drop_path_masks: (B, blocks, 2), None where every branch of the
+    encoder is open. real_signs: signs of the discriminator's real logits, added up for ADA's controller (`sign_sums`).
     """
 
     images: Tensor
     mask: Tensor
     indices: Tensor
+    share: float = 1.0
     drop_path_masks: Tensor | None = None
     real_signs: Tensor | None = None
 
@@ -90,7 +91,6 @@ class Trainer:
         self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
         self.wrapped_networks = [self.generator]
         if adversary is not None:
-            self.num_levels = cast(Discriminator, adversary.network).levels
             self.unwrapped_discriminator = adversary.network.to(accelerator.device).train()
             self.discriminator_parameters = [each for each in adversary.network.parameters() if each.requires_grad]
             self.discriminator, self.discriminator_optimizer = accelerator.prepare(
@@ -103,9 +103,10 @@ class Trainer:
 
         `batches` are the micro-batches of this process; their gradients add up to those of one batch.
         """
-        if self.adversary is not None and self.order == "sequential":
+        is_adversarial = self.adversary is not None and progress.fraction >= self.adversary.start
+        if is_adversarial and self.order == "sequential":
             return self.sequential_step(batches, progress)
-        prepared, share, scalars = self.prepare(batches, progress), 1 / len(batches), list[Scalars]()
+        prepared, scalars = self.prepare(batches, progress), list[Scalars]()
         for batch in self.micro_batches(prepared, *self.wrapped_networks):
             reconstruction = self.generator(batch.images, batch.mask, batch.drop_path_masks)  # serves both updates
             augment: Augment = tuple
@@ -113,23 +114,23 @@ class Trainer:
             d_scalars: Scalars = {}
 
             # Discriminator: real up, fake down, R1 where it is due. The generator gets none of this gradient.
-            if self.adversary is not None:
+            if is_adversarial:
                 augment = self.augmentation("pair", batch, progress)  # one draw an image, for real and fake
                 real, leaves = self.real_images(batch, augment, progress)
                 real_output = self.discriminator(real)
-                fake_output = self.discriminator(augment(self.levels(reconstruction.pyramid)))
+                fake_output = self.discriminator(augment(self.fake_images(batch, reconstruction)))
                 d_loss, d_scalars = self.discriminator_loss(batch, real_output, fake_output, leaves)
-                self.accelerator.backward(d_loss * share, inputs=self.discriminator_parameters, retain_graph=True)
+                self.accelerator.backward(d_loss * batch.share, inputs=self.discriminator_parameters, retain_graph=True)
                 real_output = real_output.detach()
                 del d_loss, real, leaves  # the graph of the real images ends here
 
             # Generator: Perceptual MAE eq. 6, against the same discriminator, which gets none of this gradient.
             g_loss, g_scalars = self.generator_loss(batch, reconstruction, progress, augment, real_output, fake_output)
-            self.accelerator.backward(g_loss * share, inputs=self.generator_parameters)
+            self.accelerator.backward(g_loss * batch.share, inputs=self.generator_parameters)
             scalars.append(d_scalars | g_scalars)
 
         metrics = mean_of(scalars)
-        if self.adversary is not None:
+        if is_adversarial:
             metrics |= self.update("discriminator", self.discriminator_optimizer)
         metrics |= self.update("generator", self.optimizer, self.clip_norm)
         return metrics | self.finish_step(prepared, progress)
@@ -139,7 +140,7 @@ class Trainer:
 
         Several micro-batches cannot keep all their graphs: the generator then runs once more for its own update.
         """
-        prepared, share = self.prepare(batches, progress), 1 / len(batches)
+        prepared = self.prepare(batches, progress)
         d_scalars, g_scalars = list[Scalars](), list[Scalars]()
         first, shared = prepared[0], None
         if len(prepared) == 1:
@@ -149,12 +150,12 @@ class Trainer:
         for batch in self.micro_batches(prepared, self.discriminator):
             with torch.no_grad():
                 reconstruction = shared or self.unwrapped_generator(batch.images, batch.mask, batch.drop_path_masks)
-            fake = self.levels(tuple(level.detach() for level in reconstruction.pyramid))
+            fake = tuple(level.detach() for level in self.fake_images(batch, reconstruction))
             real, leaves = self.real_images(batch, self.augmentation("real", batch, progress), progress)
             real_output = self.discriminator(real)
             fake_output = self.discriminator(self.augmentation("fake", batch, progress)(fake))
             d_loss, scalars = self.discriminator_loss(batch, real_output, fake_output, leaves)
-            self.accelerator.backward(d_loss * share, inputs=self.discriminator_parameters)
+            self.accelerator.backward(d_loss * batch.share, inputs=self.discriminator_parameters)
             d_scalars.append(scalars)
         metrics = mean_of(d_scalars) | self.update("discriminator", self.discriminator_optimizer)
 
@@ -165,7 +166,7 @@ class Trainer:
             augment = self.augmentation("pair", batch, progress)
             outputs = self.frozen_outputs(batch, reconstruction, progress, augment)
             g_loss, scalars = self.generator_loss(batch, reconstruction, progress, augment, *outputs)
-            self.accelerator.backward(g_loss * share, inputs=self.generator_parameters)
+            self.accelerator.backward(g_loss * batch.share, inputs=self.generator_parameters)
             g_scalars.append(scalars)
         metrics |= mean_of(g_scalars) | self.update("generator", self.optimizer, self.clip_norm)
         return metrics | self.finish_step(prepared, progress)
@@ -181,7 +182,8 @@ class Trainer:
         for batch in batches:
             drop_path_masks = None if self.draw_drop_path_masks is None else self.draw_drop_path_masks(batch)
             images = batch.to(self.accelerator.device).images.to(dtype)
-            prepared.append(MicroBatch(images, self.draw_masks(batch, progress), batch.indices, drop_path_masks))
+            mask = self.draw_masks(batch, progress)
+            prepared.append(MicroBatch(images, mask, batch.indices, 1 / len(batches), drop_path_masks))
         return prepared
 
     def micro_batches(self, prepared: Sequence[MicroBatch], *networks: nn.Module) -> Iterator[MicroBatch]:
@@ -206,14 +208,15 @@ class Trainer:
         draws = ada.draw([stream(f"ada {purpose}", *each) for each in coordinates])
         return lambda levels: ada.apply(draws, levels)
 
-    def levels(self, images: Pyramid) -> Pyramid:
-        """Return as many levels as the discriminator reads, pooling the full size where only that is given."""
-        return images[: self.num_levels] if len(images) >= self.num_levels else pyramid(images[0], self.num_levels)
+    def fake_images(self, batch: MicroBatch, reconstruction: Reconstruction) -> Pyramid:
+        """Return what the discriminator is shown of reconstructions, before augmentation."""
+        assert self.adversary is not None
+        return self.adversary.input(reconstruction.pyramid, batch.images, reconstruction.mask, reconstruction.grid)
 
     def real_images(self, batch: MicroBatch, augment: Augment, progress: TrainingProgress) -> tuple[Pyramid, Pyramid]:
         """Return real images as the discriminator is shown them and, where R1 is due, the leaves of its gradient."""
         assert self.adversary is not None
-        real, r1 = self.levels((batch.images,)), self.adversary.r1
+        real, r1 = self.adversary.input.real(batch.images), self.adversary.r1
         if r1 is None or not r1.is_due(progress.step):
             return augment(real), ()
         leaves, shown = r1.require_input_gradients(real, augment)
@@ -224,15 +227,17 @@ class Trainer:
     ) -> tuple[Tensor, Scalars]:
         """Return the discriminator's loss with R1 where there are leaves for it, and what is recorded of it."""
         assert self.adversary is not None
-        loss = self.adversary.loss(real_output.logits, fake_output.logits)
+        grid, kind = self.unwrapped_generator.grid, self.adversary.kind
+        loss = self.adversary.loss(real_output.logits, fake_output.logits, batch.mask, grid)
         scalars = {"discriminator/loss": loss.detach()}
         logits = real_output.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
         if leaves and self.adversary.r1 is not None:
             penalty = self.adversary.r1(logits, leaves)
             loss, scalars["penalty/r1"] = loss + penalty, penalty.detach()
+        real_scores, fake_scores = kind.scores(real_output.logits, fake_output.logits)
         if self.adversary.augmentation is not None:
-            batch.real_signs = sign_sums(logits, self.adversary.center)
-        return loss, scalars | discriminator_statistics(real_output.logits, fake_output.logits, self.adversary.center)
+            batch.real_signs = sign_sums(real_scores.flatten(1).mean(1), kind.center)
+        return loss, scalars | discriminator_statistics(real_scores, fake_scores, kind.center)
 
     def generator_loss(
         self,
@@ -247,14 +252,22 @@ class Trainer:
 
         Copies of the discriminator are shown what it is shown, other loss networks the images themselves.
         """
-        extractors = self.networks.extractors(lambda levels: augment(self.levels(levels)), self.accelerator.autocast)
+
+        def show(levels: Pyramid) -> Pyramid:
+            assert self.adversary is not None
+            return augment(self.adversary.input(levels, batch.images, reconstruction.mask, reconstruction.grid))
+
+        extractors = self.networks.extractors(show, self.accelerator.autocast)
         target = self.unwrapped_generator.target
         inputs = TermInputs(batch.images, reconstruction, target, real_output, fake_output, extractors)
         losses = self.objective(inputs, progress)
+        if losses.for_encoder is not None:
+            keep_from_encoder(reconstruction.encoded, losses.for_encoder * batch.share * self.loss_scale())
         scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
         scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
         if self.objective.balance.is_due(progress.step):
-            self.objective.balance.measure(losses.raw, reconstruction, progress.step, self.loss_scale())
+            raw, weights = self.objective.measured_losses(losses), self.unwrapped_generator.decoder.end_weights
+            self.objective.balance.measure(raw, reconstruction, weights, progress.step, self.loss_scale())
             if len(batch.images) > 1:
                 scalars["variety"] = output_diversity(inputs.fake[0], batch.images)
         return losses.total, {name: value.detach() for name, value in scalars.items()}
@@ -263,13 +276,14 @@ class Trainer:
         self, batch: MicroBatch, reconstruction: Reconstruction, progress: TrainingProgress, augment: Augment
     ) -> tuple[DiscriminatorOutput | None, DiscriminatorOutput | None]:
         """Return what the frozen discriminator makes of real and fake; None of what no active term reads."""
+        assert self.adversary is not None
         reads, discriminator = self.objective.reads(progress), self.unwrapped_discriminator
         real_output = fake_output = None
         if reads & {"fake_logits", "fake_features"}:
-            fake_output = discriminator(augment(self.levels(reconstruction.pyramid)))
-        if "real_features" in reads:
+            fake_output = discriminator(augment(self.fake_images(batch, reconstruction)))
+        if reads & {"real_logits", "real_features"}:
             with torch.no_grad():  # targets: never differentiated
-                real_output = discriminator(augment(self.levels((batch.images,))))
+                real_output = discriminator(augment(self.adversary.input.real(batch.images)))
         return real_output, fake_output
 
     def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
@@ -304,7 +318,7 @@ class Trainer:
         scalars: Scalars = {}
         if self.objective.balance.is_due(progress.step):
             scalars |= self.objective.conclude(progress, self.sum_over_processes)
-        if self.adversary is not None:
+        if self.adversary is not None and progress.fraction >= self.adversary.start:
             path_length, augmentation = self.adversary.path_length, self.adversary.augmentation
             if path_length is not None and path_length.is_due(progress.step):
                 scalars |= self.update_path_length(path_length, prepared, progress)
@@ -327,7 +341,7 @@ class Trainer:
             with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
                 drop_path_masks = None if batch.drop_path_masks is None else batch.drop_path_masks[half]
                 reconstruction = self.generator(batch.images[half], batch.mask[half], drop_path_masks)
-                fake = self.levels(reconstruction.pyramid)
+                fake = self.fake_images(replace(batch, images=batch.images[half]), reconstruction)
                 features = self.unwrapped_discriminator(fake).features if penalty.target == "features" else fake[:1]
                 noise = path_noise(
                     [feature.shape[1:] for feature in features], [stream("path", *each) for each in coordinates]
@@ -352,6 +366,19 @@ class Trainer:
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum"))
+
+
+def keep_from_encoder(encoded: Sequence[Tensor], loss: Tensor) -> None:
+    """Let the backward pass to come bring the encoder the gradient of `loss` alone, whatever else it is taken of.
+
+    encoded: all that the decoder reads of the encoder, (B, 1+V, D) each, see `Reconstruction.encoded`.
+    """
+    encoded = [tensor for tensor in encoded if tensor.requires_grad]  # none where the encoder is frozen
+    if not encoded:
+        return
+    gradients = torch.autograd.grad(loss, encoded, retain_graph=True, allow_unused=True, materialize_grads=True)
+    for tensor, gradient in zip(encoded, gradients, strict=True):
+        tensor.register_hook(lambda _, gradient=gradient: gradient)  # type: ignore[no-untyped-call]
 
 
 def mean_of(scalars: Sequence[Scalars]) -> Scalars:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import debug_trainer, random_batches, tiered
+from conftest import debug_trainer, random_batches, real_levels, tiered
 from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear
 from perceptual_mae.benchmark.flops_memory import count_flops
 from perceptual_mae.generator.reconstruction import Reconstruction
@@ -96,7 +96,7 @@ def account(trainer: Trainer) -> Account:
             hooks.append(module.register_forward_hook(blurred, with_kwargs=True))
         elif isinstance(module, EqualizedConv2d | EqualizedLinear | nn.Conv2d):
             hooks.append(module.register_forward_hook(partial(passed, name)))
-    output = trainer.discriminator(trainer.levels((images,)))
+    output = trainer.discriminator(real_levels(trainer, images))
     made: list[Reconstruction] = []
     g = count_flops(lambda: made.append(trainer.generator(images, mask)))
     for hook in hooks:
@@ -122,7 +122,7 @@ def flops(trainer: Trainer, epoch: int, step: int) -> int:
 def test_the_counter_agrees_with_the_shapes_of_the_layers(method: str) -> None:
     trainer = debug_trainer(method, *OPTIONS)
     images = torch.rand(4, 3, 32, 32)
-    assert count_flops(lambda: trainer.discriminator(trainer.levels((images,)))) == account(trainer).forward
+    assert count_flops(lambda: trainer.discriminator(real_levels(trainer, images))) == account(trainer).forward
 
 
 ENCODERS = {

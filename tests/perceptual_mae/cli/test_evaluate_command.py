@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, run_two_processes
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation.metrics import METRICS
@@ -222,15 +219,9 @@ def test_every_metric_has_a_label() -> None:
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(run: Path, tmp_path: Path) -> None:
     one = evaluate(run, "--metrics", "cheap", "--baselines", name="evaluate_metrics_cheap")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     out = tmp_path / "both.json"
     arguments = ["evaluate", str(run), "--metrics", "cheap", "--baselines", "--out", str(out)]
-    subprocess.run(
-        [*launch, "-m", "perceptual_mae.cli", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        timeout=240,
-    )
+    run_two_processes("-m", "perceptual_mae.cli", *arguments)
     both = json.loads(out.read_text())
     assert both["scores"] == one["scores"]
     assert both["baselines"] == one["baselines"]

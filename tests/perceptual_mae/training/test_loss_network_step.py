@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from conftest import PERCEPTUAL, debug_config, debug_trainer, inputs_of, random_batches, term_inputs
+from conftest import PERCEPTUAL, debug_config, debug_trainer, inputs_of, random_batches, real_levels, term_inputs
 from perceptual_mae import Run
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config import build
@@ -129,7 +129,7 @@ def test_fixed_networks_see_clean_images_and_snapshots_what_the_discriminator_se
     assert all(torch.equal(*pair) for pair in zip(inputs.features("real_features", "vgg16"), clean, strict=True))
     live = inputs.features("real_features")
     assert all(torch.equal(*pair) for pair in zip(inputs.features("real_features", "snapshot"), live, strict=True))
-    on_clean = only(trainer.networks.copies)(trainer.levels((batch.images,)))
+    on_clean = only(trainer.networks.copies)(real_levels(trainer, batch.images))
     assert not torch.allclose(on_clean[0], live[0])
 
 

@@ -1,14 +1,12 @@
 """Two processes train what one process trains."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from conftest import run_two_processes
 from perceptual_mae.schedules import TrainingProgress
 from two_processes import CASES, train
 
@@ -42,14 +40,8 @@ def rest_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launch_two(folder: Path, cases: list[tuple[str, int]]) -> Path:
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), str(HERE.parents[2])])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
-        [*launch, str(HERE / "two_processes.py"), str(folder), *(f"{method}:{number}" for method, number in cases)],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        timeout=480,
-    )
+    names = [f"{method}:{number}" for method, number in cases]
+    run_two_processes(HERE / "two_processes.py", folder, *names, timeout=480)
     return folder
 
 

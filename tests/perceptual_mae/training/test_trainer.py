@@ -8,7 +8,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from conftest import debug_config, debug_trainer, inputs_of_step, random_batches, term_inputs, tiered
+from conftest import debug_config, debug_trainer, inputs_of_step, random_batches, real_levels, term_inputs, tiered
 from discriminators.penalties import r1
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.errors import UserError
@@ -74,8 +74,8 @@ def test_the_discriminators_gradient_is_that_of_its_own_loss_alone(method: str, 
     trainer.step(random_batches(4), EVEN)
     (batch,) = fresh.prepare(random_batches(4), EVEN)
     with torch.no_grad():
-        fake = fresh.levels(fresh.unwrapped_generator(batch.images, batch.mask).pyramid)
-    real, fake = (fresh.unwrapped_discriminator(levels) for levels in (fresh.levels((batch.images,)), fake))
+        fake = fresh.fake_images(batch, fresh.unwrapped_generator(batch.images, batch.mask))
+    real, fake = (fresh.unwrapped_discriminator(levels) for levels in (real_levels(fresh, batch.images), fake))
     fresh.adversary.loss(real.logits, fake.logits).backward()
     for name, parameter in fresh.unwrapped_discriminator.named_parameters():
         torch.testing.assert_close(gradients["discriminator"][name], parameter.grad, rtol=1e-9, atol=1e-14, msg=name)
@@ -387,8 +387,8 @@ def test_r1_joins_the_discriminators_gradient() -> None:
         gradients.append((seen[0], weight, trainer))
     (without, _, _), (with_penalty, _, trainer) = gradients
     fresh = debug_trainer("stylegan2_ada_p", "penalties.path_length=null")
-    image = (random_batches(4)[0].to("cpu").images,)
-    leaves = tuple(level.requires_grad_() for level in fresh.levels(image))
+    images = random_batches(4)[0].to("cpu").images
+    leaves = tuple(level.requires_grad_() for level in real_levels(fresh, images))
     logits = fresh.unwrapped_discriminator(leaves).logits.flatten(1).mean(1)
     (expected,) = torch.autograd.grad(16 * r1(logits, leaves, 50.0), next(fresh.unwrapped_discriminator.parameters()))
     torch.testing.assert_close(with_penalty - without, expected, rtol=1e-3, atol=1e-5)
@@ -409,7 +409,7 @@ def test_the_discriminator_learns_on_images_augmented_apart_and_compares_feature
     def perfect(images: torch.Tensor, *rest: torch.Tensor) -> Reconstruction:
         """Reconstruct every image exactly: features are then equal where both are augmented alike."""
         made = forward(images, *rest)
-        exact = zip(made.pyramid, trainer.levels((images,)), strict=True)
+        exact = zip(made.pyramid, real_levels(trainer, images), strict=True)
         return replace(made, pyramid=tuple(0 * level + real for level, real in exact))
 
     trainer.unwrapped_generator.forward = perfect

@@ -1,9 +1,6 @@
 """Fine-tuning from end to end, on digits at debug size."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from conftest import debug_config
+from conftest import debug_config, run_two_processes
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
@@ -206,13 +203,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_train_what_one_trains(run: Run, data: LabelledData, tmp_path: Path) -> None:
     (tmp_path / "by_two.py").write_text(BY_TWO)
     settings = [*EVERYTHING, "batch_size=32", "accumulation=2"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
-        [*launch, str(tmp_path / "by_two.py"), str(run.path), str(tmp_path / "found.json"), *settings],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        timeout=240,
-    )
+    run_two_processes(tmp_path / "by_two.py", run.path, tmp_path / "found.json", *settings)
     both, one = json.loads((tmp_path / "found.json").read_text()), finetune(run, data, *settings, seeds=(0, 1))
     assert (both["processes"], both["test_images"]) == (2, 59)
     for seed in ("0", "1"):

@@ -1,10 +1,7 @@
 """FID, KID and Inception Score as scores of `pmae evaluate`: what is counted, what is refused, what is reported."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +11,7 @@ from accelerate import Accelerator
 from stand_in_inception import CLASSES, DIM, save_stand_in
 from torch import Tensor
 
-from conftest import DEBUG
+from conftest import DEBUG, run_two_processes
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.feature_networks.parsing import open_features
@@ -239,13 +236,8 @@ def test_without_any_weights_the_other_scores_are_there(run: Path, weights: Path
 def test_two_processes_find_what_one_finds(run: Path, network: str, weights: Path, tmp_path: Path) -> None:
     arguments = ["evaluate", str(run), "data.num_images=420", "--metrics", "fid,kid,is", "--features", network]
     assert main([*arguments, "--batch-size", "5", "--out", str(tmp_path / "one.json")]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
-        [*launch, "-m", "perceptual_mae.cli", *arguments, "--batch-size", "5", "--out", str(tmp_path / "both.json")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        timeout=240,
-    )
+    both = [*arguments, "--batch-size", "5", "--out", str(tmp_path / "both.json")]
+    run_two_processes("-m", "perceptual_mae.cli", *both)
     one, both = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "both"))
     assert both["num_images"] == one["num_images"]
     assert both["num_images"] % 10  # a last batch that is not full, and not one for each process

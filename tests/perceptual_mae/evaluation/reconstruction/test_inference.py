@@ -1,8 +1,5 @@
 """One pass over the images: each once, under the mask of its place in the data set."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conftest import debug_config
+from conftest import debug_config, run_two_processes
 from perceptual_mae.config import build
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
@@ -163,14 +160,4 @@ torch.distributed.destroy_process_group()
 def test_two_processes_see_each_image_once(tmp_path: Path) -> None:
     script = tmp_path / "both.py"
     script.write_text(TWO_PROCESSES)
-    here = Path(__file__).parent
-    paths = os.pathsep.join(str(path) for path in (here, *here.parents[:4], os.environ.get("PYTHONPATH", "")))
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("agreed") == 2
+    assert run_two_processes(script).stdout.count("agreed") == 2

@@ -1,8 +1,5 @@
 """Features of a frozen encoder: the full grid, in order, in float32, each image once."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conftest import debug_config, generator_of
+from conftest import debug_config, generator_of, run_two_processes
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
@@ -160,17 +157,7 @@ torch.distributed.destroy_process_group()
 def test_two_processes_count_every_image_once_and_keep_the_order(tmp_path: Path) -> None:
     script = tmp_path / "both.py"
     script.write_text(TWO_PROCESSES)
-    here = Path(__file__).parent
-    paths = os.pathsep.join(str(path) for path in (here, *here.parents[2:4], os.environ.get("PYTHONPATH", "")))
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("agreed") == 2
+    assert run_two_processes(script).stdout.count("agreed") == 2
 
 
 def test_extractors_come_in_the_order_of_the_tables_the_run_s_first() -> None:

@@ -1,16 +1,13 @@
 """A run's representation from end to end, on digits at debug size."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from conftest import debug_config
+from conftest import debug_config, run_two_processes
 from perceptual_mae import Run, pretrain
 from perceptual_mae.cli.representation_tables import knn_table, probe_table
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
@@ -191,13 +188,7 @@ torch.distributed.destroy_process_group()
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(run: Run, data: LabelledData, tmp_path: Path) -> None:
     (tmp_path / "by_two.py").write_text(BY_TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run(
-        [*launch, str(tmp_path / "by_two.py"), str(run.path), str(tmp_path / "found.json")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        check=True,
-        timeout=240,
-    )
+    run_two_processes(tmp_path / "by_two.py", run.path, tmp_path / "found.json")
     both = json.loads((tmp_path / "found.json").read_text())
     accelerator = make_accelerator(run.config)
     one = [
