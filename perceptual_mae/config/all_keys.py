@@ -14,20 +14,22 @@ from perceptual_mae.config.schema import (
     DEFAULT_AUGMENTATION,
     AugmentSection,
     DataSection,
-    DiscriminatorOptimizerSection,
     DiscriminatorSection,
-    EvaluationSection,
     FeatureTermSection,
     GeneratorSection,
     LossNetworkSection,
     MaskingSection,
-    OptimizerSection,
     PenaltySection,
     RunConfig,
+    term_model,
+)
+from perceptual_mae.config.training_sections import (
+    DiscriminatorOptimizerSection,
+    EvaluationSection,
+    OptimizerSection,
     ScheduleSection,
     TrackingSection,
     TrainingSection,
-    term_model,
 )
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder

@@ -22,8 +22,10 @@ from perceptual_mae.config.schema import (
     LossesSection,
     LossNetworkSection,
     MaskingSection,
-    OptimizerSection,
     PenaltiesSection,
+)
+from perceptual_mae.config.training_sections import (
+    OptimizerSection,
     ScheduleSection,
     TrainingSection,
 )

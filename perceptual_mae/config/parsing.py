@@ -13,15 +13,17 @@ from perceptual_mae.config.mistake import Mistake, line_of
 from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,
-    EvaluationSection,
     GeneratorSection,
     LossesSection,
     LossNetworkSection,
     MaskingSection,
-    OptimizerSection,
     RunConfig,
-    ScheduleSection,
     TermSection,
+)
+from perceptual_mae.config.training_sections import (
+    EvaluationSection,
+    OptimizerSection,
+    ScheduleSection,
     TrackingSection,
     TrainingSection,
 )

@@ -5,17 +5,15 @@ Options of data sets, maskings, networks and loss terms are the keyword-only par
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
 from perceptual_mae.config.from_signature import (
     Choice,
     Options,
-    Section,
     choice,
     derive,
     describe_fields,
@@ -23,6 +21,15 @@ from perceptual_mae.config.from_signature import (
     options_of,
 )
 from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.training_sections import (
+    EvaluationSection,
+    Fraction,
+    OptimizerSection,
+    Positive,
+    ScheduleSection,
+    TrackingSection,
+    TrainingSection,
+)
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
@@ -31,18 +38,6 @@ from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS
 from perceptual_mae.objective.objective import Reach
 from perceptual_mae.schedules import Ramp, Weight, When
-
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def _fill(values: Any, names: tuple[str, str], default: float) -> Any:
-    """Give the first of two alternatives its default where neither is stated."""
-    if isinstance(values, Mapping) and all(values.get(name) is None for name in names):
-        return {**values, names[0]: default}
-    return values
 
 
 class DataSection(Choice):
@@ -248,126 +243,6 @@ class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
 
     def get(self, name: str) -> PenaltySection | None:
         return self.root.get(name)
-
-
-class DiscriminatorOptimizerSection(Section):
-    """Adam's settings for the discriminator.
-
-    Options:
-        lr: learning rate [paper]
-        betas: decay rates of Adam's first and second moment [ours]
-        schedule: constant, or follow: the generator's warm-up and cosine, down to 0 [ours]
-    """
-
-    lr: Annotated[float, Field(gt=0)] = 1.5e-4
-    betas: tuple[Decay, Decay] = (0.5, 0.999)
-    schedule: Literal["constant", "follow"] = "constant"
-
-
-class OptimizerSection(Section):
-    """AdamW's settings for the generator: `lr` itself, or `base_lr` for every 256 images of a batch.
-
-    Options:
-        lr: peak learning rate; null: base_lr decides. 1.5e-4 where neither is set [paper]
-        base_lr: peak learning rate for every 256 images of a batch; null: lr decides [none]
-        betas: decay rates of AdamW's first and second moment [MAE]
-        weight_decay: decoupled weight decay of all weights but biases, norms and tokens [MAE]
-        clip_norm: largest norm of the generator's gradient; null: not clipped [none]
-        discriminator: the discriminator's own optimiser [paper]
-    """
-
-    lr: Annotated[float, Field(gt=0)] | None = None
-    base_lr: Annotated[float, Field(gt=0)] | None = None
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    discriminator: DiscriminatorOptimizerSection = DiscriminatorOptimizerSection()
-
-    _default = model_validator(mode="before")(partial(_fill, names=("lr", "base_lr"), default=1.5e-4))
-
-
-class ScheduleSection(Section):
-    """Warm-up, in epochs or as a share of all steps, then half a cosine down to `min_lr`.
-
-    Options:
-        warmup_epochs: epochs over which the learning rate rises from 0; null: warmup_ratio decides. 40 where
-            neither is set [MAE]
-        warmup_ratio: share of all steps over which the learning rate rises from 0; null: warmup_epochs decides [none]
-        min_lr: learning rate of the generator at the end of the cosine [MAE]
-    """
-
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    warmup_ratio: Fraction | None = None
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-
-    _default = model_validator(mode="before")(partial(_fill, names=("warmup_epochs", "warmup_ratio"), default=40.0))
-
-
-class TrainingSection(Section):
-    """How long and how a run trains.
-
-    Options:
-        epochs: passes over the training images, or over epoch_images of them [paper]
-        batch_size: images of one optimiser step, over all processes and micro-batches [paper]
-        accumulation: micro-batches of a step; more need less memory for the same result [ours]
-        epoch_images: images of an epoch; null: all training images [none]
-        precision: autocast: no (float32), bf16 or fp16 [ours]
-        seed: seed of all random draws: weights, order, crops, masks, augmentation [ours]
-        order: lean: both networks are updated from one forward pass of the generator; sequential: the discriminator
-            first, then the generator against the updated one [ours]
-        ema_kimg: half-life of the averaged generator, in thousand images; null: no average is kept [none]
-        log_every: steps from one line of metrics.jsonl to the next [ours]
-        checkpoint_every: epochs from one checkpoint to the next [ours]
-        keep_last: newest checkpoints that are kept [ours]
-        keep_every: of older checkpoints, one every so many epochs is kept; null: none is [none]
-    """
-
-    epochs: Positive = 300
-    batch_size: Positive = 16
-    accumulation: Positive = 1
-    epoch_images: Positive | None = None
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: Seed = 0
-    order: Literal["lean", "sequential"] = "lean"
-    ema_kimg: Annotated[float, Field(gt=0)] | None = None
-    log_every: Positive = 50
-    checkpoint_every: Positive = 1
-    keep_last: Positive = 2
-    keep_every: Positive | None = None
-
-
-class EvaluationSection(Section):
-    """The held-out score during and after training.
-
-    Options:
-        every: epochs from one score and sample grid to the next; 0: at the end alone [ours]
-        limit: held-out images that are scored, of a fixed shuffle [ours]
-        batch_size: held-out images in one forward pass [ours]
-        seed: seed of the held-out images' masks [ours]
-        grid_images: held-out images of the sample grid [ours]
-        split: which held-out images: val or test [ours]
-    """
-
-    every: Annotated[int, Field(ge=0)] = 1
-    limit: Positive = 1000
-    batch_size: Positive = 100
-    seed: Seed = 0
-    grid_images: Positive = 8
-    split: Literal["val", "test"] = "test"
-
-
-class TrackingSection(Section):
-    """Trackers that are sent the scalars of metrics.jsonl, too.
-
-    Options:
-        trackers: any of tensorboard, wandb, trackio [ours]
-        project: name of the project in a tracker [ours]
-        run_name: name of the run in a tracker; null: the run folder's [none]
-    """
-
-    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    project: str = "perceptual-mae"
-    run_name: str | None = None
 
 
 DEFAULT_AUGMENTATION = "ada"

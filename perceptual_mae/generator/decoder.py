@@ -86,10 +86,10 @@ class Decoder(nn.Module):
             nn.init.normal_(self.mask_token, std=0.02)
 
     @property
-    def end_weights(self) -> dict[str, tuple[Tensor, ...]]:
+    def balanced_weights(self) -> dict[str, tuple[Tensor, ...]]:
         """The weights at which gradients are balanced: of the embedding and the last block, and of the last layer."""
-        ends = (*self.embed.parameters(), *self.blocks[-1].parameters())
-        return {"decoder_weights": ends, "last_layer": (self.pred.weight,)}
+        outer = (*self.embed.parameters(), *self.blocks[-1].parameters())
+        return {"decoder_weights": outer, "last_layer": (self.pred.weight,)}
 
     def forward(self, tokens: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> tuple[Pyramid, Tensor]:
         """Images in the generator's normalised space, largest first, and the decoder's input (B, 1+L, d).

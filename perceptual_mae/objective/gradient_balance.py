@@ -90,17 +90,17 @@ class GradientBalance:
             places.setdefault(name, []).extend([INPUT, WEIGHTS])
         tensors: dict[str, Sequence[Tensor]] = {INPUT: (reconstruction.latent,), **weights}
         for name, wanted in places.items():
-            ends = {place: tensors[place] for place in dict.fromkeys(wanted)}
+            targets = {place: tensors[place] for place in dict.fromkeys(wanted)}
             if name in telemetry and len(levels) > 1:
-                ends |= {level_name(level): (level,) for level in levels}
-            flat = [end for group in ends.values() for end in group]
+                targets |= {level_name(level): (level,) for level in levels}
+            flat = [tensor for group in targets.values() for tensor in group]
             gradients = iter(
                 torch.autograd.grad(
                     losses[name] * scale, flat, retain_graph=True, allow_unused=True, materialize_grads=True
                 )
             )
-            for place, group in ends.items():
-                parts = [next(gradients).to(torch.promote_types(end.dtype, torch.float32)) / scale for end in group]
+            for place, group in targets.items():
+                parts = [next(gradients).to(torch.promote_types(each.dtype, torch.float32)) / scale for each in group]
                 if place in weights:  # images add up in a weight's gradient: its norm is that of the sum
                     gradient = torch.cat([part.flatten() for part in parts])
                     _add(self._gradients, (name, place), gradient)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.schema import TrainingSection
+from perceptual_mae.config.training_sections import TrainingSection
 from perceptual_mae.run import checkpoint
 from perceptual_mae.training.trainer import Trainer
 

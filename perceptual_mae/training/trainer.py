@@ -266,7 +266,7 @@ class Trainer:
         scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
         scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
         if self.objective.balance.is_due(progress.step):
-            raw, weights = self.objective.measured_losses(losses), self.unwrapped_generator.decoder.end_weights
+            raw, weights = self.objective.measured_losses(losses), self.unwrapped_generator.decoder.balanced_weights
             self.objective.balance.measure(raw, reconstruction, weights, progress.step, self.loss_scale())
             if len(batch.images) > 1:
                 scalars["variety"] = output_diversity(inputs.fake[0], batch.images)

@@ -101,7 +101,8 @@ def test_a_dump_in_python_holds_every_option():
     dump = load_config(["quickstart"]).model_dump(mode="json", by_alias=True)
     assert dump["data"]["num_images"] == 20000
     assert dump["discriminator"]["base_channels"] == 32
-    assert dump["losses"]["adversarial"]["weight"] == {"balanced": 0.1, "cap": 1.0}
+    weight = {"balanced": 0.1, "at": "decoder_input", "anchor": "l1", "every": 8, "cap": 1.0}
+    assert dump["losses"]["adversarial"]["weight"] == weight
 
 
 def test_base_lr_scales_with_the_batch():
@@ -174,6 +175,22 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         (["losses={feature_matching: null, adversarial: null}", "losses.style.network={kind: vgg16, weights: random}"],
          "losses.style.network", "no loss term reads the discriminator ls_gan"),
         (["losses.l1=null", "losses.mse=1"], "losses.l1", "adversarial is balanced against the gradient of l1"),
+        (["losses.l1=null", "losses.adversarial.weight={balanced: 0.1, anchor: reconstruction}"],
+         "losses.adversarial.weight", "balanced against the reconstruction, of which no term is always on"),
+        (["losses.adversarial.targets=position"], "losses.adversarial.targets", "set discriminator.fake=composite"),
+        (["losses.adversarial.targets=position", "discriminator.fake=composite"],
+         "discriminator", "needs a map of logits, but ls_gan gives one an image"),
+        (["losses.adversarial={kind: relativistic, targets: position}"],
+         "losses.adversarial", "goes with whole labels"),
+        (["losses.l1.reach=decoder", "losses.adversarial.reach=decoder"],
+         "losses", "no term that is always on reaches the encoder"),
+        (["generator.freeze_encoder=true", "losses.uniformity=0.1"], "losses.uniformity", "which is frozen"),
+        (["generator.freeze_encoder=true", "generator.drop_path=0.1"], "generator.drop_path", "this one is frozen"),
+        (["losses.l1.low_levels=0", "generator.rgb_heads=true", "discriminator={kind: msg_gan, pyramid: pooled}"],
+         "discriminator", "no term always reads the low levels"),
+        (["discriminator.low_levels=half"], "discriminator.low_levels", "found 'half'"),
+        (["discriminator.lead=2"], "discriminator.lead", "found 2"),
+        (["losses.adversarial.when={from_share: 1.0}"], "losses.adversarial.when", "found"),
         (["optimizer.base_lr=1e-3"], "optimizer.base_lr", "both base_lr 0.001 and lr 0.002 are set"),
         (["schedule.warmup_epochs=3"], "schedule.warmup_epochs", "both warmup_ratio and warmup_epochs"),
         (["schedule={warmup_ratio: null, warmup_epochs: 9}"], "schedule.warmup_epochs", "longer than the run of 8"),

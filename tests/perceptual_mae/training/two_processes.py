@@ -23,6 +23,23 @@ METHODS = {
         *("ls_gan_p", "generator.drop_path=0.5", "generator.positions=learned", "generator.relative_positions=true"),
         *("generator.layer_scale=0.1", "generator.encoder_mask_tokens=true", SEQUENTIAL),
     ],
+    "pooled_and_discounted": [
+        *("msg_gan_p", "generator.rgb_heads=false", "losses.l1.low_levels=0", "discriminator.pyramid=pooled"),
+        *("discriminator.low_levels=k^-2", "training.order=lean"),
+    ],
+    "composite_by_position": [
+        *("ls_gan", "discriminator.form=patch", "discriminator.fake=composite", "discriminator.discretise=true"),
+        *("losses.adversarial.targets=position", SEQUENTIAL),
+    ],
+    "balanced_at_weights": [
+        *("ls_gan_p", "generator.skips=true", "losses.adversarial.reach=decoder", "training.order=lean"),
+        "losses.adversarial.weight={balanced: 0.3, at: decoder, anchor: reconstruction, every: 2}",
+        "losses.style.weight={balanced: 0.1, at: last_layer, every: 1, cap: 40}",
+    ],
+    "late": [
+        *("ls_gan", "losses.adversarial.when={from_share: 0.2}", "discriminator.lead=0.1", "training.order=lean"),
+        "generator.freeze_encoder=true",
+    ],
     "ls_gan_p_lean": ["ls_gan_p", "training.order=lean"],
     "msg_gan_p_lean": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"],
     "stylegan2_ada_p_lean": [
