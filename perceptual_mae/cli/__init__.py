@@ -18,6 +18,7 @@ from perceptual_mae.cli import (
     knn,
     pretrain,
     probe,
+    sharpen,
     sweep,
     visualize,
     weights,
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 # pmae --help lists them in this order.
 app.command("pretrain")(pretrain.pretrain_command)
+app.command("sharpen")(sharpen.sharpen_command)
 app.command("configs")(configs.configs_command)
 app.command("bench", cls=AgainstCommand)(bench.bench_command)
 app.command("sweep")(sweep.sweep_command)

@@ -52,7 +52,7 @@ def describe(config: "RunConfig", out: Path) -> str:
     from perceptual_mae.config import build
     from perceptual_mae.config.parsing import to_yaml
     from perceptual_mae.generator.masked_autoencoder import count_parameters
-    from perceptual_mae.training.initial_encoder import check_start
+    from perceptual_mae.training.initial_weights import check_start
 
     training = config.training
     with torch.device("meta"):

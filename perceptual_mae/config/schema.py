@@ -109,10 +109,12 @@ class GeneratorSection(Options):
 
     Options:
         init_from: run folder, checkpoint or exported encoder whose weights the encoder starts with; null: fresh [none]
+        init_decoder: start the decoder, too, with the weights of the run that init_from names [none]
         freeze_encoder: keep the encoder's weights and train the decoder alone [none]
     """
 
     init_from: str | None = None
+    init_decoder: bool = False
     freeze_encoder: bool = False
 
     size: str

@@ -12,7 +12,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
 from perceptual_mae.run.folder import CONFIG, read_config
 from perceptual_mae.sweep.grid import Axis, Cell
-from perceptual_mae.training.initial_encoder import check_start
+from perceptual_mae.training.initial_weights import check_start
 
 RECORD = "sweep.json"
 MAY_DIFFER = ("data.root", "data.workers", "tracking")

@@ -16,7 +16,7 @@ from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.adversary import Adversary
-from perceptual_mae.training.initial_encoder import WarmStart
+from perceptual_mae.training.initial_weights import WarmStart
 from perceptual_mae.training.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.training.trainer import Trainer
 
@@ -48,7 +48,7 @@ def build_trainer(
     optimizer, training, image = config.optimizer, config.training, config.data.image
     generator = build.build_generator(config.generator, image, training.seed)
     if start is not None:
-        start.load(generator.encoder)
+        start.load(generator)
     if config.generator.freeze_encoder:
         generator.freeze_encoder()
     discriminator = build.build_discriminator(config.discriminator, image, training.seed)

@@ -25,7 +25,7 @@ from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import messages, trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
-from perceptual_mae.training.initial_encoder import find_start
+from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet

@@ -1,4 +1,4 @@
-"""Initial weights of the encoder from another run or a file, where `generator.init_from` names one.
+"""Initial weights of the encoder, and of the decoder where asked for, from what `generator.init_from` names.
 
 A run that goes on from a checkpoint of its own does not need the other one any more.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
-from perceptual_mae.generator.encoder import Encoder
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.pretrained_weights.loading import read_weights
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.run import checkpoint
@@ -22,7 +22,9 @@ from perceptual_mae.run.run import Run
 
 log = logging.getLogger(__name__)
 
-KEY = "generator.init_from"
+KEY, DECODER_KEY = "generator.init_from", "generator.init_decoder"
+ENCODER = "encoder."
+"""What names of the encoder's tensors begin with in a generator."""
 OF_THE_DATA = ("mean", "std")
 """What of an encoder's state is the data's and not learnt: a run keeps its own."""
 
@@ -46,13 +48,15 @@ class Origin:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """An encoder's tensors by its own names, and where they are from."""
+    """An encoder's tensors by its own names, where they are from, and the rest of its generator where that is kept."""
 
     tensors: dict[str, Tensor]
     origin: Origin
+    decoder: dict[str, Tensor] | None = None
 
-    def check(self, encoder: Encoder) -> None:
-        """Raise UserError unless every tensor of the encoder is here, of its shape, and no other."""
+    def check(self, generator: MaskedAutoencoder) -> None:
+        """Raise UserError unless every tensor that is to be taken over is here, of its shape, and no other."""
+        encoder = generator.encoder
         own = {name: getattr(encoder, name) for name in OF_THE_DATA}
         if mismatch := checkpoint.state_dict_mismatch(encoder, {**self.tensors, **own}):
             raise UserError(
@@ -60,9 +64,21 @@ class WarmStart:
                 "data.image_size the values it was trained with, or set another one or null"
             )
 
-    def load(self, encoder: Encoder) -> None:
+        if self.decoder is None:
+            return
+        of_encoder = {name: value for name, value in generator.state_dict().items() if name.startswith(ENCODER)}
+        if mismatch := checkpoint.state_dict_mismatch(generator, {**self.decoder, **of_encoder}):
+            raise UserError(
+                f"{DECODER_KEY}: the decoder of {self.origin.file} does not fit: tensors {mismatch}; give generator.* "
+                "the values it was trained with, or set it to false"
+            )
+
+    def load(self, generator: MaskedAutoencoder) -> None:
         """Take over all that was learnt; mean and deviation of the images stay those of this run's data."""
-        self.check(encoder)
+        self.check(generator)
+        encoder = generator.encoder
+        if self.decoder is not None:
+            generator.load_state_dict({**generator.state_dict(), **self.decoder})
         encoder.load_state_dict({**encoder.state_dict(), **self._learnt()})
         for name in OF_THE_DATA:
             if name in self.tensors and not torch.equal(self.tensors[name].cpu(), getattr(encoder, name).cpu()):
@@ -79,24 +95,29 @@ def find_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
     """
     if config.generator.init_from is None or checkpoint.checkpoints(checkpoints):
         return None
-    return open_start(Path(config.generator.init_from))
+    return open_start(Path(config.generator.init_from), decoder=config.generator.init_decoder)
 
 
 def check_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
-    """Find a run's start and check that it fits the encoder that the run will have, without building that."""
+    """Find a run's start and check that it fits the generator that the run will have, without memory for that."""
     start = find_start(config, checkpoints)
     if start is not None:
         with torch.device("meta"):
             generator = build.build_generator(config.generator, config.data.image, config.training.seed)
-        start.check(generator.encoder)
+        start.check(generator)
     return start
 
 
-def open_start(path: Path) -> WarmStart:
+def open_start(path: Path, *, decoder: bool = False) -> WarmStart:
     """Open a run folder, a checkpoint in it (averaged weights where there are any), or a file of an exported encoder.
 
-    The file is one that `Encoder.export_state_dict` was saved to, by safetensors or torch.save. Raises UserError.
+    The file is one that `Encoder.export_state_dict` was saved to, by safetensors or torch.save; it has no `decoder` to
+    be taken over. Raises UserError.
     """
+    if path.is_file() and decoder:
+        raise UserError(
+            f"{DECODER_KEY}: {path} holds an encoder alone; set it to false, or init_from to a run's folder"
+        )
     if path.is_file():
         try:
             return WarmStart(read_weights("an encoder", str(path)), Origin(path))
@@ -108,5 +129,7 @@ def open_start(path: Path) -> WarmStart:
         raise UserError(f"{KEY}: {mistake}") from mistake
     name = "generator_ema" if run.has_ema else "generator"
     state = checkpoint.load_tensors(run.checkpoint, name) or {}
-    tensors = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-    return WarmStart(tensors, Origin(run.checkpoint / f"{name}.safetensors", run.step, run.has_ema))
+    origin = Origin(run.checkpoint / f"{name}.safetensors", run.step, run.has_ema)
+    tensors = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
+    rest = {key: value for key, value in state.items() if not key.startswith(ENCODER)}
+    return WarmStart(tensors, origin, rest if decoder else None)

@@ -1,0 +1,76 @@
+"""The configuration of a run that trains the decoder of a finished one adversarially and leaves its encoder alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from perceptual_mae.config.layers import Merged, find_layer, list_methods, read_yaml
+from perceptual_mae.config.parsing import RunConfig, parse_config
+from perceptual_mae.errors import UserError
+from perceptual_mae.run.folder import CONFIG
+from perceptual_mae.run.run import Run
+
+METHOD = "recommended"
+"""Whose losses and discriminator are taken where no layer is named."""
+EPOCHS = 4
+"""Even and odd ones, twice: terms may be on in either."""
+
+Decoder = Literal["kept", "fresh"]
+
+
+def sharpening_config(
+    source: Path, arguments: Sequence[str], *, decoder: Decoder = "kept", share: float = 0.15
+) -> RunConfig:
+    """Return the configuration of a run whose encoder is that of `source` and does not learn.
+
+    source: a run's folder or a checkpoint in it, whose configuration the new one starts from, or a file of an exported
+    encoder, whose size and images the arguments then say. arguments: layers and overrides; of a method all but the
+    generator's form is taken. share: images trained on, relative to those of the run. Raises UserError.
+    """
+    layers = [argument for argument in arguments if "=" not in argument]
+    merged = Merged()
+    if source.is_file():
+        if decoder == "kept":
+            raise UserError(f"{source}: holds an encoder alone; give --decoder fresh, or a run's folder")
+        if not layers:
+            raise UserError(f"{source}: name the recipe of its images and size, such as cifar10 (see pmae configs)")
+    else:
+        run = Run(source)
+        if decoder == "kept" and run.config.generator.norm_pix:
+            raise UserError(
+                f"{source}: its decoder predicts normalised patches (generator.norm_pix), which no discriminator can "
+                "be shown; give --decoder fresh"
+            )
+        merged.merge(read_yaml(run.path / CONFIG), str(run.path / CONFIG))
+    methods = {method.name for method in list_methods()}
+    if methods.isdisjoint(layers):
+        layers.append(METHOD)
+    for layer in layers:
+        values = read_yaml(find_layer(layer))
+        form = ("generator",) if layer in methods and not source.is_file() else ()
+        merged.merge({key: value for key, value in values.items() if key not in form}, layer)
+    merged.merge(_frozen(source, decoder), "sharpen")
+    if not source.is_file():
+        merged.merge(_length(Run(source), share), "sharpen")
+    for argument in arguments:
+        if "=" in argument:
+            merged.override(argument)
+    return parse_config(merged.values, merged.origins)
+
+
+def _frozen(source: Path, decoder: Decoder) -> Mapping[str, Any]:
+    """Return what makes a run sharpen another."""
+    start = {"init_from": str(source), "init_decoder": decoder == "kept", "freeze_encoder": True, "drop_path": 0.0}
+    return {"generator": start | ({"norm_pix": False} if decoder == "fresh" else {})}
+
+
+def _length(run: Run, share: float) -> Mapping[str, Any]:
+    """Return how long to train: a share of the run's images, in a few epochs."""
+    training = run.config.training
+    epoch = training.epoch_images or len(run.config.data.build("train"))
+    images = max(training.batch_size, round(share * training.epochs * epoch / EPOCHS))
+    return {
+        "training": {"epochs": EPOCHS, "epoch_images": images},
+        "schedule": {"warmup_ratio": 0.05, "warmup_epochs": None},
+        "evaluation": {"every": 0},
+    }
