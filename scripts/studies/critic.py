@@ -141,7 +141,7 @@ def columns_of(form: Form) -> list[Column]:
         column("hidden SSIM", "evaluate", "masked.ssim", spec=".3f"),
         column("hidden PSNR, dB", "evaluate", "masked.psnr"),
         column("hidden HF error", "evaluate", "masked.high_frequency", spec=".4f"),
-        column("spread within a patch", "evaluate", "masked.patch_std", spec=".4f"),
+        column("spread within a patch, over the original's", "evaluate", "masked.patch_std", spec=".3f"),
         per_cent("LP, mean pool", "probe_cached", "encoder.mean.accuracy", "pmae probe"),
         per_cent("kNN, mean pool", "knn", f"encoder.mean.{NEIGHBOURS}", "pmae knn"),
     ]

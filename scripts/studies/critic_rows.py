@@ -77,7 +77,8 @@ OF_THE_START = {
     "relativistic_r1_r2": Row(
         ("penalties.r1={gamma: 0.01, every: 1}", "penalties.r2={gamma: 0.01, every: 1}"), "relativistic"
     ),
-    "lecam": Row(("penalties.lecam={}",), "start"),
+    # BigGAN's weight on CIFAR-10; its usual start, step 1000, lies beyond the ladder's 312 steps.
+    "lecam": Row(("penalties.lecam={weight: 0.3, from_step: 30}",), "start"),
     "diffaug": Row(("augment={kind: diffaug}",), "start"),
     "discretise": Row(("discriminator.discretise=true",), "start"),
     "projected": Row((f"discriminator={{kind: projected, network: {SQUEEZENET}}}",), "no_features"),
