@@ -10,8 +10,10 @@ from typing import Any
 from rich.console import Console
 
 from costs import CLOCK, CPU, Costs, measure
+from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
+from perceptual_mae.run.folder import differences, read_config
 from perceptual_mae.sweep.launch import follow
 from perceptual_mae.training.signals import StopSignal
 from study import Cell, Study
@@ -19,6 +21,8 @@ from study import Cell, Study
 STOPPED = "stopped"
 RECORD, COMMANDS = "study.json", "commands.sh"
 MAY_DIFFER = ("data.root=", "data.workers=")
+KEPT = "runs"
+"""What may be left of a study: its runs' configurations, summaries and scores, without records and checkpoints."""
 
 
 class Conductor:
@@ -123,8 +127,10 @@ def read_records(study: Study, *, quick: bool) -> dict[str, dict[str, Any]]:
     if study.out.exists() and not study.out.is_dir():
         raise UserError(f"--out: {study.out} is a file; name a folder")
     if not path.exists():
-        if study.out.exists() and any(study.out.iterdir()):
+        left = list(study.out.iterdir()) if study.out.exists() else []
+        if any(each.name != KEPT and not each.name.startswith(".") for each in left):
             raise UserError(f"--out: {study.out} holds files that are not a study's; choose an empty folder")
+        check_kept(study)
         return {}
     try:
         before = json.loads(path.read_text())
@@ -142,6 +148,23 @@ def read_records(study: Study, *, quick: bool) -> dict[str, dict[str, Any]]:
                 "was begun, or choose another --out"
             )
     return records
+
+
+def check_kept(study: Study) -> None:
+    """Raise UserError for a finished run that is there without a record, and was trained with other values."""
+    for cell in study.cells:
+        if not cell.kind.startswith("pretrain") or not cell.result.exists():
+            continue
+        folder = cell.result.parent
+        kept, planned = read_config(folder), load_config(cell.words[1:-2])
+        changed = [] if kept.training.epochs == planned.training.epochs else ["training.epochs"]
+        # Files of weights may lie elsewhere by now.
+        changed += [key for key in differences(kept, planned) if not key.endswith(".weights")]
+        if changed:
+            raise UserError(
+                f"{folder}: was trained with other values of {', '.join(changed)}; repeat the study as it was begun, "
+                "or remove this folder to train the run again"
+            )
 
 
 def write_commands(study: Study) -> None:

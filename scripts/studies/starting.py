@@ -86,7 +86,9 @@ def read_arguments(
     parser.add_argument("--out", type=Path, help=f"folder of the study; none: runs/studies/{name}, or {name}-quick")
     parser.add_argument("--root", help="data.root of every run: where the images lie")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key of every run; may be repeated")
-    parser.add_argument("--dry-run", action="store_true", help="list the commands and what they would take, and stop")
+    parser.add_argument(
+        *("--dry-run", "--list"), action="store_true", help="list the commands and what they would take, and stop"
+    )
     for each in fields(full):
         small, large = (_told(getattr(form, each.name)) for form in (quick, full))
         told = each.metadata["help"] + f" ({large if small == large else f'{large}; quick: {small}'})"
@@ -130,9 +132,25 @@ def _extrapolated(conductor: Conductor, entire: Study | None, counted: str) -> E
 
 
 def _hours(conductor: Conductor, entire: Study | None) -> str:
-    """Say what the full form takes, where anything tells."""
+    """Say what the full form takes, where anything tells, or by the speed that the study assumes."""
     full = _extrapolated(conductor, entire, CPU)
-    return "" if full is None else f"; the full form takes {full.hours:.1f} hours of CPU time, as far as cells tell"
+    if full is not None:
+        return f"; the full form takes {full.hours:.1f} hours of CPU time, as far as cells tell"
+    if entire is None or entire.assumed_speed is None:
+        return ""
+    trained, scored = assumed_hours(entire)
+    return (
+        f"; nothing was run yet: at an assumed {entire.assumed_speed:g} images a second the full form takes "
+        f"{trained:.1f} hours to train, and at most {scored:.1f} to score"
+    )
+
+
+def assumed_hours(study: Study) -> tuple[float, float]:
+    """Return the hours of a study's trainings, and of its scores, at the speed that it assumes for a training."""
+    trained = sum(cell.images for cell in study.cells if cell.words[0] in ("pretrain", "sweep"))
+    images = sum(cell.images for cell in study.cells)
+    speed = (study.assumed_speed or 1) * HOUR
+    return trained / speed, (images - trained) / speed
 
 
 def _with(form: Form, values: dict[str, Any]) -> Form:

@@ -84,6 +84,8 @@ class Study:
     """Keys in which the rows differ: no override may set them."""
     cells: list[Cell] = field(default_factory=list)
     rows: dict[str, list[Trained]] = field(default_factory=dict)
+    assumed_speed: float | None = None
+    """Images of a training a second, for the hours that are stated before anything was run; None: none are."""
     mistakes: list[str] = field(default_factory=list)
     """Of configurations that cannot be read, each with the first run that has it; with one a study is not begun."""
 

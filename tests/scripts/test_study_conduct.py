@@ -8,7 +8,9 @@ import pytest
 
 import conduct
 from conduct import Conductor
+from perceptual_mae.config.parsing import load_config, to_yaml
 from perceptual_mae.errors import UserError
+from run_folders import make_run
 from studying import Stand, small_study
 
 
@@ -126,6 +128,26 @@ def test_somebodys_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "study").mkdir()
     (tmp_path / "study/thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="holds files that are not a study's"):
+        conductor(tmp_path)
+
+
+def test_scores_that_were_kept_without_records_are_gone_on_from(stand: Stand, tmp_path: Path) -> None:
+    kept = small_study(tmp_path / "study").runs[0]
+    make_run(kept.path, scores={"evaluate": {"scores": {}}})
+    plan = next(cell for cell in small_study(tmp_path / "study").cells if cell.result == kept.summary)
+    (kept.path / "config.yaml").write_text(to_yaml(load_config([*plan.words[1:-2], "data.workers=3"])))
+    assert conductor(tmp_path).run()
+    assert stand.ran == [name for name in names(tmp_path) if name not in (plan.name, f"{plan.name}: evaluate")]
+
+
+@pytest.mark.parametrize("value", ["optimizer.lr=0.5", "training.epochs=9"])
+def test_a_kept_run_with_other_values_is_refused(stand: Stand, tmp_path: Path, value: str) -> None:
+    kept = small_study(tmp_path / "study").runs[0]
+    make_run(kept.path)
+    plan = next(cell for cell in small_study(tmp_path / "study").cells if cell.result == kept.summary)
+    (kept.path / "config.yaml").write_text(to_yaml(load_config([*plan.words[1:-2], value])))
+    key = value.partition("=")[0]
+    with pytest.raises(UserError, match=f"original_mae_s0: was trained with other values of {key};"):
         conductor(tmp_path)
 
 
