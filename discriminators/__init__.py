@@ -1,9 +1,12 @@
 """Discriminators of image pyramids, usable alone: `DISCRIMINATORS[kind](resolutions, channels, **options)`."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from discriminators.augmentation.ada import ADA
-from discriminators.contract import Discriminator, DiscriminatorOutput
+from discriminators.augmentation.diffaug import DiffAug
+from discriminators.contract import Augmentation, Discriminator, DiscriminatorOutput
 from discriminators.ls_gan import LSGAN
 from discriminators.msg_gan import MSGGAN
 from discriminators.penalties import PENALTIES
@@ -15,8 +18,9 @@ DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "stylegan2": StyleGAN2,
 }
 
-AUGMENTATIONS: dict[str, type[ADA]] = {
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "ada": ADA,
+    "diffaug": DiffAug,
 }
 
-__all__ = ["AUGMENTATIONS", "DISCRIMINATORS", "PENALTIES", "Discriminator", "DiscriminatorOutput"]
+__all__ = ["AUGMENTATIONS", "DISCRIMINATORS", "PENALTIES", "Augmentation", "Discriminator", "DiscriminatorOutput"]
