@@ -10,12 +10,14 @@ from discriminators.contract import Augmentation, Discriminator, DiscriminatorOu
 from discriminators.ls_gan import LSGAN
 from discriminators.msg_gan import MSGGAN
 from discriminators.penalties import PENALTIES
+from discriminators.projected import Projected
 from discriminators.stylegan2 import StyleGAN2
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "ls_gan": LSGAN,
     "msg_gan": MSGGAN,
     "stylegan2": StyleGAN2,
+    "projected": Projected,
 }
 
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {

@@ -71,8 +71,9 @@ class ADA:
         self.pipeline = pipeline
         self.controller, self.scheduled_p = Controller(target, interval, kimg, p_max, initial_p), p
         if p is not None:
-            if not 0 <= range_of(p)[0] <= range_of(p)[1] <= 1:
-                raise ValueError(f"ada's p goes from {range_of(p)[0]} to {range_of(p)[1]}; it must stay in [0, 1]")
+            lowest, largest = range_of(p)
+            if not 0 <= lowest <= largest <= 1:
+                raise ValueError(f"ada's p must stay in [0, 1], but goes from {lowest:g} to {largest:g}")
             self.controller = Controller(None, interval, kimg, p_max=1.0, initial_p=value_at(p, 0.0))
 
     @property
