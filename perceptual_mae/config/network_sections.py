@@ -31,7 +31,16 @@ FROZEN_NETWORKS = {kind: make for kind, make in LOSS_NETWORKS.items() if first_p
 DEFAULT_FROZEN = "named"
 """The kind of a frozen network where none is named."""
 
-_FROZEN = choice(LossNetworkSection, FROZEN_NETWORKS, "frozen network", DEFAULT_FROZEN)
+
+class FrozenNetworkSection(Choice):
+    """A frozen network whose features a discriminator reads, with its options; `named` where no kind is stated.
+
+    Options:
+        kind: the network whose features are read [none]
+    """
+
+
+_FROZEN = choice(FrozenNetworkSection, FROZEN_NETWORKS, "frozen network", DEFAULT_FROZEN)
 
 
 class MadeOfNetworks(Choice):
@@ -40,13 +49,13 @@ class MadeOfNetworks(Choice):
     They are built as loss networks are, for images of the largest size.
     """
 
-    types_in_files: ClassVar[Mapping[type, Any]] = {nn.Module: Annotated[SerializeAsAny[LossNetworkSection], _FROZEN]}
+    types_in_files: ClassVar[Mapping[type, Any]] = {nn.Module: Annotated[SerializeAsAny[FrozenNetworkSection], _FROZEN]}
 
     def build(self, *positional: Any) -> Any:
         """Call the constructor with resolutions and channels, and the options, networks built."""
         (size, *_), channels = positional
         options = {
-            name: option.build(size, channels) if isinstance(option, LossNetworkSection) else option
+            name: option.build(size, channels) if isinstance(option, FrozenNetworkSection) else option
             for name, option in self.options().items()
         }
         return self.constructor(*positional, **options)
