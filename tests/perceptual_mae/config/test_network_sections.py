@@ -33,7 +33,7 @@ def test_the_network_is_a_section_that_is_read_written_and_read_back() -> None:
     assert (network.kind, network.options()["layers"]) == ("named", ("features.4", "features.7"))
     for text in (to_yaml(config), to_annotated_yaml(config)):
         assert parse_config(yaml.safe_load(text)) == config
-    assert "'network'" in str(json_schema()["properties"]["discriminator"])
+    assert "'library'" in str(json_schema()["$defs"]["DiscriminatorSection"]["properties"]["network"])
 
 
 def test_the_kind_of_network_is_named_unless_it_is_said() -> None:
