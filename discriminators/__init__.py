@@ -1,22 +1,28 @@
 """Discriminators of image pyramids, usable alone: `DISCRIMINATORS[kind](resolutions, channels, **options)`."""
 
+from collections.abc import Callable
+
 from torch import nn
 
 from discriminators.augmentation.ada import ADA
-from discriminators.contract import Discriminator, DiscriminatorOutput
+from discriminators.augmentation.diffaug import DiffAug
+from discriminators.contract import Augmentation, Discriminator, DiscriminatorOutput
 from discriminators.ls_gan import LSGAN
 from discriminators.msg_gan import MSGGAN
 from discriminators.penalties import PENALTIES
+from discriminators.projected import Projected
 from discriminators.stylegan2 import StyleGAN2
 
 DISCRIMINATORS: dict[str, type[nn.Module]] = {
     "ls_gan": LSGAN,
     "msg_gan": MSGGAN,
     "stylegan2": StyleGAN2,
+    "projected": Projected,
 }
 
-AUGMENTATIONS: dict[str, type[ADA]] = {
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
     "ada": ADA,
+    "diffaug": DiffAug,
 }
 
-__all__ = ["AUGMENTATIONS", "DISCRIMINATORS", "PENALTIES", "Discriminator", "DiscriminatorOutput"]
+__all__ = ["AUGMENTATIONS", "DISCRIMINATORS", "PENALTIES", "Augmentation", "Discriminator", "DiscriminatorOutput"]

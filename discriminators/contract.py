@@ -1,10 +1,13 @@
-"""The protocol of discriminators, and checks of their images."""
+"""The protocols of discriminators and of augmentations, and checks of a discriminator's images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
+
+from discriminators.augmentation.controller import Controller
 
 
 class DiscriminatorOutput(NamedTuple):
@@ -34,6 +37,38 @@ class Discriminator(Protocol):
     def forward(self, pyramid: Sequence[Tensor]) -> DiscriminatorOutput:
         """Return logits and features of the images; ValueError for images of another size than it was built for."""
         ...
+
+
+@runtime_checkable
+class Augmentation(Protocol):
+    """A class built as `Kind(resolutions, channels, *, options)`: what images go through before the discriminator.
+
+    The same draws act alike on every level of a pyramid, and on real and fake. The draws of an image depend on its own
+    generator alone, results are never clamped, and can be differentiated twice.
+    """
+
+    @property
+    def controller(self) -> Controller | None:
+        """What measures the discriminator's real logits, and may set the strength; None where nothing is measured."""
+        ...
+
+    def draw(self, generators: Sequence[torch.Generator]) -> Any:
+        """Return the operations on len(generators) images, image i from generators[i] alone; `len` counts images."""
+        ...
+
+    def apply(self, draws: Any, pyramid: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the augmented levels (B, C, H_s, W_s) of a pyramid of images in [0, 1], in the dtype given."""
+        ...
+
+    def follow(self, fraction: float) -> None:
+        """Set what is scheduled for a step; `fraction` is the share of the run's steps already taken."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what a resumed run needs, the same on every process."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 def check_resolutions(name: str, resolutions: Sequence[tuple[int, int]], smallest: int) -> None:

@@ -35,6 +35,8 @@ class StyleGAN2(nn.Module):
         combine: how a pyramid's images join: "sum" is (trunk + map) / sqrt(2), "lin_cat" half the channels each [ours]
         channel_base: channels times pixels of the longer side; null gives 64 channels at the largest level [ours]
         max_channels: most channels a level may have [StyleGAN2]
+        minibatch_stddev: whether the last convolution reads the minibatch standard deviation; R3GAN's does not
+            [StyleGAN2]
         minibatch_group: most images in a group of the minibatch standard deviation, or "batch" [StyleGAN2]
 
     Raises ValueError for options out of range and for sizes that do not halve exactly.
@@ -50,6 +52,7 @@ class StyleGAN2(nn.Module):
         combine: Literal["sum", "lin_cat"] = "sum",
         channel_base: int | None = None,
         max_channels: int = 512,
+        minibatch_stddev: bool = True,
         minibatch_group: Group = 4,
     ) -> None:
         super().__init__()
@@ -89,7 +92,8 @@ class StyleGAN2(nn.Module):
             _Block(from_rgb(level), width, trunk, residual=architecture == "resnet", gain=summed)
             for level, (width, trunk) in enumerate(zip(widths[:-1], trunks, strict=True))
         )
-        self.epilogue = _Epilogue(from_rgb(len(trunks)), widths[-1], resolutions[-1], minibatch_group)
+        group = minibatch_group if minibatch_stddev else None
+        self.epilogue = _Epilogue(from_rgb(len(trunks)), widths[-1], resolutions[-1], group)
 
     def forward(self, pyramid: Sequence[Tensor]) -> DiscriminatorOutput:
         """Return raw logits (B, 1) and a map for each level but the largest; levels: (B, C, H, W) in [0, 1]."""
@@ -135,18 +139,22 @@ class _Block(nn.Module):
 
 
 class _Epilogue(nn.Module):
-    """Turns the smallest level's map (B, width, h, w) into raw logits (B, 1)."""
+    """Turns the smallest level's map (B, width, h, w) into raw logits (B, 1); without `group` each image alone."""
 
-    def __init__(self, from_rgb: EqualizedConv2d | None, width: int, size: tuple[int, int], group: Group) -> None:
+    def __init__(
+        self, from_rgb: EqualizedConv2d | None, width: int, size: tuple[int, int], group: Group | None
+    ) -> None:
         super().__init__()
         self.from_rgb = from_rgb
         self.group = group
-        self.conv = EqualizedConv2d(width + 1, width, 3, padding=1, gain=GAIN)
+        self.conv = EqualizedConv2d(width + (group is not None), width, 3, padding=1, gain=GAIN)
         self.fc = EqualizedLinear(width * size[0] * size[1], width, gain=GAIN)
         self.out = EqualizedLinear(width, 1, activate=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.out(self.fc(self.conv(minibatch_stddev(hidden, self.group)).flatten(1)))
+        if self.group is not None:
+            hidden = minibatch_stddev(hidden, self.group)
+        logits: Tensor = self.out(self.fc(self.conv(hidden).flatten(1)))
         return logits
 
 

@@ -12,6 +12,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from torch.optim import Optimizer
 
+from discriminators.ramp import Ramp as Ramp
+from discriminators.ramp import value_at as value_at
+
 
 @dataclass(frozen=True)
 class TrainingProgress:
@@ -24,20 +27,6 @@ class TrainingProgress:
 
 class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Ramp(_Spec):
-    """A number that moves linearly from one value to another over the first part of a run, then stays.
-
-    In a file: `{from: 0.5, to: 0.75, over: 0.5}`; `over` is a share of the run's steps in (0, 1].
-    """
-
-    start: float = Field(alias="from", description="value at the first step [none]")
-    end: float = Field(alias="to", description="value at the end of the ramp, and from then on [none]")
-    over: float = Field(1.0, gt=0, le=1, description="share of the run's steps that the ramp takes [ours]")
-
-    def at(self, fraction: float) -> float:
-        return self.start + (self.end - self.start) * min(1.0, fraction / self.over)
 
 
 Place = Literal["decoder_input", "decoder", "last_layer"]
@@ -88,11 +77,6 @@ class Every(_Spec):
 
 Weight = float | Ramp | Balanced
 When = Literal["always", "even_epochs", "odd_epochs"] | FromEpoch | FromShare | Every
-
-
-def value_at(value: float | Ramp, fraction: float) -> float:
-    """Return a number or the ramp's value at this fraction of the run."""
-    return value.at(fraction) if isinstance(value, Ramp) else value
 
 
 def is_active(when: When, progress: TrainingProgress) -> bool:

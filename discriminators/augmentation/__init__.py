@@ -1,1 +1,1 @@
-"""Adaptive discriminator augmentation (Training GANs with Limited Data)."""
+"""Augmentation of what the discriminator is shown, one kind a file; those of ADA have several."""

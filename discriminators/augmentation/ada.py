@@ -12,6 +12,8 @@ from discriminators.augmentation.controller import Controller
 from discriminators.augmentation.draws import PIPELINES, Draws, draw
 from discriminators.augmentation.geometry import inverse_maps, move_exact, move_fast
 from discriminators.augmentation.wavelets import weigh_octaves
+from discriminators.precision import full_precision
+from discriminators.ramp import Ramp, range_of, value_at
 
 Pipeline = Literal["blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"]
 Execution = Literal["auto", "exact", "fast"]
@@ -23,8 +25,8 @@ SMALLEST_FAST = 64
 class ADA:
     """Adaptive discriminator augmentation: random operations on all that the discriminator is shown.
 
-    Their probability p rises while the discriminator is too sure of real images. Draw once, apply to every level of
-    real and fake that are to be compared:
+    Their probability p rises while the discriminator is too sure of real images, or follows a schedule. Draw once,
+    apply to every level of real and fake that are to be compared:
 
         draws = ada.draw(generators)                       # one torch.Generator an image
         real, fake = ada.apply(draws, real), ada.apply(draws, fake)
@@ -38,6 +40,8 @@ class ADA:
         kimg: thousands of images in which p can go from 0 to 1 [StyleGAN2-ADA]
         p_max: largest p allowed, in [0, 1]; NVIDIA sets no bound [ours]
         initial_p: probability of each operation at the start, in [0, p_max] [StyleGAN2-ADA]
+        p: probability of each operation in [0, 1], a number or a ramp over the run, as in R3GAN; target, kimg, p_max
+            and initial_p then decide nothing. null: adaptive [StyleGAN2-ADA]
 
     Raises ValueError for options out of range and for colours of images that are neither grey nor RGB.
     """
@@ -54,6 +58,7 @@ class ADA:
         kimg: float = 500.0,
         p_max: float = 0.85,
         initial_p: float = 0.0,
+        p: float | Ramp | None = None,
     ) -> None:
         if pipeline not in PIPELINES:
             raise ValueError(f"unknown pipeline {pipeline!r} of ada; choose from: {', '.join(PIPELINES)}")
@@ -64,12 +69,22 @@ class ADA:
         automatic = "exact" if min(resolutions[0]) < SMALLEST_FAST else "fast"
         self.execution = automatic if execution == "auto" else execution
         self.pipeline = pipeline
-        self.controller = Controller(target, interval, kimg, p_max, initial_p)
+        self.controller, self.scheduled_p = Controller(target, interval, kimg, p_max, initial_p), p
+        if p is not None:
+            lowest, largest = range_of(p)
+            if not 0 <= lowest <= largest <= 1:
+                raise ValueError(f"ada's p must stay in [0, 1], but goes from {lowest:g} to {largest:g}")
+            self.controller = Controller(None, interval, kimg, p_max=1.0, initial_p=value_at(p, 0.0))
 
     @property
     def p(self) -> float:
         """Return the probability of each operation at this step."""
         return self.controller.p
+
+    def follow(self, fraction: float) -> None:
+        """Set p for a step, where it is scheduled; `fraction` is the share of the run's steps already taken."""
+        if self.scheduled_p is not None:
+            self.controller.p = value_at(self.scheduled_p, fraction)
 
     def draw(self, generators: Sequence[torch.Generator]) -> Draws:
         """Return the operations on len(generators) images at the present p; image i draws from generators[i] alone."""
@@ -110,7 +125,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
     levels: list[Tensor] = []
     for images in pyramid:
         with torch.autocast(images.device.type, enabled=False):
-            level = 2 * images.to(torch.promote_types(images.dtype, torch.float32)) - 1
+            level = 2 * full_precision(images) - 1
             if maps is not None:
                 level = _move(level, maps, moved.to(level.device), exact=exact)
             if colors is not None:
@@ -122,7 +137,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
             if noise is not None:
                 level = level + pool_to(noise.to(level), (level.shape[-2], level.shape[-1]))
             if cut:
-                level = cut_out(level, draws)
+                level = cut_out(level, draws.cutout_center, draws.cutout_size)
             levels.append(((level + 1) / 2).to(images.dtype))
     return tuple(levels)
 

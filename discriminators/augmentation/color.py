@@ -52,11 +52,14 @@ def pool_to(fields: Tensor, size: tuple[int, int]) -> Tensor:
     return fields if fields.shape[-2:] == size else F.adaptive_avg_pool2d(fields, size)
 
 
-def cut_out(images: Tensor, draws: Draws) -> Tensor:
-    """Set the draws' rectangle (a square in fractions of the sides) of images (B, C, H, W) to 0, mid-grey."""
+def cut_out(images: Tensor, centers: Tensor, sizes: Tensor) -> Tensor:
+    """Set a rectangle of each image (B, C, H, W) to 0, mid-grey: a square in fractions of the image's sides.
+
+    centers: (B, 2), x and y from the top left corner; sizes: (B,), both on the CPU.
+    """
     inside = []
     for axis, side in enumerate((images.shape[-1], images.shape[-2])):
-        centers = (torch.arange(side, dtype=torch.float64) + 0.5) / side
-        inside.append((centers - draws.cutout_center[:, axis, None]).abs() < draws.cutout_size[:, None] / 2)
+        positions = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+        inside.append((positions - centers[:, axis, None]).abs() < sizes[:, None] / 2)
     hole = inside[1][:, None, :, None] & inside[0][:, None, None, :]
     return images * (~hole).to(images)

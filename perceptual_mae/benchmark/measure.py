@@ -64,6 +64,7 @@ class Candidate:
         if self.augment_p is not None and self.trainer.adversary is not None:
             augmentation = self.trainer.adversary.augmentation
             assert augmentation is not None
+            assert augmentation.controller is not None
             augmentation.controller.p = self.augment_p
         self.trainer.step(self.batches, progress)
 
@@ -122,10 +123,9 @@ def enter(name: str, config: RunConfig) -> Candidate:
         raise UserError("bench measures one process; start it without a launcher")
     trainer = build_trainer(config, accelerator, Timetable(2**30, 2**40, 0))
     augmentation = trainer.adversary.augmentation if trainer.adversary is not None else None
-    held = None
-    if augmentation is not None:
-        adapts = augmentation.controller.target is not None
-        held = HELD_P if adapts and augmentation.p == 0 else augmentation.p
+    controller, held = augmentation.controller if augmentation is not None else None, None
+    if controller is not None and controller.target is not None:  # otherwise p is set, and does not adapt
+        held = controller.p or HELD_P
     batches = random_batches(config)
     if accelerator.device.type == "cuda":
         batches = [batch.pin_memory() for batch in batches]  # as the loader does

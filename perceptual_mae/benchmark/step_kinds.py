@@ -90,7 +90,9 @@ def work_at(trainer: Trainer, progress: TrainingProgress) -> Work:
     if balance.is_due(progress.step):
         ours += ["balance"] * bool(balance.balanced_terms(active, progress.step))
         ours += ["telemetry"] * bool(balance.telemetry_terms(active, progress.step))
-    penalties = {"r1": adversary.r1, "path_length": adversary.path_length} if adversary is not None else {}
+    penalties = (
+        {"r1": adversary.r1, "r2": adversary.r2, "path_length": adversary.path_length} if adversary is not None else {}
+    )
     due = [name for name, penalty in penalties.items() if penalty is not None and penalty.is_due(progress.step)]
     return frozenset([parity, *due, *(f"{parity} {name}" for name in ours)])
 
@@ -108,5 +110,6 @@ def intervals(trainer: Trainer) -> list[int]:
     intervals = [TELEMETRY_GRID, balance.telemetry_every, *(weight.every for weight in balance.balanced.values())]
     intervals += [line.when.every for line in objective.lines.values() if isinstance(line.when, Every)]
     if adversary is not None:
-        intervals += [penalty.every for penalty in (adversary.r1, adversary.path_length) if penalty is not None]
+        lazy = (adversary.r1, adversary.r2, adversary.path_length)
+        intervals += [penalty.every for penalty in lazy if penalty is not None]
     return intervals

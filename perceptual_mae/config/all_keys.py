@@ -9,6 +9,12 @@ from perceptual_mae.config.errors import fields_of, fixed_kind, inner_keys
 from perceptual_mae.config.from_signature import Choice, derive
 from perceptual_mae.config.known_keys import Keys, Table
 from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.network_sections import (
+    DEFAULT_FROZEN,
+    FROZEN_NETWORKS,
+    FrozenNetworkSection,
+    LossNetworkSection,
+)
 from perceptual_mae.config.parsing import keys_of_sections
 from perceptual_mae.config.schema import (
     DEFAULT_AUGMENTATION,
@@ -17,7 +23,6 @@ from perceptual_mae.config.schema import (
     DiscriminatorSection,
     FeatureTermSection,
     GeneratorSection,
-    LossNetworkSection,
     MaskingSection,
     PenaltySection,
     RunConfig,
@@ -57,6 +62,7 @@ def models_of_places() -> dict[str, Models]:
         "masking": kinds(MaskingSection, MASKINGS),
         "generator": {"": derive(GeneratorSection, MaskedAutoencoder)},
         "discriminator": kinds(DiscriminatorSection, DISCRIMINATORS),
+        "discriminator.network": kinds(FrozenNetworkSection, FROZEN_NETWORKS),
         "augment": kinds(AugmentSection, AUGMENTATIONS),
         **{f"losses.{name}": {"": term_model(name)} for name in TERMS},
         **{
@@ -86,4 +92,5 @@ def key_table() -> Table:
     defaults = {place: BASE[place]["kind"] for place in ("data", "masking", "discriminator")}
     defaults |= {"augment": DEFAULT_AUGMENTATION}
     defaults |= {place: LIVE for place in places if place.endswith(".network")}
+    defaults |= {"discriminator.network": DEFAULT_FROZEN}
     return Table(places, defaults, {section: what for section, (what, _) in ENTRIES.items()}, keys_of_sections())

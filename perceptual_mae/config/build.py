@@ -11,16 +11,15 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from discriminators import Discriminator
-from discriminators.augmentation.ada import ADA
+from discriminators import Augmentation, Discriminator
 from discriminators.penalties import PathLength, lazy_adam
+from perceptual_mae.config.network_sections import LossNetworkSection
 from perceptual_mae.config.schema import (
     AugmentSection,
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
     LossesSection,
-    LossNetworkSection,
     MaskingSection,
     PenaltiesSection,
 )
@@ -59,7 +58,10 @@ def build_discriminator(section: DiscriminatorSection | None, image: ImageFormat
         return None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("discriminator", seed))
-        discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
+        try:
+            discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
+        except ImportError as mistake:
+            raise UserError(f"discriminator: {mistake}; install it: pip install {mistake.name}") from mistake
     if not isinstance(discriminator, Discriminator):
         raise UserError(
             f"discriminator.kind: {section.kind} is no discriminator: it needs `levels` and `forward(pyramid)`"
@@ -154,11 +156,11 @@ def discriminator_start(section: DiscriminatorSection, losses: LossesSection, ep
     )
 
 
-def build_augmentation(section: AugmentSection | None, image: ImageFormat) -> ADA | None:
+def build_augmentation(section: AugmentSection | None, image: ImageFormat) -> Augmentation | None:
     """Return the augmentation of what the discriminator is shown, or None."""
     if section is None:
         return None
-    augmentation: ADA = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
+    augmentation: Augmentation = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
     return augmentation
 
 

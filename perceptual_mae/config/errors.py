@@ -33,7 +33,8 @@ def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -
                 mistakes.setdefault(placed.keys[0], placed)
         elif not place:
             names = getattr(inner, "names", None) or fields_of(inner)  # a section of entries names them
-            message = f"found {show(values)}, must be a mapping of {', '.join(names)}"
+            given = "is missing" if problem["type"] == "missing" else f"found {show(values)}"
+            message = f"{given}, must be a mapping of {', '.join(names)}"
             mistakes.setdefault(prefix, Mistake((prefix,), message))
         else:
             name = str(place[0])

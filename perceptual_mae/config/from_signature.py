@@ -101,10 +101,14 @@ class Section(BaseModel):
 
 
 class Options(Section):
-    """A section that holds the options of one class or function, and fields of its own."""
+    """A section that holds the options of one class or function, and fields of its own.
+
+    types_in_files: what stands in a file for an option of a type that no file can hold, such as a network.
+    """
 
     constructor: ClassVar[Callable[..., Any]]
     option_fields: ClassVar[Mapping[str, str]] = {}
+    types_in_files: ClassVar[Mapping[type, Any]] = {}
 
     def options(self) -> dict[str, Any]:
         """Return the options alone, as keyword arguments of the constructor."""
@@ -152,7 +156,9 @@ def derive(base: type[S], target: Callable[..., Any], kind: str | None = None) -
     names = {name: f"{name}_option" if hasattr(base, name) else name for name in options}
     for name, option in options.items():
         default = ... if option.default is option.empty else option.default
-        fields[names[name]] = (hints[name], default if names[name] == name else Field(default, alias=name))
+        hint = hints[name]
+        hint = base.types_in_files.get(hint, hint) if inspect.isclass(hint) else hint
+        fields[names[name]] = (hint, default if names[name] == name else Field(default, alias=name))
     if kind is not None:
         fields["kind"] = (Literal[kind], Field(kind, description=_kind_meaning(base, target)))
     model = create_model(base.__name__, __base__=base, __doc__=inspect.getdoc(target), **fields)

@@ -21,6 +21,7 @@ from perceptual_mae.config.from_signature import (
     options_of,
 )
 from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.network_sections import ANY_NETWORK, LossNetworkSection, MadeOfNetworks
 from perceptual_mae.config.training_sections import (
     EvaluationSection,
     Fraction,
@@ -33,7 +34,7 @@ from perceptual_mae.config.training_sections import (
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
-from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS
+from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS
 from perceptual_mae.objective.objective import Reach
@@ -128,7 +129,7 @@ class GeneratorSection(Options):
         return None if path is None else os.path.abspath(Path(path).expanduser())
 
 
-class DiscriminatorSection(Choice):
+class DiscriminatorSection(MadeOfNetworks):
     """Options of a discriminator, and what it is shown of reconstructions.
 
     Options:
@@ -178,20 +179,6 @@ class TermSection(Options):
     reach: Reach = "all"
 
 
-class LossNetworkSection(Choice):
-    """The network through which a term compares fake and real, with its options.
-
-    Options:
-        kind: the network whose features are compared [paper]
-    """
-
-    @property
-    def reads_discriminator(self) -> bool:
-        """Whether it is the run's discriminator, or made of it."""
-        return self.asks_for("discriminator")
-
-
-_NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
 _LIVE: Any = {"kind": LIVE}
 
 
@@ -204,7 +191,7 @@ class FeatureTermSection(TermSection):
 
     model_config = ConfigDict(validate_default=True)
 
-    network: Annotated[SerializeAsAny[LossNetworkSection], _NETWORK] = _LIVE
+    network: Annotated[SerializeAsAny[LossNetworkSection], ANY_NETWORK] = _LIVE
 
 
 def term_model(name: str) -> type[TermSection]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from perceptual_mae.images import Pyramid, Size, composite, mask_image
@@ -27,6 +28,15 @@ class Reconstruction:
     grid: Size
     encoded: tuple[Tensor, ...] = ()
     uses_target_statistics: bool = False
+
+    def keep_from_encoder(self, loss: Tensor) -> None:
+        """Let the backward pass to come bring the encoder the gradient of a scalar `loss` alone, whatever it is of."""
+        encoded = [tensor for tensor in self.encoded if tensor.requires_grad]  # none where the encoder is frozen
+        if not encoded:
+            return
+        gradients = torch.autograd.grad(loss, encoded, retain_graph=True, allow_unused=True, materialize_grads=True)
+        for tensor, gradient in zip(encoded, gradients, strict=True):
+            tensor.register_hook(lambda _, gradient=gradient: gradient)  # type: ignore[no-untyped-call]
 
     def composite(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) whose visible patches are those of `images` and whose hidden ones are reconstructed."""

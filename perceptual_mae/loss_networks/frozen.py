@@ -51,7 +51,8 @@ class FrozenNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Return the features of images (B, C, H, W) in [0, 1]."""
-        with torch.autocast(images.device.type, enabled=False):
+        device = images.device.type if images.device.type != "meta" else "cpu"  # autocast does not know meta tensors
+        with torch.autocast(device, enabled=False):
             normalised = (images.to(self.mean.dtype) - self.mean) / self.std  # (B, 3, H, W), from one channel too
             features: Features = self.network(normalised)
             return features

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from discriminators.augmentation.ada import ADA
-from discriminators.penalties import R1, PathLength
+from discriminators import Augmentation
+from discriminators.penalties import R1, R2, LeCam, PathLength
 from perceptual_mae.images import Size
 from perceptual_mae.losses.adversarial import AdversarialLoss
 from perceptual_mae.objective.discriminator_input import DiscriminatorInput
@@ -18,9 +18,9 @@ class Adversary:
     """A discriminator with its optimiser and its loss.
 
     loss: of (real logits, fake logits, mask, grid); kind: what it is made of, with the decision level of logits. input:
-    what it is shown of reconstructions. `augmentation` is applied to that, `r1` joins the loss, `path_length` the
-    generator's. start: share of the run's steps before the first in which it learns. seed: that of the augmentation's
-    draws and of the path length's noise.
+    what it is shown of reconstructions. `augmentation` is applied to that; `r1`, `r2` and `lecam` join the loss,
+    `path_length` the generator's. start: share of the run's steps before the first in which it learns. seed: that of
+    the augmentation's draws and of the path length's noise.
     """
 
     network: nn.Module
@@ -29,8 +29,10 @@ class Adversary:
     loss: Callable[[Tensor, Tensor, Tensor, Size], Tensor]
     kind: AdversarialLoss
     input: DiscriminatorInput
-    augmentation: ADA | None = None
+    augmentation: Augmentation | None = None
     r1: R1 | None = None
+    r2: R2 | None = None
+    lecam: LeCam | None = None
     path_length: PathLength | None = None
     start: float = 0.0
     seed: int = 0

@@ -52,10 +52,10 @@ def build_trainer(
     if config.generator.freeze_encoder:
         generator.freeze_encoder()
     discriminator = build.build_discriminator(config.discriminator, image, training.seed)
-    r1, path_length = (
-        build.build_penalty(config.penalties, name, image, training.batch_size) for name in ("r1", "path_length")
-    )
-    peak, betas = build.generator_adam(optimizer, training.batch_size, path_length)
+    penalties = {
+        name: build.build_penalty(config.penalties, name, image, training.batch_size) for name in config.penalties.root
+    }
+    peak, betas = build.generator_adam(optimizer, training.batch_size, penalties.get("path_length"))
     adversary, draw_drop_path_masks = None, None
     if generator.drop_path:
         draw_drop_path_masks = DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed)
@@ -72,8 +72,7 @@ def build_trainer(
             kind,
             build.build_discriminator_input(config.discriminator, levels),
             augmentation=build.build_augmentation(config.augment, image),
-            r1=r1,
-            path_length=path_length,
+            **penalties,
             start=build.discriminator_start(config.discriminator, config.losses, training.epochs),
             seed=training.seed,
         )

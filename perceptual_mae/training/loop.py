@@ -210,7 +210,8 @@ class Pretraining:
             for message in self.monitor.observe(scalars):
                 self.warn(f"step {step}: {message}")
         augmentation = self.trainer.adversary.augmentation if self.trainer.adversary is not None else None
-        if augmentation is not None and (leak := augmentation.controller.warning) and not self.has_warned_of_leaks:
+        controller = augmentation.controller if augmentation is not None else None
+        if controller is not None and (leak := controller.warning) and not self.has_warned_of_leaks:
             self.has_warned_of_leaks = True
             self.warn(leak)
 

@@ -35,14 +35,17 @@ METRICS_KEYS: dict[str, str] = {
     "discriminator/accuracy_real": "share of real images whose mean logit is above the loss's decision level [0, 1]",
     "discriminator/accuracy_fake": "share of reconstructions whose mean logit is below it [0, 1]",
     "penalty/r1": "R1, times its interval; in the steps in which it is due [0, inf)",
+    "penalty/r2": "R2, times its interval; in the steps in which it is due [0, inf)",
+    "penalty/lecam": "LeCam's penalty; 0 before penalties.lecam.from_step [0, inf)",
     "penalty/path_length": "path length penalty, times its interval; in the steps in which it is due [0, inf)",
     "path_length/mean": "running mean of path lengths, to which the penalty pulls [0, inf)",
     "augment/p": "probability of each of ADA's operations [0, 1]",
     "augment/r_t": "mean sign of real logits, which ADA holds at augment.target; from the first measurement on [-1, 1]",
-    "gradient_ratio/TERM": "a balanced term's weighted gradient at the decoder's input over L1's, smoothed; "
-    "every 8 steps [0, inf)",
-    "gradient/PLACE/TERM": "norm of a term's weighted gradient; PLACE is `decoder` (its input) or a level's size in "
-    "pixels; about every training.log_every steps [0, inf)",
+    "gradient_ratio/TERM": "a balanced term's weighted gradient over its anchor's, where it is balanced, smoothed; "
+    "every 8 steps, or the weight's `every` [0, inf)",
+    "gradient/PLACE/TERM": "norm of a term's weighted gradient; PLACE is `decoder` (its input), "
+    "`decoder_weights` (its embedding and last block) or a level's size in pixels; about every training.log_every "
+    "steps [0, inf)",
     "gradient_share/PLACE/TERM": "the same over the sum of all terms' norms at that place [0, 1]",
     "gradient_norm/generator": "norm of the generator's gradient before clipping; with optimizer.clip_norm [0, inf)",
     "gradient_norm/path_length": "the same for the path length's own update [0, inf)",

@@ -14,9 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from discriminators import DiscriminatorOutput
-from discriminators.augmentation.ada import ADA
-from discriminators.augmentation.controller import sign_sums
-from discriminators.penalties import PathLength, path_noise
+from discriminators.augmentation.controller import Controller, sign_sums
+from discriminators.penalties import PathLength, leaves_of, path_noise
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
@@ -117,9 +116,9 @@ class Trainer:
             if is_adversarial:
                 augment = self.augmentation("pair", batch, progress)  # one draw an image, for real and fake
                 real, leaves = self.real_images(batch, augment, progress)
-                real_output = self.discriminator(real)
-                fake_output = self.discriminator(augment(self.fake_images(batch, reconstruction)))
-                d_loss, d_scalars = self.discriminator_loss(batch, real_output, fake_output, leaves)
+                fake = leaves_of(augment(self.fake_images(batch, reconstruction)))
+                real_output, fake_output = self.discriminator(real), self.discriminator(fake)
+                d_loss, d_scalars = self.discriminator_loss(batch, real_output, fake_output, leaves, fake, progress)
                 self.accelerator.backward(d_loss * batch.share, inputs=self.discriminator_parameters, retain_graph=True)
                 real_output = real_output.detach()
                 del d_loss, real, leaves  # the graph of the real images ends here
@@ -152,9 +151,9 @@ class Trainer:
                 reconstruction = shared or self.unwrapped_generator(batch.images, batch.mask, batch.drop_path_masks)
             fake = tuple(level.detach() for level in self.fake_images(batch, reconstruction))
             real, leaves = self.real_images(batch, self.augmentation("real", batch, progress), progress)
-            real_output = self.discriminator(real)
-            fake_output = self.discriminator(self.augmentation("fake", batch, progress)(fake))
-            d_loss, scalars = self.discriminator_loss(batch, real_output, fake_output, leaves)
+            fake = leaves_of(self.augmentation("fake", batch, progress)(fake))
+            real_output, fake_output = self.discriminator(real), self.discriminator(fake)
+            d_loss, scalars = self.discriminator_loss(batch, real_output, fake_output, leaves, fake, progress)
             self.accelerator.backward(d_loss * batch.share, inputs=self.discriminator_parameters)
             d_scalars.append(scalars)
         metrics = mean_of(d_scalars) | self.update("discriminator", self.discriminator_optimizer)
@@ -177,6 +176,8 @@ class Trainer:
         if self.adversary is not None:
             set_learning_rate(self.discriminator_optimizer, self.adversary.learning_rate(progress.step))
             self.unwrapped_discriminator.requires_grad_(True).train()
+            if self.adversary.augmentation is not None:
+                self.adversary.augmentation.follow(progress.fraction)
             self.networks.follow(self.unwrapped_discriminator, progress.epoch)
         dtype, prepared = self.unwrapped_generator.encoder.mean.dtype, []
         for batch in batches:
@@ -201,12 +202,12 @@ class Trainer:
         alike.
         """
         assert self.adversary is not None
-        ada = self.adversary.augmentation
-        if ada is None:
+        augmentation = self.adversary.augmentation
+        if augmentation is None:
             return tuple
         coordinates = [(self.adversary.seed, progress.step, index) for index in batch.indices.tolist()]
-        draws = ada.draw([stream(f"ada {purpose}", *each) for each in coordinates])
-        return lambda levels: ada.apply(draws, levels)
+        draws = augmentation.draw([stream(f"ada {purpose}", *each) for each in coordinates])
+        return lambda levels: augmentation.apply(draws, levels)
 
     def fake_images(self, batch: MicroBatch, reconstruction: Reconstruction) -> Pyramid:
         """Return what the discriminator is shown of reconstructions, before augmentation."""
@@ -223,19 +224,35 @@ class Trainer:
         return tuple(shown), tuple(leaves)
 
     def discriminator_loss(
-        self, batch: MicroBatch, real_output: DiscriminatorOutput, fake_output: DiscriminatorOutput, leaves: Pyramid
+        self,
+        batch: MicroBatch,
+        real_output: DiscriminatorOutput,
+        fake_output: DiscriminatorOutput,
+        leaves: Pyramid,
+        fake: Pyramid,
+        progress: TrainingProgress,
     ) -> tuple[Tensor, Scalars]:
-        """Return the discriminator's loss with R1 where there are leaves for it, and what is recorded of it."""
+        """Return the discriminator's loss with its penalties, and what is recorded of it.
+
+        leaves: those of R1's gradient, none where it is not due; fake: what the fake output was computed from.
+        """
         assert self.adversary is not None
+        r1, r2, lecam = self.adversary.r1, self.adversary.r2, self.adversary.lecam
         grid, kind = self.unwrapped_generator.grid, self.adversary.kind
         loss = self.adversary.loss(real_output.logits, fake_output.logits, batch.mask, grid)
         scalars = {"discriminator/loss": loss.detach()}
         logits = real_output.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
-        if leaves and self.adversary.r1 is not None:
-            penalty = self.adversary.r1(logits, leaves)
-            loss, scalars["penalty/r1"] = loss + penalty, penalty.detach()
+        penalties: Scalars = {}
+        if leaves and r1 is not None:
+            penalties["penalty/r1"] = r1(logits, leaves, progress.fraction)
+        if r2 is not None and r2.is_due(progress.step):
+            penalties["penalty/r2"] = r2(fake_output.logits.flatten(1).mean(1), fake, progress.fraction)
+        if lecam is not None:
+            penalties["penalty/lecam"] = lecam(real_output.logits, fake_output.logits, progress.step)
+        for name, penalty in penalties.items():
+            loss, scalars[name] = loss + penalty, penalty.detach()
         real_scores, fake_scores = kind.scores(real_output.logits, fake_output.logits)
-        if self.adversary.augmentation is not None:
+        if self.adversary.augmentation is not None and self.adversary.augmentation.controller is not None:
             batch.real_signs = sign_sums(real_scores.flatten(1).mean(1), kind.center)
         return loss, scalars | discriminator_statistics(real_scores, fake_scores, kind.center)
 
@@ -262,7 +279,7 @@ class Trainer:
         inputs = TermInputs(batch.images, reconstruction, target, real_output, fake_output, extractors)
         losses = self.objective(inputs, progress)
         if losses.for_encoder is not None:
-            keep_from_encoder(reconstruction.encoded, losses.for_encoder * batch.share * self.loss_scale())
+            reconstruction.keep_from_encoder(losses.for_encoder * batch.share * self.loss_scale())
         scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
         scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
         if self.objective.balance.is_due(progress.step):
@@ -320,10 +337,12 @@ class Trainer:
             scalars |= self.objective.conclude(progress, self.sum_over_processes)
         if self.adversary is not None and progress.fraction >= self.adversary.start:
             path_length, augmentation = self.adversary.path_length, self.adversary.augmentation
+            if self.adversary.lecam is not None:
+                self.adversary.lecam.finish(self.sum_over_processes)
             if path_length is not None and path_length.is_due(progress.step):
                 scalars |= self.update_path_length(path_length, prepared, progress)
-            if augmentation is not None:
-                scalars |= self.adapt(augmentation, prepared)
+            if augmentation is not None and augmentation.controller is not None:
+                scalars |= self.adapt(augmentation.controller, prepared)
         if self.ema is not None:
             self.ema.update_parameters(self.unwrapped_generator)
         return scalars
@@ -355,30 +374,17 @@ class Trainer:
         metrics = mean_of(scalars) | {"path_length/mean": penalty.expected}
         return metrics | self.update("path_length", self.optimizer, self.clip_norm)
 
-    def adapt(self, augmentation: ADA, prepared: Sequence[MicroBatch]) -> Scalars:
+    def adapt(self, controller: Controller, prepared: Sequence[MicroBatch]) -> Scalars:
         """Let ADA's probability follow how sure the discriminator was of real images, on all processes."""
         signs = torch.stack([batch.real_signs for batch in prepared if batch.real_signs is not None]).sum(0)
         sums = self.sum_over_processes(signs)
         num_images = sum(len(batch.images) for batch in prepared) * self.accelerator.num_processes
-        augmentation.controller.observe(sums, num_images)
-        values = {"augment/p": augmentation.p, "augment/r_t": augmentation.controller.r_t}
+        controller.observe(sums, num_images)
+        values = {"augment/p": controller.p, "augment/r_t": controller.r_t}
         return {name: sums.new_full((), value) for name, value in values.items() if not math.isnan(value)}
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum"))
-
-
-def keep_from_encoder(encoded: Sequence[Tensor], loss: Tensor) -> None:
-    """Let the backward pass to come bring the encoder the gradient of `loss` alone, whatever else it is taken of.
-
-    encoded: all that the decoder reads of the encoder, (B, 1+V, D) each, see `Reconstruction.encoded`.
-    """
-    encoded = [tensor for tensor in encoded if tensor.requires_grad]  # none where the encoder is frozen
-    if not encoded:
-        return
-    gradients = torch.autograd.grad(loss, encoded, retain_graph=True, allow_unused=True, materialize_grads=True)
-    for tensor, gradient in zip(encoded, gradients, strict=True):
-        tensor.register_hook(lambda _, gradient=gradient: gradient)  # type: ignore[no-untyped-call]
 
 
 def mean_of(scalars: Sequence[Scalars]) -> Scalars:

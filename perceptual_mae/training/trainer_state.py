@@ -9,7 +9,10 @@ from typing import Any
 from accelerate import Accelerator
 from torch import Tensor
 
+from discriminators import Augmentation
+from discriminators.penalties import LeCam, PathLength
 from perceptual_mae.run import checkpoint
+from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.trainer import Trainer
 
 
@@ -25,10 +28,7 @@ def state_dict(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, di
     if trainer.adversary is not None:
         tensors["discriminator"] = trainer.unwrapped_discriminator.state_dict()
         tensors["discriminator_optimizer"] = checkpoint.optimizer_tensors(trainer.discriminator_optimizer)
-        if trainer.adversary.augmentation is not None:
-            tensors["augmentation"] = trainer.adversary.augmentation.state_dict()
-        if trainer.adversary.path_length is not None:
-            tensors["path_length"] = trainer.adversary.path_length.state_dict()
+        tensors |= {name: owner.state_dict() for name, owner in _adaptive(trainer.adversary).items()}
     if trainer.networks.copies:
         tensors["loss_networks"] = trainer.networks.copies.state_dict()
     metadata = {
@@ -52,12 +52,17 @@ def load_state_dict(trainer: Trainer, accelerator: Accelerator, path: Path) -> d
         checkpoint.load_module(trainer.unwrapped_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
         moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
         checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
-        if trainer.adversary.augmentation is not None and (saved := checkpoint.load_tensors(path, "augmentation")):
-            trainer.adversary.augmentation.load_state_dict(saved)
-        if trainer.adversary.path_length is not None and (saved := checkpoint.load_tensors(path, "path_length")):
-            trainer.adversary.path_length.load_state_dict(saved)
+        for name, owner in _adaptive(trainer.adversary).items():
+            if saved := checkpoint.load_tensors(path, name):
+                owner.load_state_dict(saved)
     if trainer.networks.copies:
         checkpoint.load_module(trainer.networks.copies, checkpoint.load_tensors(path, "loss_networks"), path)
     if accelerator.scaler is not None and metadata["scaler"]:
         accelerator.scaler.load_state_dict(metadata["scaler"])
     return metadata
+
+
+def _adaptive(adversary: Adversary) -> dict[str, Augmentation | LeCam | PathLength]:
+    """Return what of an adversary adapts while it trains, by its group in a checkpoint."""
+    owners = {"augmentation": adversary.augmentation, "lecam": adversary.lecam, "path_length": adversary.path_length}
+    return {name: owner for name, owner in owners.items() if owner is not None and owner.state_dict()}

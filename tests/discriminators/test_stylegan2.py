@@ -144,3 +144,13 @@ def test_sizes_that_do_not_halve_and_bad_options_are_refused():
     ):
         with pytest.raises(ValueError, match="stylegan2"):
             build(**options)
+
+
+def test_without_minibatch_stddev_an_images_logits_are_its_own():
+    alone, together = build(minibatch_stddev=False), build()
+    assert parameters(together) - parameters(alone) == 9 * together.epilogue.conv.weight.shape[0]
+    levels = pyramid(4, 32, 4)
+    with torch.no_grad():
+        for discriminator, is_alone in ((alone, True), (together, False)):
+            of_one = discriminator([level[:1] for level in levels]).logits
+            assert torch.allclose(discriminator(levels).logits[:1], of_one, atol=1e-5) is is_alone

@@ -15,6 +15,7 @@ from discriminators.augmentation.controller import sign_sums
 from discriminators.augmentation.draws import PIPELINES, Draws, draw
 from discriminators.augmentation.wavelets import weigh_octaves
 from discriminators.penalties import R1, r1
+from discriminators.ramp import Ramp
 
 EXECUTIONS = pytest.mark.parametrize("exact", [True, False], ids=["exact", "fast"])
 OPERATIONS = {
@@ -245,3 +246,22 @@ def test_bad_options_and_foreign_images_are_refused():
     ADA([(32, 32)], 4, pipeline="bg")
     with pytest.raises(ValueError, match="3 images but draws for 2"):
         ADA([(32, 32)], 3).apply(only(2), (torch.rand(3, 3, 32, 32),))
+
+
+def test_a_scheduled_p_follows_its_ramp_and_the_controller_only_measures():
+    ada = ADA([(32, 32)], 3, p=Ramp(start=0.0, end=0.55), kimg=1.0, interval=1)
+    places = []
+    for fraction in (0.0, 0.5, 1.0):
+        ada.follow(fraction)
+        ada.controller.observe(sign_sums(torch.ones(50), 0.5), 50)
+        places.append(ada.p)
+    assert places == pytest.approx([0, 0.275, 0.55])
+    assert ada.controller.r_t == 1
+    assert ada.controller.warning is None
+    assert ADA([(32, 32)], 3, p=1.0).p == 1  # beyond p_max, which bounds the adaptive p
+    adaptive = ADA([(32, 32)], 3, initial_p=0.3)
+    adaptive.follow(0.7)
+    assert adaptive.p == 0.3
+    for p in (-0.1, Ramp(start=0.0, end=1.5)):
+        with pytest.raises(ValueError, match=r"ada's p must stay in \[0, 1\], but goes from"):
+            ADA([(32, 32)], 3, p=p)

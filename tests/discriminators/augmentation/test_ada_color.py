@@ -88,5 +88,5 @@ def test_a_hole_is_a_grey_square_of_half_the_sides_in_the_same_place_on_all_leve
     expected[..., :16, 32:] = 0.5
     torch.testing.assert_close(large, expected)
     torch.testing.assert_close(small, F.avg_pool2d(expected, 4))
-    beyond = cut_out(images, only(cutout_size=0.5, cutout_center=[0.0, 0.0]))
+    beyond = cut_out(images, torch.zeros(1, 2), torch.tensor([0.5]))
     assert beyond.eq(0).double().mean().item() == pytest.approx(1 / 16)

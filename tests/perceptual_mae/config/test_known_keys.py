@@ -46,10 +46,11 @@ def full_lines(*arguments: str) -> list[str]:
         ("cifar10", "data.rot=x", "masking.rato=0.5", "training.epoch=1", "tracker=1"),
         ("cifar10", "generator.deptth=3", "generator.epochs=3"),
         ("cifar10", "discriminator.norms=group", "discriminator.kind=ls_gan"),
-        ("cifar10", "stylegan2_ada_p", "augment.tarjet=0.5", "penalties.r1.gama=1", "penalties.r2=1"),
+        ("cifar10", "stylegan2_ada_p", "augment.tarjet=0.5", "penalties.r1.gama=1", "penalties.r3=1"),
         ("cifar10", "ls_gan_p", "losses.l2=1", "losses.l1.regin=all", "losses.style.cap=0.5"),
         ("cifar10", "ls_gan_p", "losses.l1.network=vgg16", "losses.style.network.wight=x"),
         ("cifar10", "masking.kind=block", "masking.hide=1"),
+        ("cifar10", "ls_gan_p", "discriminator={kind: projected, network: {kind: vgg16, weights: random, wight: 1}}"),
         ("cifar10", "kindd=1", "penalties.r1x=null"),
     ],
 )

@@ -217,7 +217,7 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         (["generator=[1]"], "generator", "must be a mapping"),
         (["data=3"], "data", "must be a mapping"),
         (["losses=3"], "losses", "must be a mapping of l1, mse, high_frequency, ms_ssim, feature_matching"),
-        (["penalties=5"], "penalties", "found 5, must be a mapping of r1, path_length"),
+        (["penalties=5"], "penalties", "found 5, must be a mapping of r1, r2, lecam, path_length"),
         (["losses.l1=[1]"], "losses.l1", "must be a mapping"),
         (["tracking.trackers=[tensorbord]"], "tracking.trackers", "did you mean 'tensorboard'?"),
         (["data.kind=cifar10", "data.size=null"], "data.root", "is missing, must be text"),
@@ -355,7 +355,7 @@ def test_an_empty_section_says_nothing(tmp_path):
 
 def test_an_empty_mapping_does_not_switch_augmentation_on(tmp_path):
     (line,) = report("augment={}")
-    assert line == "augment={}: augment: found {}, must name a kind (ada), or be null for none"
+    assert line == "augment={}: augment: found {}, must name a kind (ada, diffaug), or be null for none"
     path = tmp_path / "empty.yaml"
     path.write_text("augment: {}\ndiscriminator: {}\n")
     beneath = load_config(["quickstart", "stylegan2_ada_p"])

@@ -40,6 +40,15 @@ METHODS = {
         *("ls_gan", "losses.adversarial.when={from_share: 0.2}", "discriminator.lead=0.1", "training.order=lean"),
         "generator.freeze_encoder=true",
     ],
+    "relativistic": [
+        *("ls_gan", "losses.adversarial.kind=relativistic", "augment={kind: diffaug}", "training.order=lean"),
+        "penalties={r1: {gamma: {from: 0.5, to: 0.1}, every: 1}, r2: {gamma: 0.3, every: 2}}",
+    ],
+    "lecam": ["ls_gan", "penalties={lecam: {weight: 0.3, from_step: 2}}", SEQUENTIAL],
+    "projected": [
+        *("ls_gan", "discriminator={kind: projected, width: 8}", "training.order=lean"),
+        "discriminator.network={kind: named, name: squeezenet1_0, layers: [features.4], weights: random}",
+    ],
     "ls_gan_p_lean": ["ls_gan_p", "training.order=lean"],
     "msg_gan_p_lean": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"],
     "stylegan2_ada_p_lean": [
