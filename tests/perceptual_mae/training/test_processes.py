@@ -85,7 +85,8 @@ def assert_equals_one_process(by_two: Path, method: str, accumulation: int, atol
     both, one = load_file(by_two / f"{method}-{accumulation}"), train(method, accumulation)
     assert both.keys() == one.keys()
     for name, value in one.items():
-        torch.testing.assert_close(both[name], value, rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+        bound = 1e-5 if name[0].isdigit() else atol  # what a step reports is in float32, weights are in float64
+        torch.testing.assert_close(both[name], value, rtol=0, atol=bound, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_the_cases_cross_an_even_epoch() -> None:
