@@ -57,8 +57,7 @@ class DataSection(Choice):
         flip: probability that a training image is mirrored left to right [MAE]
         color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
         grayscale: probability that a training image loses its colours [MAE]
-        eval_resize: shorter side to which held-out images are resized before the center crop; null: as large as
-            the crop needs [none]
+        eval_resize: shorter side of held-out images before the center crop; null: as large as the crop needs [none]
         workers: processes that decode training images; 0: the main process does [ours]
     """
 
@@ -269,8 +268,7 @@ class ScheduleSection(Section):
     """Warm-up, in epochs or as a share of all steps, then half a cosine down to `min_lr`.
 
     Options:
-        warmup_epochs: epochs over which the learning rate rises from 0; null: warmup_ratio decides. 40 where
-            neither is set [MAE]
+        warmup_epochs: epochs of the learning rate's rise from 0; null: warmup_ratio decides; 40 if neither is set [MAE]
         warmup_ratio: share of all steps over which the learning rate rises from 0; null: warmup_epochs decides [none]
         min_lr: learning rate of the generator at the end of the cosine [MAE]
     """
@@ -325,6 +323,7 @@ class EvaluationSection(Section):
         seed: seed of the held-out images' masks [ours]
         grid_images: held-out images of the sample grid [ours]
         split: which held-out images: val or test [ours]
+        probe_images: labelled training images of the probe and kNN that go with a score; 0: neither is fitted [ours]
     """
 
     every: Annotated[int, Field(ge=0)] = 1
@@ -333,6 +332,7 @@ class EvaluationSection(Section):
     seed: Seed = 0
     grid_images: Positive = 8
     split: Literal["val", "test"] = "test"
+    probe_images: Annotated[int, Field(ge=0)] = 2000
 
 
 class TrackingSection(Section):
