@@ -47,7 +47,8 @@ METRICS = """# metrics.jsonl
 
 One JSON object a line, at every `training.log_every`-th step and at the end of each epoch; scores of held-out images
 have lines of their own. Scalars are means over the steps since the last line that report them, over all processes.
-`a/b` is key `b` in the mapping `a`; TERM, PLACE and NETWORK stand for names. `pmae curves` draws them, as `a.b`.
+`a/b` is key `b` in the mapping `a`; TERM, PLACE, NETWORK, SCORE and FILLING stand for names. `pmae curves` draws them,
+as `a.b`.
 """
 
 

@@ -27,6 +27,7 @@ LABELS = {
     "lpips_vgg": "LPIPS, VGG",
     "lpips_squeeze": "LPIPS, SqueezeNet",
     "high_frequency": "high-frequency error",
+    "patch_std": "spread within a patch",
     "fid": "FID",
     "kid": "KID",
     "is": "Inception Score",

@@ -19,7 +19,7 @@ from perceptual_mae.cli.options import (
     read_numbers,
 )
 from perceptual_mae.cli.output import check_out, scoring, write_scores
-from perceptual_mae.cli.representation_tables import knn_table
+from perceptual_mae.cli.representation_tables import knn_table, with_spectrum
 
 
 def knn_command(
@@ -53,4 +53,4 @@ def knn_command(
             ema=scored.ema,
             on_progress=on_progress,
         )
-    write_scores(evaluation, report, knn_table, out or evaluation.default_path("knn"))
+    write_scores(evaluation, report, with_spectrum(knn_table), out or evaluation.default_path("knn"))

@@ -19,7 +19,7 @@ from perceptual_mae.cli.options import (
     read_numbers,
 )
 from perceptual_mae.cli.output import check_out, scoring, write_scores
-from perceptual_mae.cli.representation_tables import probe_table
+from perceptual_mae.cli.representation_tables import probe_table, with_spectrum
 from perceptual_mae.errors import UserError
 
 Protocol = Literal["cached", "mae", "paper", "kth"]
@@ -96,7 +96,7 @@ def probe_command(
     if layers and evaluation.is_main_process:
         title = f"{report['run']}, {report['data']}, {report['train_images']} training images"
         draw_layer_map(report["scores"]["encoder"], written.with_suffix(".png"), title=title)
-    write_scores(evaluation, report, probe_table, written)
+    write_scores(evaluation, report, with_spectrum(probe_table), written)
 
 
 def settle(protocol: Protocol | None, head: Head | None) -> tuple[Protocol, Head]:

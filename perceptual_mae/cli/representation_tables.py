@@ -1,6 +1,6 @@
 """Scores of a representation as Markdown tables: they read well on a terminal and paste into a page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from perceptual_mae.report.markdown_table import markdown_table
@@ -31,6 +31,24 @@ def knn_table(report: Mapping[str, Any]) -> str:
             label = subject if name == "pixels" else f"{subject}, {COLUMNS[name]}"
             rows.append([label, *(f"{100 * accuracy:.2f}" for accuracy in by_count.values())])
     return markdown_table(["top-1, %", *(f"k = {count}" for count in counts)], rows)
+
+
+def with_spectrum(table: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any]], str]:
+    """Return a table of accuracies followed by RankMe and alpha-ReQ of the training features, where a report has them.
+
+    The protocols that compute features anew in every epoch have none.
+    """
+
+    def both(report: Mapping[str, Any]) -> str:
+        rows = [
+            [subject if name == "pixels" else f"{subject}, {_pooling(name)}", *map(_number, spectrum.values())]
+            for subject, by_pooling in report.get("spectrum", {}).items()
+            for name, spectrum in by_pooling.items()
+        ]
+        spectra = markdown_table(["training features", "RankMe", "alpha-ReQ"], rows) if rows else ""
+        return "\n\n".join(filter(None, (table(report), spectra)))
+
+    return both
 
 
 def finetune_table(report: Mapping[str, Any]) -> str:
@@ -79,6 +97,16 @@ def _two_readings(report: Mapping[str, Any]) -> str:
 
 def _names(scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [name for name in COLUMNS if any(name in by_pooling for by_pooling in scores.values())]
+
+
+def _pooling(name: str) -> str:
+    """Return what a feature is called: a pooling, or a pooling after a block."""
+    pooling, _, block = name.partition("/")
+    return COLUMNS[pooling] + (f", block {block}" if block else "")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _cell(score: Mapping[str, Any]) -> str:

@@ -54,8 +54,7 @@ class DataSection(Choice):
         flip: probability that a training image is mirrored left to right [MAE]
         color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
         grayscale: probability that a training image loses its colours [MAE]
-        eval_resize: shorter side to which held-out images are resized before the center crop; null: as large as
-            the crop needs [none]
+        eval_resize: shorter side of held-out images before the center crop; null: as large as the crop needs [none]
         workers: processes that decode training images; 0: the main process does [ours]
     """
 

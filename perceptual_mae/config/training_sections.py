@@ -117,6 +117,7 @@ class EvaluationSection(Section):
         seed: seed of the held-out images' masks [ours]
         grid_images: held-out images of the sample grid [ours]
         split: which held-out images: val or test [ours]
+        probe_images: labelled training images of the probe and kNN that go with a score; 0: neither is fitted [ours]
     """
 
     every: Annotated[int, Field(ge=0)] = 1
@@ -125,6 +126,7 @@ class EvaluationSection(Section):
     seed: Seed = 0
     grid_images: Positive = 8
     split: Literal["val", "test"] = "test"
+    probe_images: Annotated[int, Field(ge=0)] = 2000
 
 
 class TrackingSection(Section):

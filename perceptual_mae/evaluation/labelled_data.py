@@ -8,6 +8,7 @@ from typing import Any
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
 from perceptual_mae.config.parsing import RunConfig, parse_config
+from perceptual_mae.config.schema import DataSection
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.subsets import limited
 from perceptual_mae.data.transforms import EvaluationTransform
@@ -62,6 +63,13 @@ def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()
     return parse_config(merged.values, merged.origins, origin="the run's config.yaml")
 
 
+def labelled_part(section: DataSection) -> DataSection:
+    """Return the section of a data set's labelled part, where it has one apart from the rest (STL-10), or itself."""
+    if "labelled" not in section.option_fields:
+        return section
+    return section.model_copy(update={section.option_fields["labelled"]: True})
+
+
 def open_labelled(
     config: RunConfig,
     *,
@@ -75,9 +83,7 @@ def open_labelled(
     A limit takes the first images of a fixed shuffle, the same for every run and seed: many sets are sorted by class.
     A set that has a labelled part (STL-10) gives that. Raises UserError where labels or images are missing.
     """
-    section, split = config.data, split or config.evaluation.split
-    if "labelled" in section.option_fields:
-        section = section.model_copy(update={section.option_fields["labelled"]: True})
+    section, split = labelled_part(config.data), split or config.evaluation.split
     train, test = section.build("train"), section.build(split)
     for part, dataset in (("train", train), (split, test)):
         if not dataset.classes:

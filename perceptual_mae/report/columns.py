@@ -61,6 +61,7 @@ USUAL = {  # of `pmae evaluate`: heading, format, the paper's field and format
     "ssim": ("SSIM", ".3f", "ssim", ".2f"),
     "ms_ssim": ("MS-SSIM", ".3f", None, ""),
     "high_frequency": ("HF error", ".4f", None, ""),
+    "patch_std": ("patch spread", ".2f", None, ""),
     "lpips_alex": ("LPIPS (alex)", ".3f", None, ""),
     "is": ("IS", ".2f", "inception_score", "#.3g"),
     "fid": ("FID", ".1f", "fid", ".1f"),
@@ -139,6 +140,33 @@ def representation_columns(records: Sequence[RunRecord]) -> list[Column]:
     return columns
 
 
+def spectrum_columns(records: Sequence[RunRecord]) -> list[Column]:
+    """RankMe of training features by pooling, from the file that most runs have it in; none where no run has it."""
+    with_rankme = [
+        (stem, pooling)
+        for record in records
+        for stem, report in record.scores.items()
+        for pooling in report.get("spectrum", {}).get("encoder", {})
+        if pooling in POOLINGS
+    ]
+    if not with_rankme:
+        return []
+    stem, _ = max(sorted(set(with_rankme)), key=with_rankme.count)
+    command = "pmae knn" if stem.startswith("knn") else "pmae probe"
+    poolings = dict.fromkeys(pooling for other, pooling in with_rankme if other == stem)
+    return [
+        Column(
+            f"rankme.{stem}.{pooling}",
+            f"RankMe, {POOLINGS[pooling]}",
+            partial(_in_report, stem=stem, names=("encoder", pooling, "rankme"), part="spectrum"),
+            stem,
+            command,
+            ".1f",
+        )
+        for pooling in poolings
+    ]
+
+
 def stems(records: Iterable[RunRecord], wanted: Callable[[dict[str, Any]], bool], usual: str) -> list[str]:
     """Return the names of the score files of a kind that any run has; the usual one where none has."""
     matching = {stem: None for record in records for stem, report in record.scores.items() if wanted(report)}
@@ -149,9 +177,10 @@ def _summary(record: RunRecord, names: Sequence[str]) -> float | None:
     return _walk(record.summary, names)
 
 
-def _in_report(record: RunRecord, stem: str, names: Sequence[str], scale: float = 1) -> float | None:
-    report = record.scores.get(stem)
-    value = None if report is None else _walk(report["scores"], names)
+def _in_report(
+    record: RunRecord, stem: str, names: Sequence[str], scale: float = 1, part: str = "scores"
+) -> float | None:
+    value = _walk(record.scores.get(stem, {}).get(part), names)
     return None if value is None else scale * value
 
 

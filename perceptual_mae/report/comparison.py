@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.report.columns import REGIONS, Column, evaluation_columns, representation_columns, summary_columns
+from perceptual_mae.report.columns import (
+    REGIONS,
+    Column,
+    evaluation_columns,
+    representation_columns,
+    spectrum_columns,
+    summary_columns,
+)
 from perceptual_mae.report.comparability import TRAINING, Difference, find_differences, refuse
 from perceptual_mae.report.cost import cost_of, read_bench
 from perceptual_mae.report.published import FOOTNOTE
@@ -31,10 +38,13 @@ class RunComparison:
         return next((each for key in keys for each in known if each.column.key.startswith(key)), None)
 
     def together(self, key: str) -> list[Scored]:
-        """Return the columns that stand in one file with the first whose key begins so, and that somebody has."""
+        """Return the columns whose keys begin with one file, that of the first `key`, and that somebody has."""
         first = self.find(key)
-        places = {first.column.place} if first else set()
-        return [each for each in self.scored if each.column.place in places and any(each.scores)]
+        if first is None:
+            return []
+        return [
+            each for each in self.scored if each.column.key.startswith(f"{first.column.place}.") and any(each.scores)
+        ]
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -98,7 +108,9 @@ def _score_tables(records: Sequence[RunRecord]) -> dict[str, list[Column]]:
         columns = evaluation_columns(records, region)
         if columns:
             tables[name] = columns
-    return tables | {"Representation: top-1, %": representation_columns(records)}
+    tables["Representation: top-1, %"] = representation_columns(records)
+    spectrum = spectrum_columns(records)
+    return tables | ({"Representation: effective rank of features": spectrum} if spectrum else {})
 
 
 def _about_groups(groups: Sequence[Group]) -> list[str]:

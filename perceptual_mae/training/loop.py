@@ -17,6 +17,8 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
+from perceptual_mae.evaluation.representation.features import pool
+from perceptual_mae.evaluation.representation.online import open_online, score_online
 from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.progress import ProgressBar
@@ -78,6 +80,7 @@ class Pretraining:
         self.accelerator = make_accelerator(config, training=True, path=path)
         self.train_data = config.data.build("train")
         self.held_out = open_held_out(config, limit=config.evaluation.limit)
+        self.representation_data = open_online(config, self.train_data, self.held_out)
         plan = build.build_plan(config.training, len(self.train_data))
         self.timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
         self.loader = TrainLoader(
@@ -222,9 +225,11 @@ class Pretraining:
         numbers = {key.replace(".", "/"): value for key, value in flatten(record) if isinstance(value, int | float)}
         self.accelerator.log(numbers, step=record["step"])
 
-    @torch.no_grad()
     def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
-        """Score `evaluation.limit` held-out images under fixed masks, by averaged weights where the run keeps them."""
+        """Score `evaluation.limit` held-out images, by averaged weights where the run keeps them.
+
+        Reconstructions are made under fixed masks; the representation is scored on whole images.
+        """
         scores = score_training(
             self.reconstruct,
             self.held_out,
@@ -235,14 +240,32 @@ class Pretraining:
             patch_size=self.generator.patch_size,
             baselines=baselines,
         )
+        scores["representation"] = score_online(
+            self.encode, self.representation_data, self.accelerator, batch_size=self.config.evaluation.batch_size
+        )
         return as_main_process(scores)
 
+    @property
+    def scored_generator(self) -> MaskedAutoencoder:
+        """The generator with averaged weights, where the run keeps them."""
+        scored = self.trainer.ema.module if self.trainer.ema is not None else self.generator
+        assert isinstance(scored, MaskedAutoencoder)
+        return scored
+
     def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
-        generator = self.trainer.ema.module if self.trainer.ema is not None else self.generator
-        reconstruction: Reconstruction = generator(images.to(self.generator.encoder.mean.dtype), mask)
-        if not bool(reconstruction.pyramid[0].isfinite().all()):
-            raise UserError(messages.non_finite(self.path, self.checkpoints, self.step, "reconstruction"))
+        reconstruction: Reconstruction = self.scored_generator(images.to(self.generator.encoder.mean.dtype), mask)
+        self.check_finite(reconstruction.pyramid[0], "reconstruction")
         return reconstruction
+
+    def encode(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the mean patch token (B, D) of whole images (B, C, H, W) in [0, 1]."""
+        mean = pool(self.scored_generator.encoder(images.to(self.generator.encoder.mean.dtype)))["mean"]
+        self.check_finite(mean, "features")
+        return {"mean": mean}
+
+    def check_finite(self, values: torch.Tensor, name: str) -> None:
+        if not bool(values.isfinite().all()):
+            raise UserError(messages.non_finite(self.path, self.checkpoints, self.step, name))
 
     def fixed_masks(self) -> FixedMasks:
         return build.build_fixed_masks(self.config.masking, self.generator.grid, self.config.evaluation.seed)

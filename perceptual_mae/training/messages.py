@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.training_sections import TrainingSection
+from perceptual_mae.evaluation.representation.online import NEIGHBOURS
 from perceptual_mae.run import checkpoint
 from perceptual_mae.training.trainer import Trainer
 
@@ -39,12 +40,23 @@ def warnings_of(trainer: Trainer) -> list[str]:
 
 
 def headline(scores: Mapping[str, Any]) -> str:
-    """Return one line of held-out scores: PSNR of the composite and of hidden pixels, SSIM where it is defined."""
+    """Return one line of held-out scores: PSNR of the composite and of hidden pixels, SSIM, and the representation's.
+
+    Those that are not defined, or not measured, are left out.
+    """
     hidden = scores.get("psnr_masked")
     parts = [f"PSNR {scores['psnr']:.2f} dB"]
     parts += [f"hidden pixels {hidden:.2f} dB"] if hidden is not None else []
     parts += [f"SSIM {scores['ssim']:.3f}"] if "ssim" in scores else []
-    return "held-out " + ", ".join(parts)
+    return "held-out " + ", ".join(parts + representation_parts(scores))
+
+
+def representation_parts(scores: Mapping[str, Any]) -> list[str]:
+    """Return the scores of the mean patch token in words: RankMe, and top-1 accuracies where there are labels."""
+    scored = {key: value for key, value in scores["representation"].items() if value is not None}
+    parts = [f"RankMe {scored['rankme']:.1f}"] if "rankme" in scored else []
+    names = {"probe": "probe", "knn": f"{NEIGHBOURS}-NN"}
+    return parts + [f"{name} {100 * scored[key]:.1f} %" for key, name in names.items() if key in scored]
 
 
 def final_message(path: Path, summary: Mapping[str, Any]) -> str:
@@ -56,6 +68,8 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
         scores = [(row.get(key), digits) for key, digits in (("psnr", 2), ("psnr_masked", 2), ("ssim", 3))]
         cells = ["-" if score is None else f"{score:.{digits}f}" for score, digits in scores]
         lines.append(f"  {name:18}{''.join(f'{cell:>8}' for cell in cells)}")
+    if parts := representation_parts(summary):
+        lines.append(f"  features of whole images: {', '.join(parts)}")
     if summary["unreadable_images"]:
         lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see log.txt")
     if summary["uses_target_statistics"]:

@@ -55,7 +55,16 @@ METRICS_KEYS: dict[str, str] = {
     "learning_rate/discriminator": "learning rate of the last step [0, inf)",
     "images_per_second": "training images a second, over all processes, since the last record (0, inf)",
     "data_wait": "share of that time spent waiting for the data loader [0, 1]",
-    "evaluation": "scores of held-out images, at the end of an epoch (see the scoring page)",
+    "evaluation/SCORE": "PSNR and SSIM of held-out images, and their number; every evaluation.every epochs (see the "
+    "scoring page)",
+    "evaluation/baselines/FILLING/SCORE": "the same for fillings that learn nothing; at the end of the run",
+    "evaluation/representation/rankme": "RankMe of held-out images' features, the mean patch tokens of whole images: "
+    "how many directions they use; null for one image [1, width of the encoder]",
+    "evaluation/representation/alpha_req": "alpha-ReQ of the same: how fast their variance falls from direction to "
+    "direction (near 1: evenly spread; larger: few directions); null where it is not defined (-inf, inf)",
+    "evaluation/representation/probe": "top-1 accuracy on held-out images of a linear probe of evaluation.probe_images "
+    "training images; where there are labels [0, 1]",
+    "evaluation/representation/knn": "the same by 20 nearest neighbours; where there are labels [0, 1]",
 }
 """What stands in metrics.jsonl, one object a log interval: means over the steps that report a key, nested at `/`."""
 

@@ -47,7 +47,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names that runs of three methods have written to metrics.jsonl."""
     torch.set_num_threads(1)  # before the fixture of each test
     quick = ["training.epochs=2", "training.epoch_images=32", "training.batch_size=4", "training.log_every=2"]
-    quick += ["evaluation.limit=4", "evaluation.grid_images=1"]
+    quick += ["evaluation.limit=4", "evaluation.grid_images=1", "evaluation.probe_images=20"]
     names = set()
     for method, *options in (
         ("mse", "optimizer.clip_norm=1.0"),

@@ -23,6 +23,7 @@ METRICS: dict[str, Metric] = {
     "lpips_vgg": ImageMetric(partial(lpips.prepare, net="vgg"), versions=("lpips",), network=True),
     "lpips_squeeze": ImageMetric(partial(lpips.prepare, net="squeeze"), versions=("lpips",), network=True),
     "high_frequency": ImageMetric(lambda _: laplacian_error, masked=True),
+    "patch_std": ImageMetric(pixels.prepare_patch_std, masked=True, relative=True),
     "fid": SetMetric(distribution.prepare, versions=("clean-fid",)),
     "kid": SetMetric(distribution.prepare, versions=("clean-fid",)),
     "is": SetMetric(distribution.prepare, versions=("clean-fid",)),

@@ -25,7 +25,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known before the pass: image size and channels, the device, how many images, and the seed of subsets.
+    """What is known before the pass: sizes of images and patches, channels, the device, how many images, a seed.
 
     `find_weights` returns the file of a network's weights by its name, or raises UnavailableError with the command
     that fetches it. `features` names the networks through which sets of images are compared (see
@@ -37,6 +37,7 @@ class Setting:
     device: torch.device
     num_images: int
     find_weights: Callable[[str], Path]
+    patch_size: int
     seed: int = 0
     features: tuple[str, ...] = ()
 
@@ -47,12 +48,14 @@ class ImageMetric:
 
     `prepare` loads what it needs and returns the measure; it raises UnavailableError where the images are too small or
     weights are missing. Where the measure is a map, `masked` scores it on the hidden pixels of the composite, too.
-    `finish` turns the mean of an image's map, or its value, into its score. `summarise` turns all scores (N,) in
+    `relative` divides the mean of an image's map by that of the original compared with itself, over the same pixels.
+    `from_mean` turns the mean of an image's map, or its value, into its score. `summarise` turns all scores (N,) in
     float64 into what is reported, by key; None is {name: mean}. `versions` names the packages a number depends on.
     """
 
     prepare: Callable[[Setting], Measure]
     masked: bool = False
+    relative: bool = False
     from_mean: Callable[[Tensor], Tensor] | None = None
     summarise: Callable[[str, Tensor], Mapping[str, Any]] | None = None
     versions: tuple[str, ...] = ()

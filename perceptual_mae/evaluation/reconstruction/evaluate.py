@@ -74,6 +74,7 @@ def evaluate_run(
         accelerator.device,
         len(data.indices),
         find_weights,
+        generator.patch_size,
         seed,
         tuple(features),
     )

@@ -46,7 +46,8 @@ class ImageScores:
 
     def __init__(self, measures: Mapping[str, Measure], metrics: Mapping[str, Metric] = METRICS) -> None:
         self._measures = dict(measures)
-        self._lines = {name: metrics[name] for name in measures}
+        lines = {name: metrics[name] for name in measures}
+        self._lines = {name: line for name, line in lines.items() if isinstance(line, ImageMetric)}
         self._columns: tuple[str, ...] = ()
         self._chunks: list[tuple[Tensor, Tensor]] = []
         self.num_images = 0
@@ -57,16 +58,23 @@ class ImageScores:
         scores: dict[str, Tensor] = {}
         self.num_images += len(batch.indices)
         check_unit_range(batch.originals, "an original")
+        own = {
+            name: measure(batch.originals, batch.originals)
+            for name, measure in self._measures.items()
+            if self._lines[name].relative
+        }
         for region, fake in compared_images(batch):
             check_unit_range(fake, f"an image of {region}")
             for name, measure in self._measures.items():
-                line = self._lines[name]
-                assert isinstance(line, ImageMetric)
-                values = measure(fake, batch.originals)
-                scores[f"{region}/{name}"] = image_score(line, whole_mean(values))
+                line, values, reference = self._lines[name], measure(fake, batch.originals), own.get(name)
+                whole = whole_mean(values) if reference is None else ratio(whole_mean(values), whole_mean(reference))
+                scores[f"{region}/{name}"] = image_score(line, whole)
                 if line.masked and region.endswith(COMPOSITE):
                     masked = region.removesuffix(COMPOSITE) + MASKED
-                    scores[f"{masked}/{name}"] = image_score(line, hidden_mean(values, batch.hidden))
+                    hidden = hidden_mean(values, batch.hidden)
+                    if reference is not None:
+                        hidden = ratio(hidden, hidden_mean(reference, batch.hidden))
+                    scores[f"{masked}/{name}"] = image_score(line, hidden)
         # The scores of a region stay together, in the order of the table.
         regions = list(dict.fromkeys(column.rpartition("/")[0] for column in scores))
         scores = dict(sorted(scores.items(), key=lambda item: regions.index(item[0].rpartition("/")[0])))
@@ -86,9 +94,7 @@ class ImageScores:
             scores = report
             for key in region.split("/") if region.startswith(BASELINE) else ("scores", region):
                 scores = scores.setdefault(key, {})
-            line = self._lines[name]
-            assert isinstance(line, ImageMetric)
-            scores |= mean_score(line, name, self.table.column(column))
+            scores |= mean_score(self._lines[name], name, self.table.column(column))
         return report
 
 
@@ -115,6 +121,11 @@ def hidden_mean(values: Tensor, hidden: Tensor) -> Tensor:
     inner = hidden[..., top : top + height, left : left + width]
     total = (values * inner).flatten(1).sum(1, dtype=torch.float64)
     return total / (inner.flatten(1).sum(1, dtype=torch.float64) * values.shape[1])
+
+
+def ratio(mean: Tensor, reference: Tensor) -> Tensor:
+    """Return means (B,) over those of the originals (B,); NaN where an original has 0."""
+    return torch.where(reference > 0, mean / reference, torch.nan)
 
 
 def image_score(line: ImageMetric, mean: Tensor) -> Tensor:

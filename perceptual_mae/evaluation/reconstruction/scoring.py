@@ -78,7 +78,7 @@ def score_training(
     `*_pooled` come from the mean error of all images; SSIM is left out where images are too small for its window. With
     several processes only the main one has scores.
     """
-    setting = Setting(data.transform.size, channels, accelerator.device, len(data.indices), find_weights)
+    setting = Setting(data.transform.size, channels, accelerator.device, len(data.indices), find_weights, patch_size)
     report, _ = score_reconstructions(
         reconstruct,
         data,

@@ -1,4 +1,4 @@
-"""A run's representation scored on labelled images: linear probes, the layer map, nearest neighbours."""
+"""A run's representation scored on labelled images: linear probes, the layer map, neighbours, the spectrum."""
 
 import math
 import statistics
@@ -37,6 +37,7 @@ from perceptual_mae.evaluation.representation.linear_probe import (
     ProbeResult,
     linear_probe,
 )
+from perceptual_mae.evaluation.representation.spectrum import spectrum_scores
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.run import Run
 
@@ -70,6 +71,7 @@ def probe_run(
     `cached` computes features once and tries settings on a held-out part of train; `mae` and `paper` train on augmented
     images with published settings; `kth` trains the `head` on features computed once, with the KTH study's settings,
     and scores it on train, too (other protocols have the linear head alone). `layers` probes every block (cached only).
+    Where features are computed once, `spectrum` has RankMe and alpha-ReQ of those that the probe is fitted on.
     `baselines` adds the run's encoder before training, and pixels. With several processes only the main one has scores.
     """
     if head != "linear" and protocol != "kth":
@@ -98,6 +100,7 @@ def probe_run(
         augmentation = {"crop": recipe.crop, "crop_scale": list(CROP_SCALE), "flip": 0.5}
         report |= {**options, "augmentation": augmentation}
     scores: Scores = {}
+    spectra: Scores = {}
     for name, extractor in extractors.items():
         if protocol in RECIPES:
             scores[name] = _probe_online(
@@ -108,7 +111,8 @@ def probe_run(
         report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
         fit = partial(linear_probe if protocol == "cached" else train_and_score, **options)
         scores[name] = _probe_features(train, test, data, accelerator, seeds, fit, name, on_progress)
-    return report | {"scores": scores}
+        spectra[name] = _spectra(train)
+    return report | {"scores": scores} | ({"spectrum": spectra} if spectra else {})
 
 
 def knn_run(
@@ -124,8 +128,8 @@ def knn_run(
 ) -> dict[str, Any]:
     """Return nearest-neighbour accuracies of a run's encoder, by number of neighbours, with what they stand on.
 
-    Numbers of neighbours above the number of training images are left out. With several processes only the main one has
-    scores.
+    Numbers of neighbours above the number of training images are left out. `spectrum` has RankMe and alpha-ReQ of the
+    training features. With several processes only the main one has scores.
     """
     if len(data.train) < min(neighbours):
         raise UserError(f"{len(data.train)} training images hold no {min(neighbours)} neighbours; ask for fewer")
@@ -133,6 +137,7 @@ def knn_run(
     report: dict[str, Any] = {"protocol": "knn", "temperature": temperature}
     report |= describe(run, generator.encoder, data, accelerator, ema=uses_ema(run, ema))
     scores: Scores = {}
+    spectra: Scores = {}
     for name, extractor in build_extractors(generator, run.config, accelerator, baselines=baselines).items():
         train, test = both_splits(extractor, data, accelerator, name, on_progress)
         report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
@@ -148,7 +153,8 @@ def knn_run(
                 temperature=temperature,
             )
             scores[name][key] = {str(count): round(value, 5) for count, value in by_count.items()}
-    return report | {"scores": scores}
+        spectra[name] = _spectra(train)
+    return report | {"scores": scores, "spectrum": spectra}
 
 
 def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
@@ -159,6 +165,10 @@ def summarise(accuracies: Sequence[float]) -> dict[str, Any]:
         "deviation": std,
         "by_seed": [round(value, 5) for value in accuracies],
     }
+
+
+def _spectra(features: Features) -> dict[str, dict[str, float | None]]:
+    return {name: spectrum_scores(values) for name, values in features.named.items()}
 
 
 def _probe_features(

@@ -99,6 +99,7 @@ def extract_features(
     *,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
+    needs_labels: bool = True,
     name: str = "features",
     on_progress: OnProgress = no_progress,
 ) -> Features:
@@ -106,13 +107,13 @@ def extract_features(
 
     Process r of P reads every P-th image from the r-th on; each image counts once and the order is the data set's. Only
     the main process keeps the result: on the others it is empty. Unreadable images are logged and left out.
-    Raises UserError where an image carries no label.
+    Raises UserError where an image carries no label, unless they are not needed.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     share = range(rank, len(dataset), processes)
     chunks = []
     for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
-        if bool((batch.labels < 0).any()):
+        if needs_labels and bool((batch.labels < 0).any()):
             raise UserError("some images of the data set carry no label; name a labelled set with --data")
         with accelerator.autocast():
             extracted = extractor(batch.to(accelerator.device).images)

@@ -93,6 +93,25 @@ def test_neighbours_are_those_that_all_runs_were_scored_with(tmp_path: Path):
     assert rows["MSE"]["10-NN, mean pool"] == "20.00 ± 14.14"  # 10 and 30
 
 
+def test_rankme_of_features_has_a_table_of_its_own_where_a_run_has_it(tmp_path: Path):
+    title = "Representation: effective rank of features"
+    spectrum = {"encoder": {"class": {"rankme": 12.34, "alpha_req": None}}, "raw pixels": {"pixels": {"rankme": 3.0}}}
+    layers = {"protocol": "layers", "scores": {}, "spectrum": {"encoder": {"class/1": {"rankme": 1.0}}}}
+    paths = [
+        make_run(tmp_path / "a", scores={"probe_cached": probe(0.5, spectrum=spectrum), "probe_layers": layers}),
+        make_run(tmp_path / "b", "l1", scores={"probe_cached": probe(0.5)}),  # of before there was any
+    ]
+    compared = compare(paths, title="t")
+    rows, table = rows_of(compared, title)
+    assert (rows["MSE"], rows["L1"]) == (
+        {"n": "1", "RankMe, class token": "12.3"},
+        {"n": "1", "RankMe, class token": "-"},
+    )
+    assert table.notes == [f"not there yet: `pmae probe {paths[1]}`"]
+    assert "rankme.probe_cached.class" not in [each.column.key for each in compared.together("probe")]  # no accuracy
+    assert title not in [table.title for table in compare(paths[1:], title="t").tables]
+
+
 def test_files_of_other_data_splits_or_limits_are_columns_of_their_own(tmp_path: Path):
     scores = {"probe_cached": probe(0.5), "probe_mae": probe(0.75, protocol="mae"), "probe_cached_500": probe(0.25)}
     rows, _ = rows_of(compare([make_run(tmp_path / "a", scores=scores)], title="t"), "Representation: top-1, %")

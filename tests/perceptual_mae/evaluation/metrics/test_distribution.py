@@ -44,7 +44,7 @@ def network(tmp_path: Path) -> str:
 
 
 def setting(num_images: int, *features: str) -> Setting:
-    return Setting((32, 32), 3, CPU, num_images, find_weights, features=features)
+    return Setting((32, 32), 3, CPU, num_images, find_weights, 8, features=features)
 
 
 def random_images(num_images: int, seed: int) -> Tensor:

@@ -179,7 +179,7 @@ def test_a_kernel_distance_s_std_is_that_of_the_population_of_subsets(monkeypatc
 def test_an_inception_score_is_drawn_by_the_seed_of_its_setting() -> None:
     probabilities = {"raw": torch.randn(200, 5, generator=torch.Generator().manual_seed(0)).mul(3).softmax(1)}
     for seed in (0, 5):
-        setting = Setting((32, 32), 3, torch.device("cpu"), 200, nowhere, seed=seed)
+        setting = Setting((32, 32), 3, torch.device("cpu"), 200, nowhere, 8, seed=seed)
         scores, metadata = COMPUTED["is"](probabilities, setting)
         assert (scores["raw"], metadata["deviation"]["raw"]) == inception_score(probabilities["raw"], seed=seed)
         assert metadata["seed"] == seed

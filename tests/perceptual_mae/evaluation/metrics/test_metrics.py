@@ -32,7 +32,7 @@ def nowhere(name: str) -> Path:
 
 
 def setting(size: tuple[int, int], channels: int = 3, find: Callable[[str], Path] = nowhere) -> Setting:
-    return Setting(size, channels, torch.device("cpu"), 8, find)
+    return Setting(size, channels, torch.device("cpu"), 8, find, 8)
 
 
 def pair(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:

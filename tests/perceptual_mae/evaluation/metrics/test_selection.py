@@ -56,7 +56,7 @@ def setting(folder: Path) -> Setting:
             raise UnavailableError(f"no {name}; fetch it")
         return folder / name
 
-    return Setting((32, 32), 3, torch.device("cpu"), 8, find)
+    return Setting((32, 32), 3, torch.device("cpu"), 8, find, 8)
 
 
 def test_names_come_in_the_order_of_the_table_and_groups_stand_for_many() -> None:
@@ -110,6 +110,6 @@ def test_every_line_is_prepared_or_says_why_not(name: str, tmp_path: Path) -> No
     def nowhere(name: str) -> Path:
         raise UnavailableError(f"the weights of {name} are not installed; fetch them: pmae weights fetch {name}")
 
-    chosen = choose([name], [], Setting((8, 8), 3, torch.device("cpu"), 8, nowhere))
+    chosen = choose([name], [], Setting((8, 8), 3, torch.device("cpu"), 8, nowhere, 4))
     assert bool(chosen.unavailable.get(name)) != (name in chosen.measures or bool(chosen.accumulators))
     assert all("; " in reason for reason in chosen.unavailable.values())

@@ -39,7 +39,7 @@ def lower_half(count: int) -> Tensor:
 
 
 def scores_of(*batches: ReconstructionBatch, names: tuple[str, ...] = NAMES) -> tuple[dict[str, Any], ImageScores]:
-    setting = Setting((32, 32), 3, torch.device("cpu"), 8, find_weights)
+    setting = Setting((32, 32), 3, torch.device("cpu"), 8, find_weights, 8)
     lines = {name: METRICS[name] for name in names}
     accumulator = ImageScores(
         {name: line.prepare(setting) for name, line in lines.items() if isinstance(line, ImageMetric)}
@@ -127,6 +127,48 @@ def test_a_wrong_range_is_an_error_that_says_which_range_arrived(subject: str, n
     images[subject] = torch.linspace(-1, 1, 3072).view(1, 3, 32, 32)
     with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\], but has values in \[-1, 1\]"):
         scores_of(batch_of(images["originals"], images["raw"], lower_half(1)))
+
+
+def test_the_spread_within_hidden_patches_is_relative_to_the_originals() -> None:
+    """Vertical stripes of contrast c have a standard deviation of c / 2 in every patch and channel."""
+    stripes = torch.tensor([-0.5, 0.5]).repeat(16).expand(2, 3, 32, 32)
+    real, raw = 0.5 + 0.4 * stripes, 0.5 + 0.3 * stripes
+    raw[:, :, 16:, :16] = 0.7  # half of the hidden patches are of one colour
+    raw[:, :, 16:, 16:] = 0.5 + 0.1 * stripes[:, :, 16:, 16:]
+    scores = scores_of(batch_of(real, raw, lower_half(2)), names=("patch_std",))[0]["scores"]
+    hidden = (0 + 0.1) / 2 / 0.4
+    assert scores["masked"]["patch_std"] == pytest.approx(hidden, abs=1e-6)
+    assert scores["composite"]["patch_std"] == pytest.approx((1 + hidden) / 2, abs=1e-6)
+    assert scores["raw"]["patch_std"] == pytest.approx((0.75 + hidden) / 2, abs=1e-6)
+
+
+def test_the_spread_is_a_ratio_of_means_over_the_hidden_patches_of_an_image() -> None:
+    torch.manual_seed(0)
+    real, raw, mask = torch.rand(3, 3, 32, 32), torch.rand(3, 3, 32, 32).square(), torch.rand(3, 16) < 0.6
+    _, accumulator = scores_of(batch_of(real, raw, mask), names=("patch_std",))
+    assert accumulator.table is not None
+    for image, score in enumerate(accumulator.table.column("masked/patch_std").tolist()):
+        spread = {"fake": list[float](), "real": list[float]()}
+        for patch in mask[image].nonzero().flatten().tolist():
+            top, left = 8 * (patch // 4), 8 * (patch % 4)
+            for name, images in (("fake", raw), ("real", real)):
+                pixels = images[image, :, top : top + 8, left : left + 8].double().numpy()
+                spread[name] += [pixels[channel].std() for channel in range(3)]
+        assert score == pytest.approx(sum(spread["fake"]) / sum(spread["real"]), rel=1e-5)
+
+
+def test_originals_are_the_measure_of_a_relative_score_and_flat_ones_have_none() -> None:
+    real = torch.rand(2, 3, 32, 32)
+    same = scores_of(batch_of(real, real, lower_half(2)), names=("patch_std",))[0]["scores"]
+    assert [same[region]["patch_std"] for region in ("raw", "composite", "masked")] == [1.0] * 3
+    real[0, :, 16:] = 0.5  # nothing to be relative to where this image is hidden
+    raw = real.clone()
+    raw[1, :, 16:] = 0.25
+    scores = scores_of(batch_of(real, raw, lower_half(2)), names=("patch_std",))[0]["scores"]
+    assert scores["masked"]["patch_std"] == 0.0  # of the second image alone
+    assert scores_of(batch_of(real[:1], raw[:1], lower_half(1)), names=("patch_std",))[0]["scores"]["masked"] == {
+        "patch_std": None
+    }
 
 
 def test_baselines_are_scored_as_composites_and_on_hidden_pixels() -> None:

@@ -9,12 +9,14 @@ import torch
 
 from conftest import debug_config, run_two_processes
 from perceptual_mae import Run, pretrain
-from perceptual_mae.cli.representation_tables import knn_table, probe_table
+from perceptual_mae.cli.representation_tables import knn_table, probe_table, with_spectrum
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation import evaluate
 from perceptual_mae.evaluation.representation.evaluate import knn_run, probe_run, summarise
-from perceptual_mae.evaluation.representation.features import fingerprint
+from perceptual_mae.evaluation.representation.features import encoder_features, extract, fingerprint
+from perceptual_mae.evaluation.representation.spectrum import alpha_req, rankme
+from perceptual_mae.progress import no_progress
 from perceptual_mae.visualization.layer_map import draw_layer_map
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.ema_kimg=0.1"]
@@ -66,6 +68,21 @@ def test_a_report_says_what_it_stands_on(run: Run, report: dict[str, Any]) -> No
     for found in report["scores"]["encoder"].values():
         assert len(found["by_seed"]) == len(found["chosen"]) == len(found["held_out_accuracy"]) == 2
         assert found["accuracy"] == pytest.approx(sum(found["by_seed"]) / 2, abs=1e-5)
+
+
+def test_the_spectrum_is_of_the_features_that_the_probe_is_fitted_on(
+    run: Run, data: LabelledData, report: dict[str, Any]
+) -> None:
+    assert {name: list(found) for name, found in report["spectrum"].items()} == {
+        "encoder": ["class", "mean"],
+        "random encoder": ["class", "mean"],
+        "raw pixels": ["pixels"],
+    }
+    encoder = run.generator().requires_grad_(False).encoder
+    train = extract(encoder_features(encoder), data.train, data, make_accelerator(run.config), "", no_progress)
+    for name, found in report["spectrum"]["encoder"].items():
+        assert found["rankme"] == pytest.approx(rankme(train.named[name]), abs=1e-3)
+        assert found["alpha_req"] == pytest.approx(alpha_req(train.named[name]), abs=1e-3)
 
 
 def test_progress_covers_extraction_and_fitting_of_everything(report: dict[str, Any], reported: set[str]) -> None:
@@ -162,6 +179,8 @@ def test_neighbours_are_counted_for_both_poolings_and_the_baselines(run: Run, da
     assert scores["raw pixels"]["pixels"]["10"] > 0.7  # digits of one hand look alike
     assert report["temperature"] == 0.07
     assert len(knn_table(report).splitlines()) == 2 + 5
+    assert report["spectrum"]["encoder"]["mean"].keys() == {"rankme", "alpha_req"}
+    assert with_spectrum(knn_table)(report).count("\n| encoder, mean pool ") == 2
 
 
 BY_TWO = """
@@ -213,7 +232,16 @@ def test_tables_paste_as_markdown() -> None:
         "| encoder    | 50.00 ± 1.00 | 50.00     |              |",
         "| raw pixels |              |           | 50.00 ± 1.00 |",
     ]
-    table = knn_table({"scores": {"encoder": {"mean": {"10": 0.125}}, "raw pixels": {"pixels": {"10": 1.0}}}})
+    neighbours = {"scores": {"encoder": {"mean": {"10": 0.125}}, "raw pixels": {"pixels": {"10": 1.0}}}}
+    table = knn_table(neighbours)
+    assert with_spectrum(knn_table)(neighbours) == table
+    spectrum = {"encoder": {"mean/2": {"rankme": 12.346, "alpha_req": None}}}
+    assert with_spectrum(knn_table)(neighbours | {"spectrum": spectrum}).splitlines()[len(table.splitlines()) :] == [
+        "",
+        "| training features           | RankMe | alpha-ReQ |",
+        "| --------------------------- | ------ | --------- |",
+        "| encoder, mean pool, block 2 | 12.35  | -         |",
+    ]
     assert table.splitlines() == [
         "| top-1, %           | k = 10 |",
         "| ------------------ | ------ |",
