@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from discriminators import Augmentation, Discriminator
 from discriminators.penalties import PathLength, lazy_adam
-from perceptual_mae.config.network_sections import LossNetworkSection
 from perceptual_mae.config.schema import (
     AugmentSection,
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
     LossesSection,
+    LossNetworkSection,
     MaskingSection,
     PenaltiesSection,
 )

@@ -167,6 +167,13 @@ def derive(base: type[S], target: Callable[..., Any], kind: str | None = None) -
     return model
 
 
+def fill(values: Any, names: tuple[str, str], default: float) -> Any:
+    """Give the first of two alternatives its default where neither is stated."""
+    if isinstance(values, Mapping) and all(values.get(name) is None for name in names):
+        return {**values, names[0]: default}
+    return values
+
+
 @dataclass(frozen=True, eq=False)
 class Reading:
     """Annotation of a field: how the mapping in a file becomes its section, and its JSON schema for editors."""

@@ -10,12 +10,12 @@ from discriminators import AUGMENTATIONS
 from perceptual_mae.config import layers
 from perceptual_mae.config.errors import mistakes_of
 from perceptual_mae.config.mistake import Mistake, line_of
-from perceptual_mae.config.network_sections import LossNetworkSection
 from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
     LossesSection,
+    LossNetworkSection,
     MaskingSection,
     RunConfig,
     TermSection,

@@ -1,24 +1,16 @@
 """The sections of a run's configuration about how it is trained, scored and tracked; see `schema` for the others."""
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perceptual_mae.config.from_signature import Section
+from perceptual_mae.config.from_signature import Section, fill
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def _fill(values: Any, names: tuple[str, str], default: float) -> Any:
-    """Give the first of two alternatives its default where neither is stated."""
-    if isinstance(values, Mapping) and all(values.get(name) is None for name in names):
-        return {**values, names[0]: default}
-    return values
 
 
 class DiscriminatorOptimizerSection(Section):
@@ -54,7 +46,7 @@ class OptimizerSection(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     discriminator: DiscriminatorOptimizerSection = DiscriminatorOptimizerSection()
 
-    _default = model_validator(mode="before")(partial(_fill, names=("lr", "base_lr"), default=1.5e-4))
+    _default = model_validator(mode="before")(partial(fill, names=("lr", "base_lr"), default=1.5e-4))
 
 
 class ScheduleSection(Section):
@@ -71,7 +63,7 @@ class ScheduleSection(Section):
     warmup_ratio: Fraction | None = None
     min_lr: Annotated[float, Field(ge=0)] = 0.0
 
-    _default = model_validator(mode="before")(partial(_fill, names=("warmup_epochs", "warmup_ratio"), default=40.0))
+    _default = model_validator(mode="before")(partial(fill, names=("warmup_epochs", "warmup_ratio"), default=40.0))
 
 
 class TrainingSection(Section):

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from perceptual_mae.config.mistake import Mistake
-from perceptual_mae.config.network_sections import LossNetworkSection
-from perceptual_mae.config.schema import RunConfig, TermSection
+from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES
