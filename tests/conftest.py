@@ -17,7 +17,7 @@ from _pytest.mark.structures import ParameterSet
 from accelerate.state import AcceleratorState, GradientState
 
 from perceptual_mae.config.build import build_generator
-from perceptual_mae.config.layers import list_methods, list_recipes
+from perceptual_mae.config.layers import list_methods, list_recipes, merge_layers
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.evaluation.open_run import make_accelerator
@@ -53,7 +53,9 @@ SMALL = {"msg_gan": "discriminator.base_channels=16", "stylegan2": "discriminato
 
 PERCEPTUAL = ("feature_matching", "style")
 UNTRAINED = {method: [f"losses.{term}.network.weights=random" for term in PERCEPTUAL] for method in ("dvae_p", "vgg_p")}
-UNTRAINED["teacher_p"] = ["losses.feature_matching.network.weights=random"]
+RANDOM_FEATURES = "losses.feature_matching.network.weights=random"
+UNTRAINED |= {method: [RANDOM_FEATURES] for method in ("teacher_p", "vqgan_p")}
+UNTRAINED["projected_p"] = [RANDOM_FEATURES, "discriminator.network.weights=random"]
 """For methods that want a file of weights, what makes them go without."""
 
 
@@ -82,7 +84,8 @@ def recipes_and_methods() -> list[ParameterSet]:
 
 def debug_config(*arguments: str) -> RunConfig:
     """A configuration of debug size, with methods (their networks narrow and untrained) and overrides on top."""
-    narrow = [width for kind, width in SMALL.items() if any(kind in argument for argument in arguments)]
+    discriminator = merge_layers([argument for argument in arguments if argument]).values["discriminator"] or {}
+    narrow = [SMALL[kind]] if (kind := discriminator.get("kind")) in SMALL else []
     if "dvae_p" in arguments:
         narrow += [f"losses.{term}.network.width=16" for term in PERCEPTUAL]
     methods = [part for argument in arguments for part in without_weights(argument)]

@@ -131,7 +131,7 @@ def record(case: Case) -> dict[str, list[float]]:
     for step in range(STEPS):
         own = random_batches(BATCH_SIZE, stride, seed=step)[first : first + case.accumulation]
         for name, value in take_step(trainer, own, step).items():
-            if "/decoder_weights/" in name:
+            if "/decoder_weights/" in name or "/last_layer/" in name:
                 continue  # measured since the recording was made
             number = float(value)
             count, start, _, total = seen.get(f"scalar/{name}", (0, number, number, 0.0))

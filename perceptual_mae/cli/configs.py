@@ -68,9 +68,10 @@ def first_sentence(text: str) -> str:
 
 
 def foreign_weights(method: Shipped) -> list[str]:
-    """Name the loss networks of a method that are not the discriminator's own, and so need a file of weights."""
-    terms = merge_layers([method.name]).values["losses"].values()
-    networks = [term["network"] for term in terms if isinstance(term, dict) and "network" in term]
+    """Name the networks of a method that are not the discriminator's own, and so need a file of weights."""
+    merged = merge_layers([method.name]).values
+    owners = [*merged["losses"].values(), merged["discriminator"]]
+    networks = [owner["network"] for owner in owners if isinstance(owner, dict) and "network" in owner]
     foreign = [network for network in networks if network["kind"] not in OF_THE_DISCRIMINATOR]
     needed = [network for network in foreign if network.get("weights") is None]
     return list(dict.fromkeys(network.get("name", network["kind"]) for network in needed))

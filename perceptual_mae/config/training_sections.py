@@ -17,12 +17,12 @@ class DiscriminatorOptimizerSection(Section):
     """Adam's settings for the discriminator.
 
     Options:
-        lr: learning rate [paper]
+        lr: learning rate; null: the generator's [paper]
         betas: decay rates of Adam's first and second moment [ours]
         schedule: constant, or follow: the generator's warm-up and cosine, down to 0 [ours]
     """
 
-    lr: Annotated[float, Field(gt=0)] = 1.5e-4
+    lr: Annotated[float, Field(gt=0)] | None = 1.5e-4
     betas: tuple[Decay, Decay] = (0.5, 0.999)
     schedule: Literal["constant", "follow"] = "constant"
 

@@ -29,7 +29,7 @@ TELEMETRY_GRID = 8
 """All terms are measured in multiples of so many steps only."""
 
 Norms = dict[str, dict[str, Tensor]]
-"""Gradient norms of terms by name, then by place: `decoder` (its input), `decoder_weights`, levels by size (`32`)."""
+"""Gradient norms of terms by name, then by place: those of PLACES, and levels by their size in pixels (`32`)."""
 
 
 class GradientBalance:
@@ -87,7 +87,7 @@ class GradientBalance:
                 places.setdefault(loss, []).append(PLACES[balance.at])
         levels, telemetry = reconstruction.prediction, self.telemetry_terms(terms, step)
         for name in telemetry:
-            places.setdefault(name, []).extend([INPUT, WEIGHTS])
+            places.setdefault(name, []).extend([INPUT, *weights])
         tensors: dict[str, Sequence[Tensor]] = {INPUT: (reconstruction.latent,), **weights}
         for name, wanted in places.items():
             targets = {place: tensors[place] for place in dict.fromkeys(wanted)}

@@ -62,7 +62,7 @@ def build_trainer(
     if discriminator is not None and config.discriminator is not None:
         loss, kind = build.build_discriminator_loss(config.losses)
         levels = cast(Discriminator, discriminator).levels
-        rate = optimizer.discriminator.lr
+        rate = optimizer.discriminator.lr or peak
         follows = optimizer.discriminator.schedule == "follow"
         adversary = Adversary(
             discriminator,

@@ -44,8 +44,8 @@ METRICS_KEYS: dict[str, str] = {
     "gradient_ratio/TERM": "a balanced term's weighted gradient over its anchor's, where it is balanced, smoothed; "
     "every 8 steps, or the weight's `every` [0, inf)",
     "gradient/PLACE/TERM": "norm of a term's weighted gradient; PLACE is `decoder` (its input), "
-    "`decoder_weights` (its embedding and last block) or a level's size in pixels; about every training.log_every "
-    "steps [0, inf)",
+    "`decoder_weights` (its embedding and last block), `last_layer` (its weights) or a level's size in pixels; about "
+    "every training.log_every steps [0, inf)",
     "gradient_share/PLACE/TERM": "the same over the sum of all terms' norms at that place [0, 1]",
     "gradient_norm/generator": "norm of the generator's gradient before clipping; with optimizer.clip_norm [0, inf)",
     "gradient_norm/path_length": "the same for the path length's own update [0, inf)",

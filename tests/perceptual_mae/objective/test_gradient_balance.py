@@ -189,7 +189,7 @@ def test_every_weighted_terms_gradient_is_recorded_at_the_decoders_input_and_at_
     inputs, _ = term_inputs(trainer, progress)
     losses = trainer.objective(inputs, progress)
     ends = {"decoder": [inputs.latent]} | {str(level.shape[-1]): [level] for level in inputs.prediction}
-    ends["decoder_weights"] = trainer.unwrapped_generator.decoder.balanced_weights["decoder_weights"]
+    ends |= trainer.unwrapped_generator.decoder.balanced_weights
 
     def gradient(name: str, place: str) -> torch.Tensor:
         options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}

@@ -1,0 +1,115 @@
+"""`pmae sharpen`: the decoder is trained on, the encoder stays what it was."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from conftest import DEBUG, debug_config
+from perceptual_mae.cli import main
+from perceptual_mae.errors import UserError
+from perceptual_mae.run import checkpoint
+from perceptual_mae.run.run import Run
+from perceptual_mae.training.loop import pretrain
+from perceptual_mae.training.sharpening import EPOCHS, sharpening_config
+
+SHORT = ["training.epochs=2", "training.epoch_images=48", "training.ema_kimg=0.1", "evaluation.every=0"]
+QUICK = ["training.epochs=2", "training.epoch_images=8", "discriminator.base_channels=8"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of mse with skips, which keeps averaged weights."""
+    path = tmp_path_factory.mktemp("runs") / "trained"
+    pretrain(debug_config("mse", "generator.skips=true", *SHORT), path, quiet=True)
+    return path
+
+
+def states(path: Path) -> dict[str, torch.Tensor]:
+    return Run(path).generator().state_dict()
+
+
+def test_the_encoder_is_the_averaged_one_bit_for_bit_and_the_decoder_has_learnt(trained: Path) -> None:
+    assert main(["sharpen", str(trained), *QUICK]) == 0
+    before, after = states(trained), states(trained.with_name("trained-sharpened"))
+    for name, value in before.items():
+        is_constant = name.startswith("encoder.") or name.endswith("pos_embed")
+        assert torch.equal(value, after[name]) == is_constant, name
+
+
+def test_the_new_run_is_the_old_one_with_the_losses_of_a_method_and_a_share_of_the_images(trained: Path) -> None:
+    config, before = sharpening_config(trained, ["ls_gan_p"], share=0.5), Run(trained).config
+    assert config.generator.freeze_encoder
+    assert config.generator.init_decoder
+    assert config.generator.options() == before.generator.options()  # the form is the run's, not the method's
+    assert (config.data, config.masking) == (before.data, before.masking)
+    assert config.discriminator is not None
+    assert config.losses == debug_config("ls_gan_p").losses
+    assert config.training.epochs * (config.training.epoch_images or 0) == pytest.approx(0.5 * 2 * 48, abs=EPOCHS * 8)
+
+
+def test_without_a_method_it_is_the_recommended_one(trained: Path) -> None:
+    assert sharpening_config(trained, []).losses == debug_config("recommended").losses
+
+
+def test_a_fresh_decoder_starts_anew_and_may_replace_one_of_normalised_patches(tmp_path: Path, trained: Path) -> None:
+    pretrain(debug_config("mse_norm_pix", *SHORT), tmp_path / "norm_pix", quiet=True)
+    with pytest.raises(UserError, match="which no discriminator can be shown; give --decoder fresh"):
+        sharpening_config(tmp_path / "norm_pix", [])
+    config = sharpening_config(tmp_path / "norm_pix", [], decoder="fresh")
+    assert not config.generator.norm_pix
+    assert not config.generator.init_decoder
+    assert main(["sharpen", str(tmp_path / "norm_pix"), "ls_gan", "--decoder", "fresh", *QUICK]) == 0
+    before, after = states(tmp_path / "norm_pix"), states(tmp_path / "norm_pix-sharpened")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("encoder."))
+
+
+def test_an_exported_encoder_is_sharpened_with_a_recipe_of_its_size(trained: Path, tmp_path: Path) -> None:
+    encoder = Run(trained).generator().encoder.export_state_dict()
+    save_file(encoder, tmp_path / "encoder.safetensors")
+    words = ["sharpen", str(tmp_path / "encoder.safetensors"), DEBUG, "ls_gan", "--decoder", "fresh", *QUICK]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    after = states(tmp_path / "out")
+    assert all(torch.equal(value, after[f"encoder.{name}"]) for name, value in encoder.items())
+
+
+def test_a_sharpening_run_goes_on_after_a_stop(trained: Path, tmp_path: Path) -> None:
+    config = sharpening_config(trained, ["ls_gan", *QUICK])
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    pretrain(config, whole, quiet=True)
+    pretrain(config, parts, quiet=True)
+    first, last = checkpoint.checkpoints(parts / "checkpoints")
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    (parts / "summary.json").unlink()
+    assert first.exists()
+    pretrain(config, parts, quiet=True)
+    assert all(torch.equal(value, states(parts)[name]) for name, value in states(whole).items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{file}", "ls_gan"], "holds an encoder alone; give --decoder fresh, or a run's folder"),
+        (["{file}", "--decoder", "fresh"], "name the recipe of its images and size, such as cifar10"),
+        (["{folder}/nothing"], "does not exist"),
+        (["{trained}", "mse", "losses.uniformity=1"], "uniformity acts on the encoder alone, which is frozen"),
+    ],
+)
+def test_what_cannot_be_sharpened_is_refused_in_a_line(
+    arguments: list[str], message: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"cls_token": torch.zeros(1)}, tmp_path / "encoder.safetensors")
+    places = {"file": tmp_path / "encoder.safetensors", "folder": tmp_path, "trained": trained}
+    assert main(["sharpen", *(argument.format(**places) for argument in arguments)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_dry_run_says_what_would_be_trained(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sharpen", str(trained), "--dry-run", "--out", "elsewhere"]) == 0
+    printed = capsys.readouterr().out
+    assert "freeze_encoder: true" in printed
+    assert "would be written to elsewhere" in printed
