@@ -14,6 +14,9 @@ DOMINANCE_WINDOW = 8
 """Measurements of all terms' gradients; there is one about every training.log_every steps."""
 
 
+THROUGH_NETWORKS = [name for name, term in TERMS.items() if term.reads_logits or term.reads_features]
+
+
 @dataclass(frozen=True)
 class Alarm:
     """Fires when `is_bad` holds for the mean of `keys` over `window` observations, and did not before."""
@@ -24,16 +27,27 @@ class Alarm:
     message: str
 
 
-def _dominates(term: str) -> Alarm:
-    """A term's gradient exceeds those of all others together, at the decoder's input, where all heads join."""
+def _dominates(term: str, place: str, where: str, consequence: str, weight: str) -> Alarm:
+    """A term's gradient exceeds those of all others together at one place."""
     return Alarm(
-        (f"gradient_share/decoder/{term}",),
+        (f"gradient_share/{place}/{term}",),
         lambda share: share > 0.5,
         DOMINANCE_WINDOW,
-        f"the {term} gradient at the decoder's input has exceeded those of all other terms together over "
-        f"{DOMINANCE_WINDOW} measurements: the generator may come to ignore its input; lower "
-        f"losses.{term}.weight, or set it to {{balanced: 0.2}}",
+        f"the {term} gradient {where} has exceeded those of all other terms together over {DOMINANCE_WINDOW} "
+        f"measurements: {consequence}; lower losses.{term}.weight, or set it to {weight}",
     )
+
+
+def _dominates_input(term: str) -> Alarm:
+    """At the decoder's input, where all heads join."""
+    consequence = "the generator may come to ignore its input"
+    return _dominates(term, "decoder", "at the decoder's input", consequence, "{balanced: 0.2}")
+
+
+def _dominates_weights(term: str) -> Alarm:
+    """In the decoder's weights, which are what the optimiser moves: gradients of images add up or cancel there."""
+    consequence = "it is what mostly moves the decoder"
+    return _dominates(term, "decoder_weights", "in the decoder's weights", consequence, "{balanced: 0.2, at: decoder}")
 
 
 ALARMS: dict[str, Alarm] = {
@@ -51,8 +65,9 @@ ALARMS: dict[str, Alarm] = {
         "the discriminator has classified real and fake no better than by chance for 200 steps: the generator learns "
         "nothing from it; raise optimizer.discriminator.lr, or lower penalties.r1.gamma or augment.p_max",
     ),
-    # The pixel terms are what the others are measured by.
-    **{f"{term}_dominates": _dominates(term) for term, line in TERMS.items() if line.compares_images},
+    # Terms that compare images are what those through a network are measured by.
+    **{f"{term}_dominates": _dominates_input(term) for term in THROUGH_NETWORKS},
+    **{f"{term}_dominates_weights": _dominates_weights(term) for term in THROUGH_NETWORKS},
     "mode_collapse": Alarm(
         ("variety",),
         lambda diversity: diversity < 0.2,
