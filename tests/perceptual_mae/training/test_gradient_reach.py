@@ -79,6 +79,51 @@ def test_one_term_alone_reaches_every_tensor_of_the_generator_that_the_discrimin
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
+FORMS = {
+    "pooled": ("msg_gan_p", "discriminator.pyramid=pooled", "discriminator.low_levels=k^-2"),
+    "discounted": ("msg_gan_p", "discriminator.low_levels=0.1"),
+    "composite": ("ls_gan_p", "discriminator.fake=composite", "discriminator.discretise=true"),
+    "by_position": (
+        *(
+            "ls_gan_p",
+            "discriminator.fake=composite",
+            "discriminator.form=patch",
+            "losses.adversarial.targets=position",
+        ),
+    ),
+    "relativistic": ("ls_gan_p", "losses.adversarial.kind=relativistic", "penalties={r1: {}, r2: {}, lecam: {}}"),
+    "diffaug": ("ls_gan_p", "augment={kind: diffaug}"),
+    "projected": (
+        *("ls_gan_p", "discriminator={kind: projected, width: 8}"),
+        "discriminator.network={kind: named, name: squeezenet1_0, layers: [features.4], weights: random}",
+    ),
+    "balanced_at_weights": ("ls_gan_p", "losses.adversarial.weight={balanced: 0.3, at: decoder, every: 4}"),
+}
+"""Ways to the discriminator and back, other than those of the paper."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+@both_orders
+def test_whatever_the_discriminator_is_shown_its_terms_move_the_whole_generator_and_it_is_moved_by_its_loss_alone(
+    form: str, order: str
+) -> None:
+    words = ("generator.skips=true", "generator.rgb_heads=true", "losses.l1.low_levels=0.1", f"training.order={order}")
+    trainer = debug_trainer(*FORMS[form], *words)
+    trainer.step(random_batches(4), TrainingProgress(1, 0, 0.0))  # measures what balanced weights follow
+    del trainer.objective.lines["l1"]
+    trainer.unwrapped_discriminator.requires_grad_(True)
+    generator, discriminator = (moved(each) for each in (trainer.unwrapped_generator, trainer.unwrapped_discriminator))
+    trainer.step(random_batches(4), EVEN)
+    names = {name for name, _ in trainer.unwrapped_generator.named_parameters()}
+    heads = set() if form == "discounted" else {name for name in names if name.startswith("decoder.heads.")}
+    assert {name for name, gradient in generator.items() if gradient.any()} == names - heads
+    learns = {name for name, _ in trainer.unwrapped_discriminator.named_parameters()}
+    cancels = {"head.bias"} if form == "relativistic" else set()  # in the difference of two logits
+    assert {name for name, gradient in discriminator.items() if gradient.any()} == learns - cancels
+    for name, parameter in trainer.unwrapped_discriminator.named_parameters():
+        assert parameter.grad is None or not parameter.grad.any(), name
+
+
 @every_discriminator
 @pytest.mark.parametrize("term", ["feature_matching", "style"])
 def test_a_perceptual_term_reaches_the_encoder_through_the_skips_alone(term: str, discriminator: str) -> None:
