@@ -59,6 +59,29 @@ UNTRAINED["projected_p"] = [RANDOM_FEATURES, "discriminator.network.weights=rand
 """For methods that want a file of weights, what makes them go without."""
 
 
+FORMS = {
+    "pooled": ("msg_gan_p", "discriminator.pyramid=pooled", "discriminator.low_levels=k^-2"),
+    "discounted": ("msg_gan_p", "discriminator.low_levels=0.1"),
+    "composite": ("ls_gan_p", "discriminator.fake=composite", "discriminator.discretise=true"),
+    "by_position": (
+        *(
+            "ls_gan_p",
+            "discriminator.fake=composite",
+            "discriminator.form=patch",
+            "losses.adversarial.targets=position",
+        ),
+    ),
+    "relativistic": ("ls_gan_p", "losses.adversarial.kind=relativistic", "penalties={r1: {}, r2: {}, lecam: {}}"),
+    "diffaug": ("ls_gan_p", "augment={kind: diffaug}"),
+    "projected": (
+        *("ls_gan_p", "discriminator={kind: projected, width: 8}"),
+        "discriminator.network={kind: named, name: squeezenet1_0, layers: [features.4], weights: random}",
+    ),
+    "balanced_at_weights": ("ls_gan_p", "losses.adversarial.weight={balanced: 0.3, at: decoder, every: 4}"),
+}
+"""Ways to the discriminator and back, other than those of the paper."""
+
+
 QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
 """One without discriminator, of one level, of a pyramid: a test of all methods takes the others in the slow tier."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import debug_trainer, random_batches
+from conftest import FORMS, debug_trainer, random_batches
 from perceptual_mae.images import pyramid
 from perceptual_mae.losses import TERMS
 from perceptual_mae.objective.objective import WeightedTerm
@@ -77,29 +77,6 @@ def test_one_term_alone_reaches_every_tensor_of_the_generator_that_the_discrimin
     unseen = {name for name in names if name.startswith("decoder.heads.")} if discriminator == "ls_gan" else set()
     assert reached == names - unseen
     assert all(gradient.isfinite().all() for gradient in gradients.values())
-
-
-FORMS = {
-    "pooled": ("msg_gan_p", "discriminator.pyramid=pooled", "discriminator.low_levels=k^-2"),
-    "discounted": ("msg_gan_p", "discriminator.low_levels=0.1"),
-    "composite": ("ls_gan_p", "discriminator.fake=composite", "discriminator.discretise=true"),
-    "by_position": (
-        *(
-            "ls_gan_p",
-            "discriminator.fake=composite",
-            "discriminator.form=patch",
-            "losses.adversarial.targets=position",
-        ),
-    ),
-    "relativistic": ("ls_gan_p", "losses.adversarial.kind=relativistic", "penalties={r1: {}, r2: {}, lecam: {}}"),
-    "diffaug": ("ls_gan_p", "augment={kind: diffaug}"),
-    "projected": (
-        *("ls_gan_p", "discriminator={kind: projected, width: 8}"),
-        "discriminator.network={kind: named, name: squeezenet1_0, layers: [features.4], weights: random}",
-    ),
-    "balanced_at_weights": ("ls_gan_p", "losses.adversarial.weight={balanced: 0.3, at: decoder, every: 4}"),
-}
-"""Ways to the discriminator and back, other than those of the paper."""
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import debug_config, debug_trainer
+from conftest import FORMS, debug_config, debug_trainer, random_batches
 from perceptual_mae.run import checkpoint
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.loop import Pretraining, pretrain
 from perceptual_mae.training.signals import Interrupted
+from perceptual_mae.training.trainer import Trainer
 from test_loop import stop_after
 
 
@@ -60,3 +62,22 @@ def test_a_checkpoints_metadata_is_what_version_0_1_wrote(tmp_path: Path) -> Non
     keys = {"ema_updates", "scaler", "step", "images_seen", "training_images", "alarms", "losses"}
     assert metadata.keys() == keys
     assert json.dumps(metadata)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_trainer_goes_on_exactly_from_a_checkpoint(form: str, tmp_path: Path) -> None:
+    unbroken, stopped, resumed = (debug_trainer(*FORMS[form]) for _ in range(3))
+
+    def take(trainer: Trainer, steps: range) -> None:
+        for step in steps:
+            trainer.step(random_batches(4, seed=step), TrainingProgress(1 + step // 4, step, step / 16))
+
+    take(unbroken, range(12))
+    take(stopped, range(6))
+    tensors, metadata = trainer_state.state_dict(stopped, stopped.accelerator)
+    path = checkpoint.save(tmp_path, 6, tensors, metadata)
+    trainer_state.load_state_dict(resumed, resumed.accelerator, path)
+    take(resumed, range(6, 12))
+    for part, state in trainer_state.state_dict(unbroken, unbroken.accelerator)[0].items():
+        again = trainer_state.state_dict(resumed, resumed.accelerator)[0][part]
+        assert all(torch.equal(value, again[name]) for name, value in state.items()), part
