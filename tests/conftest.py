@@ -82,6 +82,15 @@ FORMS = {
 """Ways to the discriminator and back, other than those of the paper."""
 
 
+QUICK_FORMS = ("pooled", "relativistic")
+"""With these a test of all forms passes through every new part of the step."""
+
+
+def tiered_forms() -> list[Any]:
+    """Forms as parameters of a test, slow ones marked."""
+    return [name if name in QUICK_FORMS else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+
+
 QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
 """One without discriminator, of one level, of a pyramid: a test of all methods takes the others in the slow tier."""
 

@@ -226,7 +226,9 @@ def test_every_value_of_a_preset_says_whose_it_is(layer) -> None:
     for line in layer.path.read_text().splitlines():
         states_a_value = not line.lstrip().startswith("#") and not line.rstrip().endswith(":") and line.strip()
         if states_a_value:
-            assert re.search(r"# (paper|MAE|improved MAE|Art MAE|KTH|VQGAN|R3GAN|RAE|Projected GANs|ours)\b", line), f"{layer.path.name}: {line}"
+            assert re.search(r"# (paper|MAE|improved MAE|Art MAE|KTH|VQGAN|R3GAN|RAE|Projected GANs|ours)\b", line), (
+                f"{layer.path.name}: {line}"
+            )
     assert isinstance(yaml.safe_load(layer.path.read_text()), dict)
 
 

@@ -65,6 +65,7 @@ def pattern_of(key: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"[A-Z]{2,}", "[^/]+", key))
 
 
+@pytest.mark.slow
 def test_every_key_of_metrics_jsonl_is_in_the_table(logged: set[str]) -> None:
     patterns = [pattern_of(key) for key in METRICS_KEYS]
     assert len(logged) > 40

@@ -29,7 +29,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[lp
     return make
 
 
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [pytest.param(net, marks=[pytest.mark.slow] * (net == "vgg")) for net in NETS])
 def test_features_equal_the_packages(net: str, oracle: Callable[[str], tuple[lpips.LPIPS, str]]) -> None:
     theirs, path = oracle(net)
     network = lpips_trunk((32, 32), 3, net=net, weights=path)

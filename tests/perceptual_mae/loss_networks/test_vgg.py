@@ -41,6 +41,7 @@ def test_the_whole_trunk_has_vgg16s_convolutions_and_johnsons_layers_fewer() -> 
     assert sum(parameter.numel() for parameter in johnson.parameters()) == 14_714_688 - 3 * (512 * 512 * 9 + 512)
 
 
+@pytest.mark.slow
 def test_features_equal_torchvisions_own(published: tuple[str, dict[str, torch.Tensor]]) -> None:
     path, state = published
     network = vgg16((32, 32), 3, weights=path, layers=("pool3", *JOHNSON)).double()  # in any order

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import FORMS, debug_trainer, random_batches
+from conftest import FORMS, debug_trainer, random_batches, tiered_forms
 from perceptual_mae.images import pyramid
 from perceptual_mae.losses import TERMS
 from perceptual_mae.objective.objective import WeightedTerm
@@ -79,7 +79,7 @@ def test_one_term_alone_reaches_every_tensor_of_the_generator_that_the_discrimin
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", tiered_forms())
 @both_orders
 def test_whatever_the_discriminator_is_shown_its_terms_move_the_whole_generator_and_it_is_moved_by_its_loss_alone(
     form: str, order: str

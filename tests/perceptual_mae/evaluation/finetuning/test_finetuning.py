@@ -63,6 +63,7 @@ def test_everything_learns_and_sees_every_patch(pool: str, run: Run, data: Label
     assert shapes == {(1 + 16, 32)}  # the class token and every patch
 
 
+@pytest.mark.slow
 def test_digits_are_learnt() -> None:
     config = debug_config(*DIGITS)
     data = open_labelled(config, limit=600, test_limit=200)
