@@ -31,8 +31,8 @@ ROUNDING = 5.1e-5
 """0.1.0 rounded the scores of summary.json to four digits."""
 
 OTHER_PROCESSOR = 1e-4
-"""Of a state's norm: 1.5e-5 was seen where float32 is added up in another order; without any one of the states that a run
-goes on from, one moves by 1e-2 or more."""
+"""Of a state's norm: 1.5e-5 was seen where float32 is added up in another order. Without any one of the states that a
+run goes on from, one of them moves by 1e-2 or more."""
 
 STATES = {
     *("generator", "generator_ema", "optimizer", "discriminator", "discriminator_optimizer"),

@@ -1,8 +1,9 @@
-"""Which critic pays, on CIFAR-10: a ladder of single changes, the best four at three seeds, and what moves the probe.
+"""Which critic pays, on CIFAR-10: a ladder of single changes, the best four at three seeds, what moves the probe.
 
     uv run python scripts/studies/critic.py --part ladder --root DATA --list
     uv run python scripts/studies/critic.py --part ladder --root DATA --resnet FILE --squeezenet FILE
     uv run python scripts/studies/critic.py --part final --root DATA --resnet FILE --rows NAME,...
+    uv run python scripts/studies/critic.py --part sharpen --root DATA --resnet FILE
 
 The ladder selects on images held out from train; the final and the arms are scored on test. Questions, rows and what
 was expected before any number: docs/results/critic.md. With --out docs/results/critic/PART git keeps the scores of
@@ -58,8 +59,11 @@ class Form:
 
 LADDER = Form()
 FINAL = Form(part="final", seeds=(0, 1, 2), epochs=3, epoch_images=20_000, val_images=0, test_images=10_000)
-FULL = {"ladder": LADDER, "final": FINAL, "arms": replace(FINAL, part="arms")}
+FULL = {"ladder": LADDER} | {part: replace(FINAL, part=part) for part in ("final", "arms", "sharpen")}
 QUICK_ROWS = {"ladder": ("msg_gan", "start"), "final": ("ls_gan_p", "start"), "arms": ("start",)}
+QUICK_ROWS["sharpen"] = ("mse_sharpened",)
+SHARE = 0.15
+"""Of a run's images, on which its decoder is sharpened."""
 QUICK = {
     part: replace(form, rows=QUICK_ROWS[part], seeds=(0,), epochs=1, epoch_images=512, labels=128, test_images=100)
     for part, form in FULL.items()
@@ -83,8 +87,12 @@ def plan(form: Form, out: Path, overrides: Sequence[str]) -> Study:
     base += [f"training.epochs={form.epochs}", f"training.epoch_images={form.epoch_images}"]
     base += [f"data.val_images={form.val_images}", "evaluation.split=val"] if form.val_images else []
     for name in names:
-        for seed in form.seeds:
-            run = study.pretrain(name, [form.layer, *words[name], *base], name=name, seed=seed, kind=name)
+        for number, seed in enumerate(form.seeds):
+            if source := ROWS[name].sharpens:  # it is among the rows, as its control
+                options = {"name": name, "share": SHARE, "images": form.epochs * form.epoch_images}
+                run = study.sharpen(name, study.rows[source][number], words[name], **options)
+            else:
+                run = study.pretrain(name, [form.layer, *words[name], *base], name=name, seed=seed, kind=name)
             _score(study, run, form)
     first = {name: runs[0] for name, runs in study.rows.items()}
     for control, rows in by_control(list(first)).items():

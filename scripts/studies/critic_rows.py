@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """What a row's configuration adds to that of its base; `control` is its base's where it names none."""
+    """What a row's configuration adds to that of its base; `control` is its base's where it names none.
+
+    sharpens: the row whose finished run it sharpens, which is its control; its words are then those of `pmae sharpen`.
+    """
 
     words: tuple[str, ...]
     base: str = ""
     control: str = ""
+    sharpens: str = ""
 
 
 FILE = "FILE"
@@ -98,7 +102,10 @@ PERCEPTUAL = {
     ),
     "perceptual_and_critic": Row((TARGET,), "start"),
 }
-ROWS = {**NO_CRITIC, **SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **PERCEPTUAL}
+SHARPENED = {
+    f"{row}_sharpened": Row(("recommended",), control=row, sharpens=row) for row in ("mse", "l1_skips", "ms_ssim_l1")
+}
+ROWS = {**NO_CRITIC, **SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **PERCEPTUAL, **SHARPENED}
 
 CHOSEN: tuple[str, ...] = ()
 """The four rows that the ladder chooses for the final; written here after it."""
@@ -106,6 +113,7 @@ PARTS = {
     "ladder": ("msg_gan", "msg_gan_p", "stylegan2_ada_p", *OF_PYRAMIDS, *START, *OF_THE_START),
     "final": ("mse", "l1", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", *CHOSEN),
     "arms": ("l1_skips", "perceptual", "start", "critic_decoder", "perceptual_and_critic"),
+    "sharpen": ("mse_sharpened", "l1_skips_sharpened"),
 }
 """The rows of each part; their controls are added."""
 

@@ -108,6 +108,16 @@ class Study:
         self.rows.setdefault(row, []).append(run)
         return run
 
+    def sharpen(self, row: str, run: Trained, words: Sequence[str], *, name: str, share: float, images: int) -> Trained:
+        """Add a run to a row that sharpens another on a share of its `images`."""
+        sharpened = Trained(self.out / "runs" / f"{name}_s{run.seed}", f"{run.kind}, sharpened", run.seed)
+        line = ("sharpen", str(run.path), *words, "--share", str(share), "--out", str(sharpened.path))
+        kind = f"sharpen {run.kind}"
+        cell = Cell(sharpened.name, line, sharpened.summary, kind, round(share * images), (run.summary,))
+        self.cells.append(cell)
+        self.rows.setdefault(row, []).append(sharpened)
+        return sharpened
+
     def score(self, run: Trained, command: str, *options: str, stem: str | None = None, images: int) -> None:
         """Score a run by a command that takes --out; `images` pass through its network."""
         result = run.scores(stem or command)

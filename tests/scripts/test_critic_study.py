@@ -29,6 +29,7 @@ CRITIC = ("discriminator", "augment", "penalties", "optimizer.discriminator")
 CRITIC_TERMS = ("losses.adversarial", "losses.feature_matching", "losses.style")
 FOUR = ("start", "share_0.6", "composite", "late")
 """In place of those that the ladder has not chosen yet."""
+TRAINED = [name for name in ROWS if not ROWS[name].sharpens]
 PAGE = Path(__file__).parents[2] / "docs/results/critic.md"
 TINY = {"layer": DEBUG, "epochs": 1, "epoch_images": 16, "val_images": 0, "labels": 32, "test_images": 8}
 
@@ -54,7 +55,7 @@ def without_critic(name: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if not is_below(key, (*CRITIC, *CRITIC_TERMS, *unused))}
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_a_row_has_a_critic_or_a_perceptual_target_where_it_has_a_control(name: str) -> None:
     config = config_of(name)
     terms = {term.partition(".")[2] for term in CRITIC_TERMS}
@@ -63,14 +64,14 @@ def test_a_row_has_a_critic_or_a_perceptual_target_where_it_has_a_control(name: 
     assert (config.discriminator is not None) == has_control or name == "perceptual"
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if control_of(name)])
+@pytest.mark.parametrize("name", [name for name in TRAINED if control_of(name)])
 def test_a_control_is_the_same_generator_by_the_same_pixel_terms_without_critic(name: str) -> None:
     control = config_of(control_of(name))
     assert control.discriminator is None
     assert without_critic(name) == without_critic(control_of(name))
 
 
-@pytest.mark.parametrize("name", [name for name in ROWS if ROWS[name].base])
+@pytest.mark.parametrize("name", [name for name in TRAINED if ROWS[name].base])
 def test_a_row_differs_from_its_base_in_what_it_says(name: str) -> None:
     before, after = flat(ROWS[name].base), flat(name)
     changed = {key for key in {**before, **after} if before.get(key, ...) != after.get(key, ...)}
@@ -83,7 +84,7 @@ def test_a_row_differs_from_its_base_in_what_it_says(name: str) -> None:
 
 
 def test_no_two_rows_are_the_same() -> None:
-    values = [json.dumps(flat(name), sort_keys=True) for name in ROWS]
+    values = [json.dumps(flat(name), sort_keys=True) for name in TRAINED]
     assert len(set(values)) == len(values)
 
 
@@ -127,6 +128,16 @@ def test_the_ladder_is_scored_on_images_held_out_from_train_and_the_rest_on_test
     assert len(final) == 3 * len(ladder)
     with pytest.raises(UserError, match=r"--set evaluation.split: the study sets it itself"):
         planned(tmp_path, "ladder", "evaluation.split=test")
+
+
+def test_a_decoder_is_sharpened_on_a_share_of_its_runs_images_and_compared_with_that_run(tmp_path: Path) -> None:
+    study = planned(tmp_path, "sharpen", rows=("mse_sharpened",), seeds=(0, 1), resnet="net.st")
+    assert list(study.rows) == ["mse", "mse_sharpened"]
+    cells = [cell for cell in study.cells if cell.words[0] == "sharpen"]
+    assert [cell.words[1] for cell in cells] == [str(run.path) for run in study.rows["mse"]]
+    assert {cell.images for cell in cells} == {9_000}
+    assert all("recommended --share 0.15" in cell.line for cell in cells)
+    assert critic.by_control(list(study.rows)) == {"mse": ["mse_sharpened"]}
 
 
 def test_every_run_is_scored_by_commands_that_pmae_understands(tmp_path: Path) -> None:
