@@ -162,7 +162,7 @@ def hidden_share(mask: Tensor | None, grid: tuple[int, int] | None, logits: Tens
             f"targets: position needs a map of logits (B, h, w) and masks, not logits {tuple(logits.shape)}; set "
             "discriminator.form=patch, or targets: image"
         )
-    hidden = mask.to(logits.dtype).view(len(mask), 1, *grid)
+    hidden = mask.to(logits.device, logits.dtype, non_blocking=True).view(len(mask), 1, *grid)
     return F.adaptive_avg_pool2d(hidden, (logits.shape[1], logits.shape[2]))[:, 0]
 
 

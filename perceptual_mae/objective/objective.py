@@ -105,9 +105,11 @@ class Objective:
         return Losses(torch.stack(tuple(weighted.values())).sum(), raw, weighted, for_encoder)
 
     def measured_losses(self, losses: Losses) -> dict[str, Tensor]:
-        """Return the unweighted losses of a step, and the weighted sum that balanced terms may be anchored at."""
+        """Return the unweighted losses of a step, and the weighted sum that balanced terms are anchored at, if any."""
+        if all(weight.anchor != RECONSTRUCTION for weight in self.balance.balanced.values()):
+            return losses.raw
         anchor = [value for name, value in losses.weighted.items() if self._is_reconstruction(self.lines[name])]
-        return losses.raw | ({RECONSTRUCTION: torch.stack(anchor).sum()} if anchor else {})
+        return losses.raw | {RECONSTRUCTION: torch.stack(anchor).sum()}
 
     def conclude(self, progress: TrainingProgress, reduce_sum: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Close a step's measurement over all micro-batches and processes; return what is recorded of it, by name.

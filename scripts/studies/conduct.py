@@ -88,7 +88,7 @@ class Conductor:
             return
         before = self.records.get(cell.name, {}) if cell.kind else {}
         # What a stopped call left would make the rest look cheap.
-        is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep"))
+        is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep", "sharpen"))
         began, worked = time.monotonic(), cpu_seconds()
         ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
         spent = {CLOCK: time.monotonic() - began, CPU: cpu_seconds() - worked}

@@ -147,7 +147,7 @@ def _hours(conductor: Conductor, entire: Study | None) -> str:
 
 def assumed_hours(study: Study) -> tuple[float, float]:
     """Return the hours of a study's trainings, and of its scores, at the speed that it assumes for a training."""
-    trained = sum(cell.images for cell in study.cells if cell.words[0] in ("pretrain", "sweep"))
+    trained = sum(cell.images for cell in study.cells if cell.words[0] in ("pretrain", "sweep", "sharpen"))
     images = sum(cell.images for cell in study.cells)
     speed = (study.assumed_speed or 1) * HOUR
     return trained / speed, (images - trained) / speed
