@@ -191,7 +191,7 @@ def run_two_processes(*command: str | Path, timeout: float = 240) -> subprocess.
     paths = [str(TESTS.parent), *(path for path in sys.path if Path(path).is_relative_to(TESTS))]
     result = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, command)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=timeout,

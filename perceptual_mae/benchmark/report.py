@@ -42,7 +42,7 @@ def describe(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
         "name": candidate.name,
         "image_size": list(config.data.size),
         "batch_size": candidate.batch_size,
-        "precision": config.training.precision,
+        "precision": candidate.trainer.accelerator.mixed_precision,
         "augment_p": candidate.augment_p,
         "ratio": asdict(ratios(candidate, reference)),
         "milliseconds": asdict(milliseconds),

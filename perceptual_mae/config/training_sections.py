@@ -74,7 +74,7 @@ class TrainingSection(Section):
         batch_size: images of one optimiser step, over all processes and micro-batches [paper]
         accumulation: micro-batches of a step; more need less memory for the same result [ours]
         epoch_images: images of an epoch; null: all training images [none]
-        precision: autocast: no (float32), bf16 or fp16 [ours]
+        precision: autocast: no (float32), bf16, fp16, or auto: bf16 where the device computes in it, else no [ours]
         seed: seed of all random draws: weights, order, crops, masks, augmentation [ours]
         order: lean: both networks are updated from one forward pass of the generator; sequential: the discriminator
             first, then the generator against the updated one [ours]
@@ -89,7 +89,7 @@ class TrainingSection(Section):
     batch_size: Positive = 16
     accumulation: Positive = 1
     epoch_images: Positive | None = None
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     seed: Seed = 0
     order: Literal["lean", "sequential"] = "lean"
     ema_kimg: Annotated[float, Field(gt=0)] | None = None

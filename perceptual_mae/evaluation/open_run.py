@@ -111,24 +111,38 @@ def describe(run: Run, encoder: Encoder, data: LabelledData, accelerator: Accele
     }
 
 
+def computes_in_bf16() -> bool:
+    """Return whether the device computes in bfloat16; a processor without wide vector units emulates it, slowly."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if torch.accelerator.is_available():
+        return True
+    has_kernels: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_kernels and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def make_accelerator(config: RunConfig, *, training: bool = False, path: Path | None = None) -> Accelerator:
     """Return Accelerate's view of processes, device and the run's precision.
 
-    A run that is scored makes do with bf16 where fp16 has no GPU; `training` refuses that with UserError, and has the
-    run's trackers write to `path`.
+    Processes that a launcher started without a GPU join on the CPU. A run that is scored makes do with bf16 where fp16
+    has no GPU; `training` refuses that with UserError, and has the run's trackers write to `path`.
     """
-    precision = config.training.precision
+    precision: str = config.training.precision
+    if precision == "auto":
+        precision = "bf16" if computes_in_bf16() else "no"
     if precision == "fp16" and not training and not torch.cuda.is_available():
         precision = "bf16"
     # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
     AcceleratorState._reset_state()
+    cpu = not torch.accelerator.is_available()  # else Accelerate takes each process for the only one
     if not training:
-        return Accelerator(mixed_precision=precision)
+        return Accelerator(mixed_precision=precision, cpu=cpu)
     # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
     constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     accelerator = Accelerator(
         mixed_precision=precision,
+        cpu=cpu,
         log_with=list(config.tracking.trackers) or None,
         project_dir=path,
         kwargs_handlers=[constant_buffers],

@@ -45,7 +45,9 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     return out
 
 
-def describe(folder: Path, config: RunConfig, device: str, started_from: dict[str, Any] | None = None) -> None:
+def describe(
+    folder: Path, config: RunConfig, device: str, precision: str, started_from: dict[str, Any] | None = None
+) -> None:
     """Write the resolved configuration of a run into its folder, and the environment.
 
     started_from: whose weights the encoder starts with, if it is about to.
@@ -55,9 +57,9 @@ def describe(folder: Path, config: RunConfig, device: str, started_from: dict[st
         values["data"]["root"] = os.path.abspath(Path(root).expanduser())  # the folder may be opened from anywhere
     write_atomically(folder / CONFIG, to_yaml(values))
     if started_from is not None:
-        write_json(folder / "environment.json", environment(device) | {"started_from": started_from})
+        write_json(folder / "environment.json", environment(device, precision) | {"started_from": started_from})
     elif not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", environment(device))
+        write_json(folder / "environment.json", environment(device, precision))
 
 
 def read_config(folder: Path) -> RunConfig:
@@ -91,12 +93,13 @@ def distinct_names(folders: Sequence[Path], reserved: Collection[str] = ()) -> l
     return [f"{number} {own[-1]}" for number, own in enumerate(parts, 1)]
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, precision: str) -> dict[str, Any]:
     """Return versions, device and the state of the source, for whoever wants to repeat the run."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device,
+        "precision": precision,
         "cpu_cores": os.cpu_count(),
         "command": sys.argv[1:],
         "versions": {name: version_of(name) for name in VERSIONS},

@@ -126,7 +126,8 @@ class Pretraining:
         if self.accelerator.is_main_process:
             started_from = self.origin.metadata() if self.origin is not None else None
             # A resume that is refused writes nothing.
-            folder.describe(self.path, self.config, str(self.accelerator.device), started_from)
+            device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
+            folder.describe(self.path, self.config, device, precision, started_from)
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
@@ -355,6 +356,7 @@ class Pretraining:
                 self.config.training,
                 processes=self.accelerator.num_processes,
                 device=str(self.accelerator.device),
+                precision=self.accelerator.mixed_precision,
                 learning_rate=rate,
             )
         )

@@ -5,13 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.training_sections import TrainingSection
+from perceptual_mae.evaluation.open_run import computes_in_bf16
 from perceptual_mae.evaluation.representation.online import NEIGHBOURS
 from perceptual_mae.run import checkpoint
 from perceptual_mae.training.trainer import Trainer
 
 
 def header(
-    path: Path, total_steps: int, training: TrainingSection, *, processes: int, device: str, learning_rate: float
+    path: Path,
+    total_steps: int,
+    training: TrainingSection,
+    *,
+    processes: int,
+    device: str,
+    precision: str,
+    learning_rate: float,
 ) -> str:
     """Return what is about to run: where, on what, with which effective batch and learning rate."""
     share = training.batch_size // (processes * training.accumulation)
@@ -19,7 +27,7 @@ def header(
         f"{path}: {total_steps} steps of {training.batch_size} images "
         f"({processes} {'process' if processes == 1 else 'processes'} x {training.accumulation} "
         f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share} images) "
-        f"on {device}, precision {training.precision}, learning rate {learning_rate:g}"
+        f"on {device}, precision {precision}, learning rate {learning_rate:g}"
     )
 
 
@@ -30,6 +38,10 @@ def warnings_of(trainer: Trainer) -> list[str]:
         "losses.*.network to a file"
         for name in trainer.networks.untrained()
     ]
+    if trainer.accelerator.mixed_precision == "bf16" and not computes_in_bf16():
+        warnings.append(
+            "this device emulates bf16, which takes many times as long as float32; set training.precision=auto"
+        )
     adversarial = trainer.objective.lines.get("adversarial")
     if adversarial is not None and isinstance(adversarial.weight, float) and adversarial.weight >= 1.0:
         warnings.append(
