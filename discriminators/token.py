@@ -88,7 +88,7 @@ class Token(nn.Module):
         differentiated = images.requires_grad and torch.is_grad_enabled()
         with sdpa_kernel(SDPBackend.MATH) if differentiated else nullcontext():
             tokens: Tensor = functional_call(self.encoder, constants, (images,))
-        return tokens.to(self.hidden[0].weight.dtype)
+        return tokens.to(next(self.parameters()).dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Token":
         """Return a copy with a head of its own and the same trunk, or the trunk's copy if that was made first."""

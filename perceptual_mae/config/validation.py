@@ -227,7 +227,9 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
         logits = _discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
             message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
-            yield Mistake((key, "discriminator.*"), message + "set discriminator.form=patch, kind=token or targets=image")
+            yield Mistake(
+                (key, "discriminator.*"), message + "set discriminator.form=patch, kind=token or targets=image"
+            )
 
 
 def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
