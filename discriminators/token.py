@@ -30,9 +30,9 @@ class Token(nn.Module):
     features are the head's hidden map (B, hidden, rows, columns).
 
     Only the head is trained here. The gradient to the image passes through the trunk, whose weights and buffers are
-    constants in it: they are neither parameters nor state of the discriminator, and no loss of real and fake reaches
-    them but through the reconstruction. The original also trains the trunk by the discriminator's loss; then that
-    gradient would have to be added to the generator's across micro-batches and processes.
+    constants in it: they are neither parameters nor state of the discriminator. Its loss never reaches them, the
+    generator's adversarial term only through the reconstruction. The original also trains the trunk by the
+    discriminator's loss, a gradient that would have to join the generator's across micro-batches and processes.
 
     encoder: the generator's (`TokenEncoder`). It moves and changes with the generator, never with this module; a deep
     copy of this module reads the same one.
