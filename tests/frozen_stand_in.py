@@ -1,10 +1,13 @@
-"""A small frozen network, in place of one whose weights come from a file."""
+"""Small networks in place of those that a discriminator is made of: one from a file, the generator's encoder."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from discriminators import DISCRIMINATORS
+from perceptual_mae.config.from_signature import first_parameter
+from perceptual_mae.generator.encoder import Encoder
 
 
 class StandIn(nn.Module):
@@ -26,6 +29,16 @@ class StandIn(nn.Module):
         return tuple(features)
 
 
-def needed_options(kind: str, channels: int) -> dict[str, Any]:
-    """What a kind of discriminator cannot be built without."""
-    return {"network": StandIn(channels), "norm": "none"} if kind == "projected" else {}
+def stand_in_encoder(channels: int) -> Encoder:
+    """A small encoder of any images that patches of 8 pixels tile."""
+    half = [0.5] * channels
+    return Encoder((32, 32), channels, half, half, patch_size=8, width=32, depth=2, heads=2)
+
+
+def make_discriminator(
+    kind: str, resolutions: Sequence[tuple[int, int]], channels: int, **options: object
+) -> nn.Module:
+    """A discriminator of the table, with a small network where it cannot be built without one."""
+    made_of = (stand_in_encoder(channels),) if first_parameter(DISCRIMINATORS[kind]) == "encoder" else ()
+    needed = {"network": StandIn(channels), "norm": "none"} if kind == "projected" else {}
+    return DISCRIMINATORS[kind](*made_of, resolutions, channels, **needed | options)

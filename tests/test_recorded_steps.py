@@ -1,4 +1,4 @@
-"""Twenty steps of every shipped method are, number by number, the steps that were recorded (see record_steps.py)."""
+"""Twenty steps of recorded methods are, number by number, the steps that were recorded (see record_steps.py)."""
 
 import pytest
 

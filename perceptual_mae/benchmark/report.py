@@ -10,6 +10,7 @@ import torch
 
 from perceptual_mae.benchmark.measure import Candidate, quartiles, ratios
 from perceptual_mae.benchmark.profiler import Clock
+from perceptual_mae.evaluation.open_run import precision_of
 
 MILLI = 1e3
 
@@ -42,7 +43,7 @@ def describe(candidate: Candidate, reference: Candidate) -> dict[str, Any]:
         "name": candidate.name,
         "image_size": list(config.data.size),
         "batch_size": candidate.batch_size,
-        "precision": candidate.trainer.accelerator.mixed_precision,
+        "precision": precision_of(config.training.precision),
         "augment_p": candidate.augment_p,
         "ratio": asdict(ratios(candidate, reference)),
         "milliseconds": asdict(milliseconds),

@@ -57,7 +57,9 @@ def describe(config: "RunConfig", out: Path) -> str:
     training = config.training
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
-        discriminator = build.build_discriminator(config.discriminator, config.data.image, config.training.seed)
+        discriminator = build.build_discriminator(
+            config.discriminator, config.data.image, config.training.seed, generator.encoder
+        )
         networks = build.build_loss_networks(config.losses, config.data.image, discriminator, config.training.seed)
     path_length = build.build_penalty(config.penalties, "path_length", config.data.image, training.batch_size)
     peak, _ = build.generator_adam(config.optimizer, training.batch_size, path_length)

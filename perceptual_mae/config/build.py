@@ -52,14 +52,22 @@ def build_generator(section: GeneratorSection, image: ImageFormat, seed: int) ->
         )
 
 
-def build_discriminator(section: DiscriminatorSection | None, image: ImageFormat, seed: int) -> nn.Module | None:
-    """Return the discriminator with weights drawn from the run's seed, or None for a plain MAE."""
+def build_discriminator(
+    section: DiscriminatorSection | None, image: ImageFormat, seed: int, encoder: nn.Module | None = None
+) -> nn.Module | None:
+    """Return the discriminator with weights drawn from the run's seed, or None for a plain MAE.
+
+    encoder: the generator's, for a kind whose first parameter is called so.
+    """
     if section is None:
         return None
+    made_of = (encoder,) if section.reads_encoder else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("discriminator", seed))
         try:
-            discriminator: nn.Module = user_mistakes(lambda: section.build(pyramid_sizes(image.size), image.channels))
+            discriminator: nn.Module = user_mistakes(
+                lambda: section.build(*made_of, pyramid_sizes(image.size), image.channels)
+            )
         except ImportError as mistake:
             raise UserError(f"discriminator: {mistake}; install it: pip install {mistake.name}") from mistake
     if not isinstance(discriminator, Discriminator):

@@ -171,8 +171,8 @@ class MadeOfNetworks(Choice):
     types_in_files: ClassVar[Mapping[type, Any]] = {nn.Module: Annotated[SerializeAsAny[FrozenNetworkSection], _FROZEN]}
 
     def build(self, *positional: Any) -> Any:
-        """Call the constructor with resolutions and channels, and the options, networks built."""
-        (size, *_), channels = positional
+        """Call the constructor with resolutions and channels last, and the options, networks built."""
+        *_, (size, *_), channels = positional
         options = {
             name: option.build(size, channels) if isinstance(option, FrozenNetworkSection) else option
             for name, option in self.options().items()
@@ -201,6 +201,11 @@ class DiscriminatorSection(MadeOfNetworks):
     fake: Literal["raw", "composite"] = "raw"
     discretise: bool = False
     lead: Fraction | None = None
+
+    @property
+    def reads_encoder(self) -> bool:
+        """Whether it is made of the generator's encoder."""
+        return self.asks_for("encoder")
 
 
 class AugmentSection(Choice):

@@ -6,6 +6,7 @@ Each mistake names all the keys it depends on, and is left out where one of them
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -62,10 +63,9 @@ def check_channels(config: RunConfig) -> Iterator[Mistake]:
 
 def check_networks(config: RunConfig) -> Iterator[Mistake]:
     """Build both networks without memory: what their constructors refuse is a mistake of the configuration."""
-    size, channels = config.data.size, len(config.data.mean)
     if config.generator.rgb_heads:
         try:
-            resolutions(size)
+            resolutions(config.data.size)
         except ValueError as error:
             yield Mistake(("data.image_size", "generator.rgb_heads"), f"generator.rgb_heads: {error}")
             return
@@ -73,13 +73,10 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
         return  # reported already
     if config.generator.norm_pix and config.generator.rgb_heads:
         return  # reported by check_norm_pix
-    keys = ("generator.*", "data.image_size")
-    yield from _try(
-        lambda: MaskedAutoencoder(size, channels, config.data.mean, config.data.std, **config.generator.options()), keys
-    )
-    if (discriminator := config.discriminator) is not None:
-        sizes = pyramid_sizes(config.data.size)
-        yield from _try(lambda: discriminator.build(sizes, channels), ("discriminator.*", "data.image_size"))
+    mistakes = list(_try(partial(_generator, config), ("generator.*", "data.image_size")))
+    yield from mistakes
+    if config.discriminator is not None and not (mistakes and config.discriminator.reads_encoder):
+        yield from _try(partial(_discriminator, config), ("discriminator.*", "data.image_size"))
 
 
 def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
@@ -158,8 +155,7 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     reads_heads = any(name in always for name in config.losses.discriminator_readers())
     if (section := config.discriminator) is not None and section.pyramid == "heads" and reads_heads:
         with suppress(Exception), torch.device("meta"):
-            discriminator = section.build(resolutions(config.data.size), len(config.data.mean))
-            if discriminator.levels > 1:
+            if _discriminator(config).levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
     yield Mistake(
@@ -228,10 +224,12 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake((key, "discriminator.fake"), message)
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     with suppress(Exception), torch.device("meta"):
-        logits = section.build(sizes, channels)([torch.zeros(2, channels, *size) for size in sizes]).logits
+        logits = _discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
             message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
-            yield Mistake((key, "discriminator.*"), message + "set discriminator.form=patch, or targets=image")
+            yield Mistake(
+                (key, "discriminator.*"), message + "set discriminator.form=patch, kind=token or targets=image"
+            )
 
 
 def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
@@ -337,6 +335,18 @@ CHECKS: tuple[Check, ...] = (
     check_masking,
     check_optimisation,
 )
+
+
+def _generator(config: RunConfig) -> MaskedAutoencoder:
+    image = config.data.image
+    return MaskedAutoencoder(image.size, image.channels, image.mean, image.std, **config.generator.options())
+
+
+def _discriminator(config: RunConfig) -> Any:
+    section, image = config.discriminator, config.data.image
+    assert section is not None
+    made_of = (_generator(config).encoder,) if section.reads_encoder else ()
+    return section.build(*made_of, pyramid_sizes(image.size), image.channels)
 
 
 def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake]:

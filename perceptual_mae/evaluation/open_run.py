@@ -121,15 +121,20 @@ def computes_in_bf16() -> bool:
     return has_kernels and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def precision_of(wanted: str) -> str:
+    """Return no, bf16 or fp16 for what training.precision says."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if computes_in_bf16() else "no"
+
+
 def make_accelerator(config: RunConfig, *, training: bool = False, path: Path | None = None) -> Accelerator:
     """Return Accelerate's view of processes, device and the run's precision.
 
     Processes that a launcher started without a GPU join on the CPU. A run that is scored makes do with bf16 where fp16
     has no GPU; `training` refuses that with UserError, and has the run's trackers write to `path`.
     """
-    precision: str = config.training.precision
-    if precision == "auto":
-        precision = "bf16" if computes_in_bf16() else "no"
+    precision = precision_of(config.training.precision)
     if precision == "fp16" and not training and not torch.cuda.is_available():
         precision = "bf16"
     # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.

@@ -123,7 +123,9 @@ def parameters(config: RunConfig) -> tuple[float, float | None]:
     """Return the trainable parameters of the generator and of the discriminator (None without one), in millions."""
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
-        discriminator = build.build_discriminator(config.discriminator, config.data.image, config.training.seed)
+        discriminator = build.build_discriminator(
+            config.discriminator, config.data.image, config.training.seed, generator.encoder
+        )
     weights = discriminator.parameters() if discriminator is not None else None
     return count_parameters(generator)[0] / 1e6, None if weights is None else sum(map(torch.numel, weights)) / 1e6
 

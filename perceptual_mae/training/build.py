@@ -51,7 +51,7 @@ def build_trainer(
         start.load(generator)
     if config.generator.freeze_encoder:
         generator.freeze_encoder()
-    discriminator = build.build_discriminator(config.discriminator, image, training.seed)
+    discriminator = build.build_discriminator(config.discriminator, image, training.seed, generator.encoder)
     penalties = {
         name: build.build_penalty(config.penalties, name, image, training.batch_size) for name in config.penalties.root
     }

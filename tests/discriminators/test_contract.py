@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from discriminators import DISCRIMINATORS, Discriminator, DiscriminatorOutput
-from frozen_stand_in import needed_options
+from frozen_stand_in import make_discriminator
 from perceptual_mae.config.layers import list_recipes
 from perceptual_mae.config.parsing import load_config
 
@@ -33,7 +33,7 @@ def resolutions(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 def build(kind: str, size: tuple[int, int], channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
-    return DISCRIMINATORS[kind](resolutions(size), channels, **needed_options(kind, channels), **SMALL.get(kind, {}))
+    return make_discriminator(kind, resolutions(size), channels, **SMALL.get(kind, {}))
 
 
 def pyramid(images: int, size: tuple[int, int], channels: int = 3, seed: int = 0) -> tuple[Tensor, ...]:
@@ -215,5 +215,5 @@ def test_the_wrong_number_or_order_of_levels_is_refused(kind):
 @every_discriminator
 def test_it_builds_on_the_meta_device(kind):
     with torch.device("meta"):
-        discriminator = DISCRIMINATORS[kind](resolutions((224, 224)), 3, **needed_options(kind, 3))
+        discriminator = make_discriminator(kind, resolutions((224, 224)), 3)
     assert all(parameter.is_meta for parameter in discriminator.parameters())

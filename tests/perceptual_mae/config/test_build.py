@@ -27,8 +27,10 @@ def test_the_imagenet_presets_have_the_published_sizes(recipe: str) -> None:
 def test_every_recipe_builds_with_every_method(recipe: str, method: str) -> None:
     config = load_config([recipe, *without_weights(method)])
     with torch.device("meta"):
-        generator_of(config)
-        discriminator = build.build_discriminator(config.discriminator, config.data.image, config.training.seed)
+        encoder = generator_of(config).encoder
+        discriminator = build.build_discriminator(
+            config.discriminator, config.data.image, config.training.seed, encoder
+        )
         assert (discriminator is None) == (config.discriminator is None)
         networks = build.build_loss_networks(config.losses, config.data.image, discriminator, config.training.seed)
     lines = build.build_objective(config.losses, config.training.log_every).lines

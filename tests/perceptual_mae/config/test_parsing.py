@@ -48,7 +48,7 @@ def test_every_recipe_goes_with_every_method_and_round_trips(recipe, method, tmp
     path.write_text(to_yaml(config))
     assert parse_config(read_yaml(path)) == config
     assert load_config([str(path)]) == config
-    assert (config.discriminator is None) == ("gan" not in method and method != "official_code")
+    assert (config.discriminator is None) == ("gan" not in method and method not in ("official_code", "recommended"))
     assert config.generator.norm_pix == (method == "mse_norm_pix")
 
 

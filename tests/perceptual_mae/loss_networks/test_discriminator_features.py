@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from discriminators import DISCRIMINATORS
-from frozen_stand_in import needed_options
+from frozen_stand_in import make_discriminator
 from perceptual_mae.loss_networks.discriminator_features import Snapshot
 
 SIZES = [(32, 32), (16, 16), (8, 8), (4, 4)]
@@ -13,7 +13,7 @@ SMALL = {"ls_gan": {"base_channels": 8}, "msg_gan": {"base_channels": 8}, "style
 
 def discriminator(kind: str = "ls_gan", **options: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    return DISCRIMINATORS[kind](SIZES, 3, **needed_options(kind, 3), **SMALL.get(kind, {}), **options)
+    return make_discriminator(kind, SIZES, 3, **SMALL.get(kind, {}), **options)
 
 
 def mark(network: torch.nn.Module) -> float:

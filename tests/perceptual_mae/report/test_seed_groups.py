@@ -90,4 +90,4 @@ def test_a_method_with_other_values_is_the_method_and_says_so(tmp_path: Path):
     method = method_of(debug_config("ls_gan_p", "losses.style.weight=10", "training.order=sequential"))
     assert method is not None
     assert (method.name, method.changed) == ("ls_gan_p", ("losses.style.weight",))
-    assert method_of(debug_config("ls_gan_p", "losses.ms_ssim=1")) is None
+    assert method_of(debug_config("ls_gan_p", "losses.mse=1")) is None

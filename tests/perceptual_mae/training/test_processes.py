@@ -19,7 +19,7 @@ QUICK = [("ls_gan_p", 2), ("stylegan2_ada_p_lean", 1)]
 SLOW = [("mse", 2), ("encoder_options", 1), ("msg_gan_p_lean", 2)]
 
 INPUTS = ["pooled_and_discounted", "composite_by_position", "balanced_at_weights", "late"]
-INPUTS += ["relativistic", "lecam", "projected"]
+INPUTS += ["relativistic", "lecam", "projected", "token"]
 EXACT = [(method, accumulation) for method in INPUTS for accumulation in (1, 2)]
 """Ways to the discriminator and back, which agree to the last digits."""
 

@@ -76,7 +76,7 @@ def test_the_discriminators_gradient_is_that_of_its_own_loss_alone(method: str, 
     with torch.no_grad():
         fake = fresh.fake_images(batch, fresh.unwrapped_generator(batch.images, batch.mask))
     real, fake = (fresh.unwrapped_discriminator(levels) for levels in (real_levels(fresh, batch.images), fake))
-    fresh.adversary.loss(real.logits, fake.logits).backward()
+    fresh.adversary.loss(real.logits, fake.logits, batch.mask, fresh.unwrapped_generator.grid).backward()
     for name, parameter in fresh.unwrapped_discriminator.named_parameters():
         torch.testing.assert_close(gradients["discriminator"][name], parameter.grad, rtol=1e-9, atol=1e-14, msg=name)
 

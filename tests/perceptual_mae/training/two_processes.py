@@ -49,6 +49,10 @@ METHODS = {
         *("ls_gan", "discriminator={kind: projected, width: 8}", "training.order=lean"),
         "discriminator.network={kind: named, name: squeezenet1_0, layers: [features.4], weights: random}",
     ],
+    "token": [
+        *("gan_mae", "losses.adversarial.weight=0.3", "losses.feature_matching=0.1", "training.order=lean"),
+        "penalties={r1: {gamma: 1.0, every: 2}}",
+    ],
     "ls_gan_p_lean": ["ls_gan_p", "training.order=lean"],
     "msg_gan_p_lean": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"],
     "stylegan2_ada_p_lean": [
