@@ -35,6 +35,19 @@ DEBUG = str(TESTS / "debug.yaml")
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 
+FOR_STUDIES = ("scripts", "perceptual_mae/benchmark")
+"""Tests of what few users run: they are in the slow tier, but for the page that may be stale."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them slow before tests are chosen by their marks."""
+    for item in items:
+        place = item.path.relative_to(TESTS).as_posix()
+        if place.startswith(FOR_STUDIES) and item.path.stem != "test_references":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

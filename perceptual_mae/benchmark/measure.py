@@ -124,8 +124,8 @@ def enter(name: str, config: RunConfig) -> Candidate:
     trainer = build_trainer(config, accelerator, Timetable(2**30, 2**40, 0))
     augmentation = trainer.adversary.augmentation if trainer.adversary is not None else None
     controller, held = augmentation.controller if augmentation is not None else None, None
-    if controller is not None and controller.target is not None:  # otherwise p is set, and does not adapt
-        held = controller.p or HELD_P
+    if controller is not None:
+        held = HELD_P if controller.target is not None and controller.p == 0 else controller.p
     batches = random_batches(config)
     if accelerator.device.type == "cuda":
         batches = [batch.pin_memory() for batch in batches]  # as the loader does

@@ -36,7 +36,7 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses import TERMS
-from perceptual_mae.losses.adversarial import ADVERSARIAL, AdversarialLoss, adversarial_discriminator
+from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator, image_scores
 from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 from perceptual_mae.objective.objective import Objective, WeightedTerm
 from perceptual_mae.schedules import Timetable, first_share, value_at
@@ -135,8 +135,10 @@ def build_loss_networks(
     return LossNetworks(fixed, copies)
 
 
-def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[..., Tensor], AdversarialLoss]:
-    """Return the discriminator's loss, of real and fake logits, masks and their grid, and the kind it is made of.
+def build_discriminator_loss(
+    losses: LossesSection,
+) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]], float]:
+    """Return the discriminator's loss of real and fake logits, masks and their grid, images' scores, and their center.
 
     Without an adversarial term the discriminator still learns to distinguish real from fake: its features are compared.
     """
@@ -145,8 +147,8 @@ def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[..., Tenso
     # Options that do not go together are refused by the loss itself: ask it before training does.
     one = torch.zeros(1, 1, 1)
     user_mistakes(lambda: adversarial_discriminator(one, one, torch.ones(1, 1), (1, 1), **options))
-    kind = options.get("kind", "least_squares")
-    return partial(adversarial_discriminator, **options), ADVERSARIAL[kind]
+    center = ADVERSARIAL[options.get("kind", "least_squares")].center
+    return partial(adversarial_discriminator, **options), partial(image_scores, **options), center
 
 
 def build_discriminator_input(section: DiscriminatorSection, levels: int) -> DiscriminatorInput:

@@ -143,10 +143,29 @@ def adversarial_generator(
         _, fake = loss.scores(_full(real_logits), fake)
     on_generated = loss.on_generated(fake)
     if targets == "position":
-        hidden = hidden_share(mask, grid, fake)
-        of_images = (hidden * on_generated).sum((1, 2)) / hidden.sum((1, 2)).clamp_min(torch.finfo(hidden.dtype).tiny)
-        return of_images.mean()
+        return _hidden_mean(on_generated, hidden_share(mask, grid, fake)).mean()
     return on_generated.mean()
+
+
+def image_scores(
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    mask: Tensor | None = None,
+    grid: tuple[int, int] | None = None,
+    *,
+    kind: Kind = "least_squares",
+    half: Half = "both",
+    targets: Targets = "image",
+) -> tuple[Tensor, Tensor]:
+    """Return numbers (B,) of real and of fake images that the kind's `center` tells apart: above it is real.
+
+    They are an image's mean logit, or mean difference in pairs; of fake images by position, over what is hidden. For
+    arguments and errors see `adversarial_discriminator`.
+    """
+    real, fake = _choose(kind, half, targets).scores(_full(real_logits), _full(fake_logits))
+    if targets == "position":
+        fake = _hidden_mean(fake, hidden_share(mask, grid, fake))
+    return real.flatten(1).mean(1), fake.flatten(1).mean(1) if fake.ndim > 1 else fake
 
 
 def unread_by_generator(options: Mapping[str, object]) -> frozenset[str]:
@@ -164,6 +183,11 @@ def hidden_share(mask: Tensor | None, grid: tuple[int, int] | None, logits: Tens
         )
     hidden = mask.to(logits.device, logits.dtype, non_blocking=True).view(len(mask), 1, *grid)
     return F.adaptive_avg_pool2d(hidden, (logits.shape[1], logits.shape[2]))[:, 0]
+
+
+def _hidden_mean(values: Tensor, hidden: Tensor) -> Tensor:
+    """Return each image's mean (B,) of values (B, h, w) over what of them is hidden, 0 where nothing is."""
+    return (hidden * values).sum((1, 2)) / hidden.sum((1, 2)).clamp_min(torch.finfo(hidden.dtype).tiny)
 
 
 def _choose(kind: str, half: str, targets: str) -> AdversarialLoss:

@@ -70,9 +70,9 @@ METRICS_KEYS: dict[str, str] = {
 
 
 @torch.no_grad()
-def discriminator_statistics(real_logits: Tensor, fake_logits: Tensor, center: float) -> Scalars:
-    """Return mean logits and accuracies, by each image's mean logit against `center`; logits are (B, ...)."""
-    real, fake = (logits.float().flatten(1).mean(1) for logits in (real_logits, fake_logits))
+def discriminator_statistics(real_scores: Tensor, fake_scores: Tensor, center: float) -> Scalars:
+    """Return mean scores and accuracies against `center`; a score is an image's mean logit (B,), see `image_scores`."""
+    real, fake = real_scores.float(), fake_scores.float()
     return {
         "discriminator/real": real.mean(),
         "discriminator/fake": fake.mean(),

@@ -238,8 +238,8 @@ class Trainer:
         """
         assert self.adversary is not None
         r1, r2, lecam = self.adversary.r1, self.adversary.r2, self.adversary.lecam
-        grid, kind = self.unwrapped_generator.grid, self.adversary.kind
-        loss = self.adversary.loss(real_output.logits, fake_output.logits, batch.mask, grid)
+        labelled = (real_output.logits, fake_output.logits, batch.mask, self.unwrapped_generator.grid)
+        loss = self.adversary.loss(*labelled)
         scalars = {"discriminator/loss": loss.detach()}
         logits = real_output.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
         penalties: Scalars = {}
@@ -251,10 +251,10 @@ class Trainer:
             penalties["penalty/lecam"] = lecam(real_output.logits, fake_output.logits, progress.step)
         for name, penalty in penalties.items():
             loss, scalars[name] = loss + penalty, penalty.detach()
-        real_scores, fake_scores = kind.scores(real_output.logits, fake_output.logits)
+        real_scores, fake_scores = self.adversary.scores(*labelled)
         if self.adversary.augmentation is not None and self.adversary.augmentation.controller is not None:
-            batch.real_signs = sign_sums(real_scores.flatten(1).mean(1), kind.center)
-        return loss, scalars | discriminator_statistics(real_scores, fake_scores, kind.center)
+            batch.real_signs = sign_sums(real_scores, self.adversary.center)
+        return loss, scalars | discriminator_statistics(real_scores, fake_scores, self.adversary.center)
 
     def generator_loss(
         self,

@@ -48,7 +48,8 @@ def test_every_recipe_goes_with_every_method_and_round_trips(recipe, method, tmp
     path.write_text(to_yaml(config))
     assert parse_config(read_yaml(path)) == config
     assert load_config([str(path)]) == config
-    assert (config.discriminator is None) == ("gan" not in method and method not in ("official_code", "recommended"))
+    without_gan_in_name = ("official_code", "recommended", "projected_p")
+    assert (config.discriminator is None) == ("gan" not in method and method not in without_gan_in_name)
     assert config.generator.norm_pix == (method == "mse_norm_pix")
 
 

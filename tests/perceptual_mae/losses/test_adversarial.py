@@ -6,7 +6,13 @@ from typing import get_args
 import pytest
 import torch
 
-from perceptual_mae.losses.adversarial import ADVERSARIAL, Kind, adversarial_discriminator, adversarial_generator
+from perceptual_mae.losses.adversarial import (
+    ADVERSARIAL,
+    Kind,
+    adversarial_discriminator,
+    adversarial_generator,
+    image_scores,
+)
 
 KINDS = sorted(ADVERSARIAL)
 
@@ -142,6 +148,16 @@ def test_by_position_hidden_patches_are_fake_and_visible_ones_real(kind):
     assert adversarial_discriminator(real, fake, mask, (2, 2), **options).item() == pytest.approx(discriminator.item())
     made = adversarial_generator(fake, None, mask, (2, 2), **options)
     assert made.item() == pytest.approx(generator_loss.item())
+
+
+def test_scores_by_position_are_of_what_is_hidden():
+    mask = torch.tensor([[1, 0, 0, 1], [1, 1, 1, 0]]).bool()
+    fake = torch.tensor([[[-1.0, 9.0], [9.0, -3.0]], [[-1.0, -2.0], [-3.0, 9.0]]])
+    real_scores, fake_scores = image_scores(fake + 1, fake, mask, (2, 2), targets="position")
+    assert fake_scores.tolist() == [-2.0, -2.0]
+    assert real_scores.tolist() == [4.5, 1.75]
+    whole = image_scores(fake + 1, fake, kind="relativistic")
+    assert [scores.tolist() for scores in whole] == [[1.0, 1.0], [-1.0, -1.0]]
 
 
 def test_a_position_of_several_patches_is_fake_as_far_as_it_is_hidden():

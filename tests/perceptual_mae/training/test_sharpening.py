@@ -53,6 +53,7 @@ def test_without_a_method_it_is_the_recommended_one(trained: Path) -> None:
     assert sharpening_config(trained, []).losses == debug_config("recommended").losses
 
 
+@pytest.mark.slow
 def test_a_fresh_decoder_starts_anew_and_may_replace_one_of_normalised_patches(tmp_path: Path, trained: Path) -> None:
     pretrain(debug_config("mse_norm_pix", *SHORT), tmp_path / "norm_pix", quiet=True)
     with pytest.raises(UserError, match="which no discriminator can be shown; give --decoder fresh"):
@@ -74,6 +75,7 @@ def test_an_exported_encoder_is_sharpened_with_a_recipe_of_its_size(trained: Pat
     assert all(torch.equal(value, after[f"encoder.{name}"]) for name, value in encoder.items())
 
 
+@pytest.mark.slow
 def test_a_sharpening_run_goes_on_after_a_stop(trained: Path, tmp_path: Path) -> None:
     config = sharpening_config(trained, ["ls_gan", *QUICK])
     whole, parts = tmp_path / "whole", tmp_path / "parts"

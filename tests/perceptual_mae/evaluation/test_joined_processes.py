@@ -13,6 +13,7 @@ from perceptual_mae.training import messages
 from perceptual_mae.training.loop import pretrain
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="with a GPU processes take one each")
 def test_a_launchers_processes_train_one_run_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
