@@ -25,6 +25,11 @@ NEEDED = {
         "losses.feature_matching.network.layers=[features.4, features.7]",
         "losses.feature_matching.network.weights={nets}/imagenet_squeezenet1_0_fp16.safetensors",
     ],
+    "projected_p": [
+        "discriminator.network.weights={nets}/imagenet_squeezenet1_0_fp16.safetensors",
+        "losses.feature_matching.network.weights={nets}/imagenet_squeezenet1_0_fp16.safetensors",
+    ],
+    "vqgan_p": ["losses.feature_matching.network.weights=random"],
 }
 SHORTER = {"imagenet_vit_l": ["generator.depth=2"]}  # its 24 blocks with AdamW would fill 5 GB
 
