@@ -30,6 +30,9 @@ from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import MicroBatch, Trainer
 
+ON_WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
+"""Whether numbers are added up in the order of the processors that made the fixtures of old runs."""
+
 TESTS = Path(__file__).resolve().parent
 DEBUG = str(TESTS / "debug.yaml")
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"

@@ -15,13 +15,20 @@ from discriminators.precision import full_precision
 from discriminators.ramp import Ramp, range_of, value_at
 
 Images = Sequence[Tensor]
-Gamma = float | Literal["auto"] | Ramp
 
 
 class _GradientPenalty:
     """gamma / 2 times the squared gradient of logits at images, once in `every` steps."""
 
-    def __init__(self, name: str, size: tuple[int, int], batch_size: int, gamma: Gamma, every: int) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        batch_size: int,
+        *,
+        gamma: float | Literal["auto"] | Ramp = "auto",
+        every: int = 16,
+    ) -> None:
+        name = type(self).__name__.lower()
         self.gamma = auto_gamma(size, batch_size) if gamma == "auto" else gamma
         lowest, self._largest = range_of(self.gamma)
         if lowest < 0:
@@ -69,7 +76,7 @@ class R1(_GradientPenalty):
         every: int = 16,
         leaf: Literal["received", "clean_image"] = "received",
     ) -> None:
-        super().__init__("r1", size, batch_size, gamma, every)
+        super().__init__(size, batch_size, gamma=gamma, every=every)
         self.leaf = leaf
 
     def require_input_gradients(
@@ -99,16 +106,6 @@ class R2(_GradientPenalty):
 
     Raises ValueError for options out of range.
     """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        batch_size: int,
-        *,
-        gamma: float | Literal["auto"] | Ramp = "auto",
-        every: int = 16,
-    ) -> None:
-        super().__init__("r2", size, batch_size, gamma, every)
 
 
 def leaves_of(levels: Images) -> tuple[Tensor, ...]:

@@ -24,11 +24,14 @@ def pretrain_command(
 ) -> None:
     """Train a masked autoencoder, e.g. pmae pretrain cifar10 ls_gan_p training.epochs=50 --out runs/a."""
     check_layers(arguments)
+    run(load_layers(arguments), out or default_folder(arguments), dry_run=dry_run, fresh=fresh)
+
+
+def run(config: "RunConfig", out: Path, *, dry_run: bool, fresh: bool) -> None:
+    """Train in a folder, or print what would be trained; leave with the code of a stopped run where it is stopped."""
     from perceptual_mae.training.loop import pretrain
     from perceptual_mae.training.signals import EXIT_CODE, Interrupted
 
-    config = load_layers(arguments)
-    out = out or default_folder(arguments)
     if dry_run:
         print_lines(describe(config, out))
         return

@@ -29,24 +29,15 @@ def sharpen_command(
 ) -> None:
     """Train the decoder of a run against a discriminator; its encoder stays bit for bit, e.g. pmae sharpen runs/a.
 
-    Reconstructions get sharper and every score of the representation stays what it is.
+    Every score of the representation stays what it is.
     """
     check_run(source)
-    from perceptual_mae.cli.pretrain import describe
-    from perceptual_mae.training.loop import pretrain
+    from perceptual_mae.cli import pretrain
     from perceptual_mae.training.sharpening import sharpening_config
-    from perceptual_mae.training.signals import EXIT_CODE, Interrupted
 
     config = sharpening_config(source, arguments or [], decoder=decoder, share=share)
     folder = source.parent.parent if source.parent.name == "checkpoints" else source
     out = out or folder.with_name(f"{folder.stem}-sharpened")
-    if dry_run:
-        print_lines(describe(config, out))
-        return
-    try:
-        pretrain(config, out, fresh=fresh)
-    except Interrupted as stopped:
-        print_lines(str(stopped), to_stderr=True)
-        raise typer.Exit(EXIT_CODE) from None
-    if not source.is_file():
+    pretrain.run(config, out, dry_run=dry_run, fresh=fresh)
+    if not dry_run and not source.is_file():
         print_lines(f"before and after: pmae visualize {source} --beside {out}, pmae compare {source} {out} --anyway")

@@ -36,7 +36,7 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses import TERMS
-from perceptual_mae.losses.adversarial import ADVERSARIAL, adversarial_discriminator, image_scores
+from perceptual_mae.losses.adversarial import ADVERSARIAL, AdversarialLoss, adversarial_discriminator
 from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 from perceptual_mae.objective.objective import Objective, WeightedTerm
 from perceptual_mae.schedules import Timetable, first_share, value_at
@@ -79,7 +79,7 @@ def build_discriminator(
 
 def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:
     """Return the generator's objective: the table's terms with weights, phases, options and networks of the run."""
-    keys = loss_network_keys(losses)
+    keys, readers = loss_network_keys(losses), losses.discriminator_readers()
     return Objective(
         {
             name: WeightedTerm(
@@ -89,7 +89,7 @@ def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:
                 section.options(),
                 keys.get(name, LIVE),
                 section.reach,
-                name in losses.discriminator_readers(),
+                name in readers,
             )
             for name, section in losses.items()
         },
@@ -135,10 +135,8 @@ def build_loss_networks(
     return LossNetworks(fixed, copies)
 
 
-def build_discriminator_loss(
-    losses: LossesSection,
-) -> tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]], float]:
-    """Return the discriminator's loss of real and fake logits, masks and their grid, images' scores, and their center.
+def build_discriminator_loss(losses: LossesSection) -> tuple[Callable[..., Tensor], AdversarialLoss, bool]:
+    """Return the discriminator's loss (of real and fake logits, masks, their grid), its kind, and if it is by position.
 
     Without an adversarial term the discriminator still learns to distinguish real from fake: its features are compared.
     """
@@ -147,8 +145,8 @@ def build_discriminator_loss(
     # Options that do not go together are refused by the loss itself: ask it before training does.
     one = torch.zeros(1, 1, 1)
     user_mistakes(lambda: adversarial_discriminator(one, one, torch.ones(1, 1), (1, 1), **options))
-    center = ADVERSARIAL[options.get("kind", "least_squares")].center
-    return partial(adversarial_discriminator, **options), partial(image_scores, **options), center
+    kind = ADVERSARIAL[options.get("kind", "least_squares")]
+    return partial(adversarial_discriminator, **options), kind, options.get("targets") == "position"
 
 
 def build_discriminator_input(section: DiscriminatorSection, levels: int) -> DiscriminatorInput:
@@ -161,9 +159,8 @@ def discriminator_start(section: DiscriminatorSection, losses: LossesSection, ep
     """Return the share of the run before the discriminator learns: its lead ahead of the first term that reads it."""
     if section.lead is None:
         return 0.0
-    return max(
-        0.0, min(first_share(losses[name].when, epochs) for name in losses.discriminator_readers()) - section.lead
-    )
+    first = min(first_share(losses[name].when, epochs) for name in losses.discriminator_readers())
+    return max(0.0, first - section.lead)
 
 
 def build_augmentation(section: AugmentSection | None, image: ImageFormat) -> Augmentation | None:

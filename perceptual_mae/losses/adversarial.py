@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perceptual_mae.images import mask_image
+
 Kind = Literal["least_squares", "hinge", "logistic", "relativistic"]
 Half = Literal["both", "real_only"]
 Targets = Literal["image", "position"]
@@ -32,11 +34,20 @@ class AdversarialLoss:
     """The logit (or difference) at which the discriminator is undecided; above it, it classifies as real."""
     pairs: bool = False
 
-    def scores(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is compared with `center` of real and fake images: logits (B, ...), or their differences."""
-        if self.pairs:
-            return real_logits - fake_logits, fake_logits - real_logits
-        return real_logits, fake_logits
+    def compared(self, real_logits: Tensor, fake_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the fields take of real and fake images: logits (B, ...), in float32 or wider, or differences."""
+        real, fake = _full(real_logits), _full(fake_logits)
+        return (real - fake, fake - real) if self.pairs else (real, fake)
+
+    def image_scores(
+        self, real_logits: Tensor, fake_logits: Tensor, hidden: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return numbers (B,) of real and of fake images that `center` tells apart: means of what is compared.
+
+        hidden: share (B, h, w) of each position that is reconstructed, where fake images count by that alone.
+        """
+        real, fake = self.compared(real_logits, fake_logits)
+        return real.flatten(1).mean(1), fake.flatten(1).mean(1) if hidden is None else _hidden_mean(fake, hidden)
 
 
 def _full(logits: Tensor) -> Tensor:
@@ -102,7 +113,7 @@ def adversarial_discriminator(
     Raises ValueError for options that do not go together, and for targets by position where logits are no map.
     """
     loss = _choose(kind, half, targets)
-    real, fake = loss.scores(_full(real_logits), _full(fake_logits))
+    real, fake = loss.compared(real_logits, fake_logits)
     on_fake = loss.on_fake(fake)
     if targets == "position":
         hidden = hidden_share(mask, grid, fake)
@@ -140,32 +151,11 @@ def adversarial_generator(
     if loss.pairs:
         if real_logits is None:
             raise ValueError(f"kind {kind} compares logits in pairs; give it the real ones, too")
-        _, fake = loss.scores(_full(real_logits), fake)
+        _, fake = loss.compared(real_logits, fake_logits)
     on_generated = loss.on_generated(fake)
     if targets == "position":
         return _hidden_mean(on_generated, hidden_share(mask, grid, fake)).mean()
     return on_generated.mean()
-
-
-def image_scores(
-    real_logits: Tensor,
-    fake_logits: Tensor,
-    mask: Tensor | None = None,
-    grid: tuple[int, int] | None = None,
-    *,
-    kind: Kind = "least_squares",
-    half: Half = "both",
-    targets: Targets = "image",
-) -> tuple[Tensor, Tensor]:
-    """Return numbers (B,) of real and of fake images that the kind's `center` tells apart: above it is real.
-
-    They are an image's mean logit, or mean difference in pairs; of fake images by position, over what is hidden. For
-    arguments and errors see `adversarial_discriminator`.
-    """
-    real, fake = _choose(kind, half, targets).scores(_full(real_logits), _full(fake_logits))
-    if targets == "position":
-        fake = _hidden_mean(fake, hidden_share(mask, grid, fake))
-    return real.flatten(1).mean(1), fake.flatten(1).mean(1) if fake.ndim > 1 else fake
 
 
 def unread_by_generator(options: Mapping[str, object]) -> frozenset[str]:
@@ -181,8 +171,8 @@ def hidden_share(mask: Tensor | None, grid: tuple[int, int] | None, logits: Tens
             f"targets: position needs a map of logits (B, h, w) and masks, not logits {tuple(logits.shape)}; set "
             "discriminator.form=patch, or targets: image"
         )
-    hidden = mask.to(logits.device, logits.dtype, non_blocking=True).view(len(mask), 1, *grid)
-    return F.adaptive_avg_pool2d(hidden, (logits.shape[1], logits.shape[2]))[:, 0]
+    mask = mask.to(logits.device, non_blocking=True)
+    return mask_image(mask, grid, (logits.shape[1], logits.shape[2]))[:, 0].to(logits.dtype)
 
 
 def _hidden_mean(values: Tensor, hidden: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from discriminators import Augmentation
 from discriminators.penalties import R1, R2, LeCam, PathLength
 from perceptual_mae.images import Size
+from perceptual_mae.losses.adversarial import AdversarialLoss
 from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 
 
@@ -16,23 +17,23 @@ from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 class Adversary:
     """A discriminator with its optimiser and its loss.
 
-    loss and scores: of (real logits, fake logits, mask, grid); scores are numbers (B,) of real and fake images, above
-    `center` for real ones. input: what it is shown of reconstructions. `augmentation` is applied to that; `r1`, `r2`
-    and `lecam` join the loss, `path_length` the generator's. start: share of the run's steps before the first in which
-    it learns. seed: that of the augmentation's draws and of the path length's noise.
+    loss: of (real logits, fake logits, mask, grid); kind: what it is made of, which tells real from fake; by_position:
+    whether reconstructions count by their hidden positions alone. input: what it is shown of them. `augmentation` is
+    applied to that; `r1`, `r2` and `lecam` join the loss, `path_length` the generator's. start: share of the run's
+    steps before the first in which it learns. seed: that of the augmentation's draws and of the path length's noise.
     """
 
     network: nn.Module
     optimizer: Optimizer
     learning_rate: Callable[[int], float]
     loss: Callable[[Tensor, Tensor, Tensor, Size], Tensor]
-    scores: Callable[[Tensor, Tensor, Tensor, Size], tuple[Tensor, Tensor]]
-    center: float
+    kind: AdversarialLoss
     input: DiscriminatorInput
     augmentation: Augmentation | None = None
     r1: R1 | None = None
     r2: R2 | None = None
     lecam: LeCam | None = None
     path_length: PathLength | None = None
+    by_position: bool = False
     start: float = 0.0
     seed: int = 0

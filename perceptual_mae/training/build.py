@@ -60,7 +60,7 @@ def build_trainer(
     if generator.drop_path:
         draw_drop_path_masks = DropPathMasks(generator.drop_path, len(generator.encoder.blocks), training.seed)
     if discriminator is not None and config.discriminator is not None:
-        loss, scores, center = build.build_discriminator_loss(config.losses)
+        loss, kind, by_position = build.build_discriminator_loss(config.losses)
         levels = cast(Discriminator, discriminator).levels
         rate = optimizer.discriminator.lr or peak
         follows = optimizer.discriminator.schedule == "follow"
@@ -69,11 +69,11 @@ def build_trainer(
             discriminator_optimizer(discriminator, betas=optimizer.discriminator.betas),
             timetable.rate(rate, 0.0) if follows else (lambda step: rate),
             loss,
-            scores,
-            center,
+            kind,
             build.build_discriminator_input(config.discriminator, levels),
             augmentation=build.build_augmentation(config.augment, image),
             **penalties,
+            by_position=by_position,
             start=build.discriminator_start(config.discriminator, config.losses, training.epochs),
             seed=training.seed,
         )

@@ -14,9 +14,6 @@ DOMINANCE_WINDOW = 8
 """Measurements of all terms' gradients; there is one about every training.log_every steps."""
 
 
-THROUGH_NETWORKS = [name for name, term in TERMS.items() if term.reads_logits or term.reads_features]
-
-
 @dataclass(frozen=True)
 class Alarm:
     """Fires when `is_bad` holds for the mean of `keys` over `window` observations, and did not before."""
@@ -65,9 +62,9 @@ ALARMS: dict[str, Alarm] = {
         "the discriminator has classified real and fake no better than by chance for 200 steps: the generator learns "
         "nothing from it; raise optimizer.discriminator.lr, or lower penalties.r1.gamma or augment.p_max",
     ),
-    # Terms that compare images are what those through a network are measured by.
-    **{f"{term}_dominates": _dominates_input(term) for term in THROUGH_NETWORKS},
-    **{f"{term}_dominates_weights": _dominates_weights(term) for term in THROUGH_NETWORKS},
+    # The pixel terms are what the others are measured by.
+    **{f"{term}_dominates": _dominates_input(term) for term, line in TERMS.items() if line.compares_images},
+    **{f"{term}_dominates_weights": _dominates_weights(term) for term, line in TERMS.items() if line.compares_images},
     "mode_collapse": Alarm(
         ("variety",),
         lambda diversity: diversity < 0.2,

@@ -30,8 +30,8 @@ METRICS_KEYS: dict[str, str] = {
     "variety": "how much reconstructions differ from image to image, relative to the originals (about 1; near 0: mode "
     "collapse); every 8 steps, of batches of two images or more [0, inf)",
     "discriminator/loss": "the discriminator's loss, without its penalty",
-    "discriminator/real": "mean logit of real images",
-    "discriminator/fake": "mean logit of reconstructions",
+    "discriminator/real": "mean logit of real images (relativistic: less that of their reconstructions)",
+    "discriminator/fake": "mean logit of reconstructions, the other way round; by position, of what is hidden",
     "discriminator/accuracy_real": "share of real images whose mean logit is above the loss's decision level [0, 1]",
     "discriminator/accuracy_fake": "share of reconstructions whose mean logit is below it [0, 1]",
     "penalty/r1": "R1, times its interval; in the steps in which it is due [0, inf)",

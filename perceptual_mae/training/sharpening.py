@@ -28,30 +28,28 @@ def sharpening_config(
     generator's form is taken. share: images trained on, relative to those of the run. Raises UserError.
     """
     layers = [argument for argument in arguments if "=" not in argument]
-    merged = Merged()
-    if source.is_file():
+    methods = {method.name for method in list_methods()}
+    run, merged = None if source.is_file() else Run(source), Merged()
+    if run is None:
         if decoder == "kept":
             raise UserError(f"{source}: holds an encoder alone; give --decoder fresh, or a run's folder")
         if not layers:
             raise UserError(f"{source}: name the recipe of its images and size, such as cifar10 (see pmae configs)")
     else:
-        run = Run(source)
         if decoder == "kept" and run.config.generator.norm_pix:
             raise UserError(
                 f"{source}: its decoder predicts normalised patches (generator.norm_pix), which no discriminator can "
                 "be shown; give --decoder fresh"
             )
         merged.merge(read_yaml(run.path / CONFIG), str(run.path / CONFIG))
-    methods = {method.name for method in list_methods()}
-    if methods.isdisjoint(layers):
-        layers.append(METHOD)
-    for layer in layers:
+    for layer in layers if methods & set(layers) else [*layers, METHOD]:
         values = read_yaml(find_layer(layer))
-        form = ("generator",) if layer in methods and not source.is_file() else ()
-        merged.merge({key: value for key, value in values.items() if key not in form}, layer)
+        if run is not None and layer in methods:
+            values.pop("generator", None)  # its form is the run's
+        merged.merge(values, layer)
     merged.merge(_frozen(source, decoder), "sharpen")
-    if not source.is_file():
-        merged.merge(_length(Run(source), share), "sharpen")
+    if run is not None:
+        merged.merge(_length(run, share), "sharpen")
     for argument in arguments:
         if "=" in argument:
             merged.override(argument)

@@ -21,6 +21,7 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import Pyramid
 from perceptual_mae.loss_networks import LossNetworks
+from perceptual_mae.losses.adversarial import hidden_share
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import TrainingProgress, set_learning_rate
@@ -238,8 +239,8 @@ class Trainer:
         """
         assert self.adversary is not None
         r1, r2, lecam = self.adversary.r1, self.adversary.r2, self.adversary.lecam
-        labelled = (real_output.logits, fake_output.logits, batch.mask, self.unwrapped_generator.grid)
-        loss = self.adversary.loss(*labelled)
+        grid, kind, fake_logits = self.unwrapped_generator.grid, self.adversary.kind, fake_output.logits
+        loss = self.adversary.loss(real_output.logits, fake_logits, batch.mask, grid)
         scalars = {"discriminator/loss": loss.detach()}
         logits = real_output.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
         penalties: Scalars = {}
@@ -251,10 +252,11 @@ class Trainer:
             penalties["penalty/lecam"] = lecam(real_output.logits, fake_output.logits, progress.step)
         for name, penalty in penalties.items():
             loss, scalars[name] = loss + penalty, penalty.detach()
-        real_scores, fake_scores = self.adversary.scores(*labelled)
+        hidden = hidden_share(batch.mask, grid, fake_logits) if self.adversary.by_position else None
+        real_scores, fake_scores = kind.image_scores(real_output.logits, fake_logits, hidden)
         if self.adversary.augmentation is not None and self.adversary.augmentation.controller is not None:
-            batch.real_signs = sign_sums(real_scores, self.adversary.center)
-        return loss, scalars | discriminator_statistics(real_scores, fake_scores, self.adversary.center)
+            batch.real_signs = sign_sums(real_scores, kind.center)
+        return loss, scalars | discriminator_statistics(real_scores, fake_scores, kind.center)
 
     def generator_loss(
         self,

@@ -11,7 +11,7 @@ from perceptual_mae.losses.adversarial import (
     Kind,
     adversarial_discriminator,
     adversarial_generator,
-    image_scores,
+    hidden_share,
 )
 
 KINDS = sorted(ADVERSARIAL)
@@ -131,7 +131,7 @@ def test_pairs_are_of_the_same_index():
     real, fake = logits(2, 0.5), logits(-1.5, 0.3)
     swapped = adversarial_discriminator(real, fake.flip(0), kind="relativistic")
     assert swapped.item() != pytest.approx(0.3139446, abs=1e-3)
-    real_scores, fake_scores = ADVERSARIAL["relativistic"].scores(real, fake)
+    real_scores, fake_scores = ADVERSARIAL["relativistic"].compared(real, fake)
     assert real_scores.tolist() == pytest.approx([3.5, 0.2])
     assert fake_scores.tolist() == pytest.approx([-3.5, -0.2])
 
@@ -153,10 +153,11 @@ def test_by_position_hidden_patches_are_fake_and_visible_ones_real(kind):
 def test_scores_by_position_are_of_what_is_hidden():
     mask = torch.tensor([[1, 0, 0, 1], [1, 1, 1, 0]]).bool()
     fake = torch.tensor([[[-1.0, 9.0], [9.0, -3.0]], [[-1.0, -2.0], [-3.0, 9.0]]])
-    real_scores, fake_scores = image_scores(fake + 1, fake, mask, (2, 2), targets="position")
+    hidden = hidden_share(mask, (2, 2), fake)
+    real_scores, fake_scores = ADVERSARIAL["least_squares"].image_scores(fake + 1, fake, hidden)
     assert fake_scores.tolist() == [-2.0, -2.0]
     assert real_scores.tolist() == [4.5, 1.75]
-    whole = image_scores(fake + 1, fake, kind="relativistic")
+    whole = ADVERSARIAL["relativistic"].image_scores(fake + 1, fake)
     assert [scores.tolist() for scores in whole] == [[1.0, 1.0], [-1.0, -1.0]]
 
 
