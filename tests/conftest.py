@@ -11,6 +11,7 @@ from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time; set before PyTorch reads it
 
+import numpy as np
 import pytest
 import torch
 from _pytest.mark.structures import ParameterSet
@@ -223,6 +224,15 @@ def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3,
     cut = [slice(first, None, micro_batches) for first in range(micro_batches)]
     ones = torch.ones_like(indices)
     return [Batch(images[part], -ones[part], indices[part], ones[part], ()) for part in cut]
+
+
+def write_black_stl10(root: Path, **counts: int) -> None:
+    """Write black images in STL-10's layout, so many of each part, with labels 1 to 10 in turn."""
+    folder = root / "stl10_binary"
+    folder.mkdir()
+    for part, count in counts.items():
+        np.zeros((count, 3, 96, 96), dtype=np.uint8).tofile(folder / f"{part}_X.bin")
+        (np.arange(count, dtype=np.uint8) % 10 + 1).tofile(folder / f"{part}_y.bin")
 
 
 @pytest.fixture(scope="session")

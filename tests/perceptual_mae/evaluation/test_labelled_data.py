@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import debug_config
+from conftest import debug_config, write_black_stl10
 from perceptual_mae.data.shape_drawing import KINDS
 from perceptual_mae.data.subsets import limited
 from perceptual_mae.errors import UserError
@@ -95,11 +95,7 @@ def test_a_test_part_with_other_classes_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_labelled_part_of_stl10_is_taken_whatever_the_run_trained_on(tmp_path: Path) -> None:
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
-    for part, count in (("unlabeled", 12), ("train", 10), ("test", 10)):
-        np.zeros((count, 3, 96, 96), dtype=np.uint8).tofile(folder / f"{part}_X.bin")
-        (np.arange(count, dtype=np.uint8) % 10 + 1).tofile(folder / f"{part}_y.bin")
+    write_black_stl10(tmp_path, unlabeled=12, train=10, test=10)
     stl10 = f"data={{kind: stl10, root: {tmp_path}, image_size: 32}}"
     config = debug_config("mse", stl10, "data.num_images=null", "data.size=null")
     assert len(config.data.build("train")) == 12

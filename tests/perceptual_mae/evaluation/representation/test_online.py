@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import debug_config, generator_of
+from conftest import debug_config, generator_of, write_black_stl10
 from perceptual_mae import Run, pretrain
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.subsets import limited
@@ -130,17 +129,13 @@ def test_images_without_labels_have_a_spectrum_alone(tmp_path: Path) -> None:
 
 
 def test_a_run_on_unlabelled_images_is_probed_on_the_labelled_part_where_that_is_there(tmp_path: Path) -> None:
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
-    for part, count in (("unlabeled", 12), ("train", 30), ("test", 10)):
-        np.zeros((count, 3, 96, 96), dtype=np.uint8).tofile(folder / f"{part}_X.bin")
-        (np.arange(count, dtype=np.uint8) % 10 + 1).tofile(folder / f"{part}_y.bin")
+    write_black_stl10(tmp_path, unlabeled=12, train=30, test=10)
     stl10 = f"data={{kind: stl10, root: {tmp_path}, image_size: 32}}"
     config = debug_config("mse", stl10, "data.num_images=null", "data.size=null", "evaluation.probe_images=25")
     train = online_of(config).train
     assert train is not None
     assert (len(train), len(train.classes)) == (25, 10)
-    (folder / "train_y.bin").unlink()
+    (tmp_path / "stl10_binary" / "train_y.bin").unlink()
     assert online_of(config).train is None
 
 
