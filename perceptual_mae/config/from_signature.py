@@ -201,9 +201,9 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
 
     def read(value: Mapping[str, Any]) -> Choice:
         chosen = model(value.get("kind", default))
-        known = {field.alias or name for name, field in chosen.model_fields.items()}
-        # null removes an option that a layer below set for another kind
-        options = {name: option for name, option in value.items() if option is not None or name in known}
+        own = {field.alias or name: field for name, field in chosen.model_fields.items()}
+        # null removes what a layer below set: an option of another kind, or one that then has its default again
+        options = {name: option for name, option in value.items() if option is not None or _may_be_null(own.get(name))}
         return read_as(chosen, {"kind": default, **options})
 
     def model(kind: object) -> type[Choice]:
@@ -286,6 +286,13 @@ def read_as(model: type[Read], value: object) -> Read:
 def _leaves(value: object) -> list[object]:
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else None
     return [value] if parts is None else [leaf for part in parts for leaf in _leaves(part)]
+
+
+def _may_be_null(field: FieldInfo | None) -> bool:
+    """Tell whether null is a value of a field; where it has no default, null is kept to be refused."""
+    if field is None:
+        return False
+    return field.is_required() or field.annotation in (None, Any) or type(None) in get_args(field.annotation)
 
 
 def _takes_bool(annotation: object) -> bool:

@@ -174,8 +174,10 @@ def _merge(
 def _replaces(dotted: str, old: Mapping[str, Any], new: Mapping[str, Any], override: bool) -> bool:
     if dotted.rpartition(".")[2] in _VALUES:
         return not old.keys() & new.keys()
+    if override:
+        return False
     other_kind = "kind" in new and new["kind"] != old.get("kind", new["kind"])
-    return other_kind or (dotted in _REPLACED_WHOLE and not override)
+    return dotted in _REPLACED_WHOLE or other_kind
 
 
 def _forget(origins: dict[str, str], dotted: str) -> None:

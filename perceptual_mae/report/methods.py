@@ -35,7 +35,11 @@ def method_of(config: RunConfig) -> Method | None:
     values = config.model_dump(mode="json", by_alias=True)
     values_by_key = dict(flatten(values))
     methods = [
-        Method(name, title, tuple(key for key, value in flatten(stated) if values_by_key.get(key) != value))
+        Method(
+            name,
+            title,
+            tuple(key for key, value in flatten(stated) if values_by_key.get(key) != _said(config, key, value)),
+        )
         for name, title, stated in sorted(_shipped(), key=lambda shipped: len(flatten(shipped[2])))
         if parts_of(stated) == parts_of(values)
     ]
@@ -52,6 +56,15 @@ def parts_of(values: Mapping[str, Any]) -> tuple[Any, ...]:
         frozenset((term, _network_of(options)) for term, options in losses.items()),
         frozenset(name for name, options in (values.get("penalties") or {}).items() if options is not None),
     )
+
+
+def _said(config: RunConfig, key: str, value: Any) -> Any:
+    """Return what a method's value means: null for an option of a discriminator or augmentation is its default."""
+    section, _, option = key.partition(".")
+    if value is not None or not option or section not in ("discriminator", "augment"):
+        return value
+    field = type(getattr(config, section)).model_fields.get(option)
+    return None if field is None else field.default
 
 
 def _network_of(options: Mapping[str, Any]) -> str:

@@ -64,7 +64,11 @@ def test_functions_are_chosen_as_classes_are():
 
 def test_null_removes_what_a_layer_below_said_of_another_kind():
     assert read(kind="spray", angle=1, width=None) == read(kind="spray", angle=1)
-    assert rejected(kind="brush", width=None) == ["width: found null, must be a whole number (None)"]
+
+
+def test_null_gives_an_option_its_default_again_where_null_is_no_value_of_it():
+    assert read(kind="brush", width=None) == read(kind="brush")
+    assert rejected(kind="spray", angle=None) == ["angle: found null, must be a number (None)"]
 
 
 def test_without_a_kind_the_default_is_meant():
@@ -103,7 +107,7 @@ def test_a_missing_option_is_reported():
     assert rejected(kind="spray") == ["angle: is missing, must be a number (None)"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), True, [1.0], None, "many", ".nan"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), True, [1.0], "many", ".nan"])
 def test_numbers_are_finite_and_no_truth_values(value):
     assert rejected(strength=value)[0].startswith("strength: found")
 
