@@ -105,7 +105,7 @@ QUICK_FORMS = ("pooled", "relativistic")
 
 def tiered_forms() -> list[Any]:
     """Forms as parameters of a test, slow ones marked."""
-    return [name if name in QUICK_FORMS else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+    return [name if name in QUICK_FORMS else slow(name) for name in FORMS]
 
 
 QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
@@ -114,7 +114,12 @@ QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
 
 def tiered(methods: Iterable[str]) -> list[Any]:
     """Methods as parameters of a test, slow ones marked."""
-    return [name if name in QUICK_METHODS else pytest.param(name, marks=pytest.mark.slow) for name in methods]
+    return [name if name in QUICK_METHODS else slow(name) for name in methods]
+
+
+def slow(*values: object) -> ParameterSet:
+    """One set of a parametrised test's values, for the slow tier."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def without_weights(method: str) -> list[str]:

@@ -46,6 +46,7 @@ def sweep(out: Path, *options: str, base: Sequence[str] = BASE) -> int:
     return main(["sweep", *base, *options, "--out", str(out)])
 
 
+@pytest.mark.slow
 def test_a_sweep_makes_run_folders_a_table_and_a_curve(
     cells: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +87,7 @@ def test_finished_cells_are_skipped_and_half_done_ones_resumed(cells: InProcess,
     assert set(json.loads((out / "sweep.json").read_text())["cells"]) == {"lr-1e-3", "lr-2e-3", "lr-3e-3"}
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_written_down_and_the_others_go_on(
     cells: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

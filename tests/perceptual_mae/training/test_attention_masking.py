@@ -132,6 +132,7 @@ def test_held_out_images_keep_random_masks_whatever_the_encoder(tmp_path: Path) 
     assert run.config.masking.kind == "attention"
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = debug_config("mse", KIND, "training.epoch_images=32")
     masks: list[Tensor] = []

@@ -112,6 +112,7 @@ def test_a_run_says_what_it_started_from_and_stands_on_its_own_afterwards(
     assert not Path("third").exists()
 
 
+@pytest.mark.slow
 def test_a_run_resumed_without_the_other_equals_an_unbroken_one(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

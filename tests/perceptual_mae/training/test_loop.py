@@ -52,11 +52,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 @pytest.mark.parametrize(
     ("method", "workers"),
     [
-        *(("stylegan2_ada_p", 0), ("ls_gan_p", 2)),
+        ("stylegan2_ada_p", 0),
         *(
             pytest.param(method, workers, marks=pytest.mark.slow)
             for method, workers in (
-                *(("mse", 0), ("mse", 2), ("ls_gan_p", 0), ("stylegan2_ada_p", 2)),
+                *(("mse", 0), ("mse", 2), ("ls_gan_p", 0), ("ls_gan_p", 2), ("stylegan2_ada_p", 2)),
                 *(("official_code", 0), ("official_code", 2)),
             )
         ),
