@@ -43,9 +43,9 @@ def file_path(dataset: object, index: int) -> Path | None:
 
 
 def max_unreadable(dataset: object) -> float:
-    """Return the share of a data set's images that may be unreadable: its attribute `max_unreadable`, else 1 %."""
-    share: float = getattr(dataset, "max_unreadable", MAX_UNREADABLE)
-    return share
+    """Return the share of a data set's images that may be unreadable: its `max_unreadable`, else 1 %."""
+    share: float | None = getattr(dataset, "max_unreadable", None)
+    return MAX_UNREADABLE if share is None else share
 
 
 def check_split(split: str) -> str:

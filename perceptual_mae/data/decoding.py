@@ -123,14 +123,12 @@ def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[IO[bytes], Imag
     """Give the open file and its picture, whose pixels are not decoded yet; any failure is UnreadableImageError."""
     try:
         _check_file(os.stat(path), max_pixels)  # before it is opened: opening a FIFO waits, a device may act
-        with open(path, "rb") as file, _PILLOWS_LIMIT:
-            with _open_picture(file) as picture:
-                width, height = picture.size
-                if width * height > max_pixels:
-                    raise ValueError(
-                        f"{width} x {height} pixels are more than {max_pixels:,}; make it smaller, or raise data.max_pixels"
-                    )
-                yield file, picture
+        with open(path, "rb") as file, _PILLOWS_LIMIT, _open_picture(file) as picture:
+            width, height = picture.size
+            if width * height > max_pixels:
+                limit = f"{max_pixels:,}, the limit (data.max_pixels of an image folder)"
+                raise ValueError(f"{width} x {height} pixels are more than {limit}")
+            yield file, picture
     except MemoryError:
         raise
     except Exception as error:  # parsers of broken files raise nearly anything: OSError, SyntaxError, struct.error, ...

@@ -19,9 +19,10 @@ class Listing:
     """The images below a folder: paths relative to it with "/", sorted part by part, and what was met on the way.
 
     links: links that were followed, to images and folders. repeated: folders left out for having been entered before,
-    by a loop or another link. heif: HEIC and HEIF files that cannot be read for want of pillow-heif; no part of `paths`.
+    by a loop or another link. heif: HEIC and HEIF files that only pillow-heif could read; not in `paths`.
     """
 
+    folder: Path
     paths: list[str] = field(default_factory=list)
     links: int = 0
     repeated: list[str] = field(default_factory=list)
@@ -110,7 +111,7 @@ def read_listing(folder: Path, *, exclude: Sequence[Path] = ()) -> Listing:
 
     Links are followed; a folder that is reached twice (a loop, or two links) counts once. Hidden entries are left out.
     """
-    listing = Listing()
+    listing = Listing(folder)
     entered = {_identity(path): "" for path in exclude}
     listing.paths = sorted(_walk(folder, "", entered, listing), key=lambda path: path.split("/"))
     return listing
@@ -143,7 +144,7 @@ def _walk(folder: Path, prefix: str, entered: dict[tuple[int, int], str], listin
 
 
 def _holds_image(folder: str, skipped: set[tuple[int, int]]) -> bool:
-    return any(_walk(Path(folder), "", dict.fromkeys(skipped, ""), Listing()))
+    return any(_walk(Path(folder), "", dict.fromkeys(skipped, ""), Listing(Path(folder))))
 
 
 def _stray_image(paths: Sequence[str]) -> str | None:

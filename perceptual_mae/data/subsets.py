@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perceptual_mae.data.dataset import SPLITS, ImageDataset, file_path, max_unreadable
+from perceptual_mae.data.dataset import SPLITS, ImageDataset, file_path
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
@@ -65,8 +65,8 @@ class Selection:
         return file_path(self._dataset, self._indices[index])
 
     @property
-    def max_unreadable(self) -> float:
-        return max_unreadable(self._dataset)
+    def max_unreadable(self) -> float | None:
+        return getattr(self._dataset, "max_unreadable", None)
 
 
 def limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:
