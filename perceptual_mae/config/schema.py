@@ -41,7 +41,6 @@ from perceptual_mae.masking import MASKINGS
 from perceptual_mae.objective.objective import Reach
 from perceptual_mae.schedules import Ramp, Weight, When
 
-
 EVAL_SCALE = 256 / 224
 """MAE's, and DINO's: the shorter side of a photograph to that of the crop from its centre."""
 
@@ -59,8 +58,8 @@ class DataSection(Choice):
         flip: probability that a training image is mirrored left to right [MAE]
         color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
         grayscale: probability that a training image loses its colours [MAE]
-        eval_resize: shorter side of held-out images before the center crop; auto: 256/224 of image_size where images are
-            photographs (image_folder) and crops square, else null; null: as large as the crop needs [MAE]
+        eval_resize: shorter side of held-out images before the center crop; auto: 256/224 of image_size where kind is
+            image_folder and crops are square, else null; null: as large as the crop needs [MAE]
         workers: processes that decode training images; 0: the main process does [ours]
     """
 

@@ -102,6 +102,11 @@ class ImageFolder:
                 raise UserError(f"data.split_fractions leaves no {split} image of {len(self._tree)}; change it")
         self.classes: tuple[str, ...] = self._tree.classes
         self.listing, self.stray_image = self._tree.listing, self._tree.stray_image
+        self.more_images = "hold out more with data.holdout"
+        if own_folder is not None:
+            self.more_images = f"put more into {own_folder}, or name another folder with data.{split}"
+        elif split_fractions is not None:
+            self.more_images = "hold out more with data.split_fractions"
 
     def __len__(self) -> int:
         return len(self._tree) if self._indices is None else len(self._indices)

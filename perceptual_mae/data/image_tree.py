@@ -60,7 +60,8 @@ class ImageTree:
             raise UserError(f"no image below {folder} but {len(self.listing.heif)} HEIC file(s); {HEIF_REMEDY}")
         if not self.paths:
             raise UserError(f"no image below {folder}; put files such as .jpg or .png there, or name another folder")
-        self.stray_image = _stray_image(self.paths) if labelled and not names else None
+        stray = _stray_image(self.paths) if labelled and not names else None
+        self.stray_image = None if stray is None else folder / stray
 
     def __len__(self) -> int:
         return len(self.paths)

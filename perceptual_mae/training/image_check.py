@@ -9,7 +9,9 @@ from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.data.unreadable import LIST_NAME, ImageCheck, check_images, write_list
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.labelled_data import few_images_warning, more_images
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
+from perceptual_mae.evaluation.representation.online import OnlineData
 from perceptual_mae.progress import OnProgress
 from perceptual_mae.training.build import as_main_process
 
@@ -19,6 +21,7 @@ def check_run_images(
     loader: TrainLoader,
     train: ImageDataset,
     held_out: HeldOut,
+    online: OnlineData,
     on_progress: OnProgress,
     log: Callable[[str], None],
     warn: Callable[[str], None],
@@ -35,6 +38,11 @@ def check_run_images(
         log(line)
     for warning in check.warnings:
         warn(warning)
+    if online.train is not None:
+        is_limited = len(held_out.indices) < len(held_out.dataset)
+        advice = "raise evaluation.limit" if is_limited else more_images(held_out.dataset)
+        if few := few_images_warning(len(held_out.indices), advice):
+            warn(f"probe and kNN while training: {few}")
     listed = path / LIST_NAME
     if is_main_process and (check.all_unreadable or listed.exists()):
         write_list(path, check.all_unreadable)

@@ -143,7 +143,8 @@ class Pretraining:
         ):
             self.progress("training", self.step, self.timetable.total_steps)
             self.log_header(resumed_from)
-            check_run_images(self.path, self.loader, self.train_data, self.held_out, self.progress, self.log, self.warn)
+            images = (self.loader, self.train_data, self.held_out, self.representation_data)
+            check_run_images(self.path, *images, self.progress, self.log, self.warn)
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
             return self.finish()
