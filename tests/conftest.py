@@ -59,6 +59,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache_of_headers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test leaves anything in the user's cache, or reads what is there."""
+    with mock.patch("perceptual_mae.data.unreadable.user_cache", return_value=tmp_path_factory.mktemp("cache")):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def fresh_accelerate() -> Iterator[None]:
     """Accelerate keeps its state for the whole process; no test may see another's."""

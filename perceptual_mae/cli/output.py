@@ -45,11 +45,18 @@ def check_out(out: Path | None) -> None:
 @contextmanager
 def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "OnProgress"]]:
     """Open the run and the images to score, and show how far the scoring is."""
+    from perceptual_mae.data.unreadable import check_images
     from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.progress import ProgressBar
 
     evaluation = open_run(**vars(scored))
     with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
+        images = {"training images": evaluation.data.train, evaluation.data.split: evaluation.data.test}
+        check = check_images(images, on_progress)
+        if check.refusal is not None:
+            raise UserError(check.refusal)
+        for warning in check.warnings if evaluation.is_main_process else ():
+            on_progress.log(f"warning: {warning}")
         yield evaluation, on_progress
 
 
@@ -64,13 +71,26 @@ def write_scores(
     """Write the scores of a representation, print their table and the next step; the main process alone does."""
     import torch
 
+    from perceptual_mae.evaluation.labelled_data import few_images_warning
+
     if evaluation.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
         closing: Iterable[str] = (f"written to {path}", *([next_step] if next_step else []))
+        accuracy = first_accuracy(report["scores"])
+        if warning := few_images_warning(report["test_images"], evaluation.data.more_images, accuracy):
+            print_lines(f"warning: {warning}", to_stderr=True)
         print_lines(headline(report), "", table(report), "", *closing)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def first_accuracy(scores: Mapping[str, Any]) -> float:
+    """Return the first accuracy, in [0, 1], of a table of scores: a number, or the mean over seeds."""
+    first = next(iter(scores.values()))
+    if not isinstance(first, Mapping):
+        return float(first)
+    return float(first["accuracy"]) if "accuracy" in first else first_accuracy(first)
 
 
 def headline(report: Mapping[str, Any]) -> str:

@@ -179,15 +179,16 @@ def own_images(run: "Run", paths: list[Path]) -> tuple["Batch", str]:
 
     from perceptual_mae.config import build
     from perceptual_mae.data.batch import Batch
-    from perceptual_mae.data.decoding import UnreadableImageError, read_image
+    from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError, read_image
 
     transform = build.build_evaluation_transform(run.config.data)
+    max_pixels = run.config.data.options().get("max_pixels", MAX_PIXELS)
     height, width = transform.size
     images: list[Tensor] = []
     changed, mistakes = list[str](), list[str]()
     for path in paths:
         try:
-            image = read_image(path)
+            image = read_image(path, max_pixels=max_pixels)
         except UnreadableImageError as failure:
             mistakes.append(f"{path}: cannot be read ({failure.reason}); give another image file or leave it out")
             continue

@@ -208,7 +208,7 @@ def build_train_transform(data: DataSection) -> TrainTransform:
 
 def build_evaluation_transform(data: DataSection) -> EvaluationTransform:
     """Return how held-out images are resized and cropped."""
-    return EvaluationTransform(data.size, data.eval_resize)
+    return EvaluationTransform(data.size, data.shorter_side)
 
 
 def build_training_masks(

@@ -6,9 +6,9 @@ Options of data sets, maskings, networks and loss terms are the keyword-only par
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
@@ -41,6 +41,9 @@ from perceptual_mae.masking import MASKINGS
 from perceptual_mae.objective.objective import Reach
 from perceptual_mae.schedules import Ramp, Weight, When
 
+EVAL_SCALE = 256 / 224
+"""MAE's, and DINO's: the shorter side of a photograph to that of the crop from its centre."""
+
 
 class DataSection(Choice):
     """Where images come from and how they are cropped; sizes in pixels.
@@ -55,7 +58,8 @@ class DataSection(Choice):
         flip: probability that a training image is mirrored left to right [MAE]
         color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
         grayscale: probability that a training image loses its colours [MAE]
-        eval_resize: shorter side of held-out images before the center crop; null: as large as the crop needs [none]
+        eval_resize: shorter side of held-out images before the center crop; auto: 256/224 of image_size where kind is
+            image_folder and crops are square, else null; null: as large as the crop needs [MAE]
         workers: processes that decode training images; 0: the main process does [ours]
     """
 
@@ -67,13 +71,27 @@ class DataSection(Choice):
     flip: Fraction = 0.5
     color_jitter: Fraction = 0.0
     grayscale: Fraction = 0.0
-    eval_resize: Positive | None = None
+    eval_resize: Positive | Literal["auto"] | None = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
 
     @property
     def size(self) -> Size:
         """Height and width of the images that enter the networks."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _settle_eval_resize(self) -> Self:
+        """State what `auto` is: a run folder means the same whatever a later version makes of the word."""
+        if self.eval_resize == "auto" and hasattr(self, "constructor"):
+            height, width = self.size
+            scales = getattr(self.constructor, "photographs", False) and height == width
+            object.__setattr__(self, "eval_resize", round(height * EVAL_SCALE) if scales else None)
+        return self
+
+    @property
+    def shorter_side(self) -> int | None:
+        """The shorter side of held-out images before the center crop; None: as large as the crop needs."""
+        return None if self.eval_resize == "auto" else self.eval_resize
 
     @property
     def image(self) -> ImageFormat:

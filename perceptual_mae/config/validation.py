@@ -42,10 +42,11 @@ def check_image_size(config: RunConfig) -> Iterator[Mistake]:
             f"image size {height}x{width} is not a multiple of patch size {patch_size}; "
             f"use {fitting[0]}x{fitting[1]} or another generator.patch_size",
         )
-    if config.data.eval_resize is not None and config.data.eval_resize < max(height, width):
+    resize = config.data.shorter_side
+    if resize is not None and resize < max(height, width):
         yield Mistake(
             ("data.eval_resize", "data.image_size"),
-            f"images resized to {config.data.eval_resize} are smaller than the crop of {height}x{width}; enlarge it",
+            f"images resized to {resize} are smaller than the crop of {height}x{width}; enlarge it",
         )
     low, high = config.data.crop_scale
     if not 0 < low <= high:

@@ -17,7 +17,10 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
 
 CONFIG = "config.yaml"
-MAY_DIFFER = ("training.epochs", "data.root", "data.workers", "tracking", "evaluation")
+MAY_DIFFER = (
+    *("training.epochs", "data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
+    *("tracking", "evaluation"),
+)
 """What a resumed run may change: how long it trains, where its images are, how it reads, reports and evaluates."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")

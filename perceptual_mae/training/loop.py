@@ -27,6 +27,7 @@ from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import messages, trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
+from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.signals import Interrupted, StopSignal
@@ -142,6 +143,8 @@ class Pretraining:
         ):
             self.progress("training", self.step, self.timetable.total_steps)
             self.log_header(resumed_from)
+            images = (self.loader, self.train_data, self.held_out, self.representation_data)
+            check_run_images(self.path, *images, self.progress, self.log, self.warn)
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
             return self.finish()
@@ -335,7 +338,7 @@ class Pretraining:
             "steps": self.step,
             "images_seen": self.images_seen,
             "losses": self.last_losses,
-            "unreadable_images": self.loader.num_unreadable,
+            "unreadable_images": len(self.loader.unreadable),
         }
         if self.accelerator.is_main_process:
             if self.step > self.first_step:  # a finished run that is only scored again says nothing new
