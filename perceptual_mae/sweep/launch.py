@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from perceptual_mae.training.signals import StopSignal
+from perceptual_mae.run.signals import StopSignal
 
 PMAE = (sys.executable, "-m", "perceptual_mae.cli")
 """`pmae` of this installation, whatever the shell's PATH is."""

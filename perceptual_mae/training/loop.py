@@ -24,12 +24,12 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Recon
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
+from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import messages, trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
-from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.run.folder import differences, read_config
+from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import follow
-from perceptual_mae.training.signals import StopSignal
 from study import Cell, Study
 
 STOPPED = "stopped"

@@ -10,8 +10,8 @@ from PIL import Image
 from conftest import DEBUG
 from perceptual_mae import Run
 from perceptual_mae.cli import main
+from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import Ending
-from perceptual_mae.training.signals import StopSignal
 
 BASE = [DEBUG, "mse", "training.epochs=1", "training.epoch_images=16", "evaluation.limit=4"]
 GRID = ["--grid", "optimizer.lr=1e-3,2e-3"]
