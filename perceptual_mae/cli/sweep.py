@@ -54,7 +54,7 @@ def run(
     arguments: list[str], axes: list[Axis], *, seeds: tuple[int, ...], out: Path, metrics: list[str], dry_run: bool
 ) -> None:
     """Run what of the grid is not finished yet, then set all of it in a table; exit code 1 where a cell failed."""
-    from perceptual_mae.sweep.folder import plan, write_record
+    from perceptual_mae.sweep.folder import finished_unrecorded, plan, write_record
     from perceptual_mae.sweep.results import check_metrics, draw_curves, read_points, read_summary, to_json, to_markdown
 
     planned = plan(arguments, make_cells(axes, seeds), out)
@@ -66,7 +66,7 @@ def run(
             print_lines(f"{each.state:9}{each.path}: pmae pretrain {' '.join(each.arguments)}")
         print_lines(f"{len(planned)} runs, {len(planned) - len(finished)} of them to go")
         return
-    write_record(out, arguments, axes, seeds, {})
+    write_record(out, arguments, axes, seeds, finished_unrecorded(out, planned))
     runner = Runner(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
     runner.run()
     points = read_points(planned, metrics)

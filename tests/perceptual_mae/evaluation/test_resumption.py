@@ -37,8 +37,8 @@ COMMANDS = {"finetune": ((*FINETUNE, *LIMITS), "finetune_mae_24_10"), "probe": (
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk() -> Iterator[None]:
-    with mock.patch.object(checkpoint, "_flush_to_disk"):
+def no_waiting_for_disk_and_memory() -> Iterator[None]:
+    with mock.patch.object(checkpoint, "_flush_to_disk"), mock.patch("gc.collect"):
         yield
 
 
