@@ -296,17 +296,18 @@ def test_a_sweep_whose_process_is_ended_takes_its_run_along_and_goes_on(sent: si
         assert sweep(whole, *GRID, base=base) == 0
     command = [sys.executable, "-m", "perceptual_mae.cli", "sweep", *base, *GRID, "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while not list(out.glob("lr-2e-3/checkpoints/step_*")) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 240
+    while not list(out.glob("lr-1e-3/checkpoints/step_*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     children = children_of(process.pid)
     process.send_signal(sent)
     assert process.wait(timeout=60) == (130 if sent is signal.SIGTERM else -sent)
     assert children
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{child}").exists() for child in children)
-    assert not (out / "lr-2e-3" / "summary.json").exists()
+    assert not (out / "lr-1e-3" / "summary.json").exists()
     with mock.patch("perceptual_mae.sweep.launch.launch", InProcess()):
         assert sweep(out, *GRID, base=base) == 0
     assert left_by(out) == left_by(whole)
