@@ -40,6 +40,7 @@ Limit = Annotated[int | None, typer.Option(min=2, help="Use that many training i
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, from a fixed shuffle.")]
 Ema = Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged weights; none: where the run keeps them.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder before training, and raw pixels.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Drop what a stopped call left, and start over.")]
 Out = Annotated[Path | None, typer.Option(help="JSON file to write; none: in evaluation/ of the run.")]
 
 

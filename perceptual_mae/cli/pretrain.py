@@ -29,8 +29,8 @@ def pretrain_command(
 
 def run(config: "RunConfig", out: Path, *, dry_run: bool, fresh: bool) -> None:
     """Train in a folder, or print what would be trained; leave with the code of a stopped run where it is stopped."""
+    from perceptual_mae.run.signals import EXIT_CODE, Interrupted
     from perceptual_mae.training.loop import pretrain
-    from perceptual_mae.training.signals import EXIT_CODE, Interrupted
 
     if dry_run:
         print_lines(describe(config, out))

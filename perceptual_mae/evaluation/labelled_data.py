@@ -1,8 +1,8 @@
 """The labelled images a representation is scored on: those of its own run, or others named on the command line."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from perceptual_mae.errors import UserError
 PREPROCESSING = ("image_size", "mean", "std", "eval_resize", "workers")
 """What another data set takes over from the run: the encoder was trained on images prepared like this."""
 
+READING = ("root", "workers")
+"""Keys of the data that say where images are and how they are read, not which they are."""
+
 
 FEW_IMAGES = 100
 """Below so many test images, the 95 % interval of an accuracy is wider than 19 points at its widest."""
@@ -29,7 +32,8 @@ NORMAL_95 = 1.959964
 class LabelledData:
     """Training and test images with labels, and how they are prepared.
 
-    `name` is the data set's kind, or what --data named; `limit` says how many training images were asked for.
+    `name` is the data set's kind, or what --data named; `limit` says how many training images were asked for; `section`
+    has the keys of the data that decide which images these are and what is in them.
     """
 
     name: str
@@ -40,6 +44,7 @@ class LabelledData:
     workers: int
     limit: int | None = None
     test_limit: int | None = None
+    section: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -116,6 +121,7 @@ def open_labelled(
         section.workers,
         limit,
         test_limit,
+        section.model_dump(mode="json", by_alias=True, exclude=set(READING)),
     )
 
 

@@ -16,12 +16,15 @@ from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
 
-CONFIG = "config.yaml"
+CONFIG, LOG = "config.yaml", "log.txt"
 MAY_DIFFER = (
     *("training.epochs", "data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )
 """What a resumed run may change: how long it trains, where its images are, how it reads, reports and evaluates."""
+
+LEFT_BY_A_START = (LOG, f".{CONFIG}.partial")
+"""All that a run leaves that was killed before it had described itself: nothing to resume, and nothing to lose."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -112,7 +115,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
 
 def log_to_file(folder: Path) -> logging.Handler:
     """Append the package's log to `log.txt` of the folder."""
-    handler = logging.FileHandler(folder / "log.txt")
+    handler = logging.FileHandler(folder / LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("perceptual_mae")
     package.addHandler(handler)
@@ -132,7 +135,7 @@ def _names(out: Path) -> Iterator[Path]:
 
 
 def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    return not path.exists() or (path.is_dir() and all(each.name in LEFT_BY_A_START for each in path.iterdir()))
 
 
 def version_of(name: str) -> str | None:

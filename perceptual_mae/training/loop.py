@@ -15,6 +15,7 @@ from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import make_accelerator
+from perceptual_mae.evaluation.processes import as_main_process, most_urgent
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.evaluation.representation.features import pool
@@ -24,19 +25,16 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Recon
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
+from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import messages, trainer_state
-from perceptual_mae.training.build import as_main_process, build_trainer
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
-from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
 
 logger = logging.getLogger(__name__)
-
-STOP_CHECK_EVERY = 10
-"""Steps between which several processes agree on whether one of them was asked to stop."""
 
 
 def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
@@ -380,13 +378,8 @@ class Pretraining:
 
     def asked_to_stop(self) -> bool:
         """Tell whether this run, or with several processes any of them, was asked to stop."""
-        if self.accelerator.num_processes == 1:
-            return self.stop_signal.requested
-        on_host = self.accelerator.device.type == "cpu"  # there a step is long, and asking costs next to nothing
-        if not on_host and self.step % STOP_CHECK_EVERY and self.step % self.timetable.steps_per_epoch:
-            return False
-        requested = torch.tensor(float(self.stop_signal.requested), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(requested, reduction="sum").item())
+        request, is_last = int(self.stop_signal.requested), self.step % self.timetable.steps_per_epoch == 0
+        return bool(most_urgent(request, self.accelerator, self.step, always=is_last))
 
     def close(self) -> None:
         """End the loader's workers and the trackers, and let go of log.txt."""

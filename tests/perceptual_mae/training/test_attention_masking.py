@@ -18,9 +18,9 @@ from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.masking import num_hidden, random
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.seeding import stream
-from perceptual_mae.training.signals import Interrupted
 from test_loop import stop_after, trained
 
 FIRST = TrainingProgress(1, 0, 0.0)

@@ -14,8 +14,8 @@ from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
-from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 
 DROPS = "generator.drop_path=0.6"

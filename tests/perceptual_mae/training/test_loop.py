@@ -21,8 +21,8 @@ from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import loop
-from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.training.trainer import Trainer
 
 
