@@ -15,6 +15,7 @@ from perceptual_mae.cli.options import (
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -58,11 +59,12 @@ def finetune_command(
     save: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep the network there, for open_classifier in Python.")
     ] = None,
+    trust_code: TrustCode = False,
     out: Out = None,
 ) -> None:
     """Train a run's encoder end to end on labels, e.g. pmae finetune runs/a --recipe small --fraction 0.1."""
     check_run(folder)
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     options = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     chosen = read_numbers(seeds, "--seeds", least=0)

@@ -15,6 +15,7 @@ from perceptual_mae.cli.options import (
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -61,6 +62,7 @@ def probe_command(
     limit: Limit = None,
     test_limit: TestLimit = None,
     ema: Ema = None,
+    trust_code: TrustCode = False,
     out: Out = None,
 ) -> None:
     """Train linear probes on a run's frozen encoder, e.g. pmae probe runs/a --baselines."""
@@ -74,7 +76,7 @@ def probe_command(
     from perceptual_mae.evaluation.representation.evaluate import probe_run
     from perceptual_mae.visualization.layer_map import draw_layer_map
 
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     with scoring(scored) as (evaluation, on_progress):
         report = probe_run(
             evaluation.run,
