@@ -233,7 +233,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 def _network(name: str, metadata: Mapping[str, Any]) -> str:
     """Say how the scores through a network were computed."""
     height, width = metadata["input"]
-    digest = metadata.get("sha256") or metadata["encoder_sha256"]
+    digest = metadata.get("sha256") or metadata.get("encoder_sha256") or "not stated"
     return (
         f"[{name}]: {metadata['num_images']} images, {metadata['dim']} features, {height}x{width} pixels, weights "
         f"{digest[:12]}; against the originals of the same images; originals: one half of them against the other"

@@ -120,12 +120,14 @@ def cost_of(groups: Sequence[Group], bench: Bench | None) -> tuple[list[Scored],
 
 
 def parameters(config: RunConfig) -> tuple[float, float | None]:
-    """Return the trainable parameters of the generator and of the discriminator (None without one), in millions."""
+    """Return the trainable parameters of the generator and of the discriminator, in millions.
+
+    None of a discriminator where there is none, or where it is code of somebody's own that was not imported.
+    """
+    section = config.discriminator if config.discriminator and config.discriminator.is_trusted else None
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
-        discriminator = build.build_discriminator(
-            config.discriminator, config.data.image, config.training.seed, generator.encoder
-        )
+        discriminator = build.build_discriminator(section, config.data.image, config.training.seed, generator.encoder)
     weights = discriminator.parameters() if discriminator is not None else None
     return count_parameters(generator)[0] / 1e6, None if weights is None else sum(map(torch.numel, weights)) / 1e6
 

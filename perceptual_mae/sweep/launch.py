@@ -12,8 +12,8 @@ from typing import IO
 
 from perceptual_mae.training.signals import StopSignal
 
-PMAE = (sys.executable, "-m", "perceptual_mae.cli")
-"""`pmae` of this installation, whatever the shell's PATH is."""
+PMAE = (sys.executable, "-P", "-m", "perceptual_mae.cli")
+"""`pmae` of this installation, whatever the shell's PATH is; -P: no file of the current folder shadows a module."""
 LINES_KEPT = 20
 PATIENCE = 0.2
 """Seconds between two checks whether a stop was requested."""
