@@ -1,6 +1,7 @@
 """What lies in a folder that is opened executes nothing without --trust-code; what needs no code works without it."""
 
 import io
+import json
 import shutil
 import sys
 import zipfile
@@ -134,6 +135,14 @@ def test_other_data_and_the_records_need_no_code_of_a_folder_that_names_a_data_s
     Path("shapes.yaml").write_text("data: {kind: shapes, size: 32, num_images: 8}\n")
     assert main(["evaluate", "theirs", "--data", "shapes.yaml", "--metrics", "psnr"]) == 0
     torch.save(Run("theirs").generator().encoder.export_state_dict(), "encoder.pt")
+    assert not Path("marker").exists()
+
+
+def test_the_configurations_that_a_bench_file_names_are_read_without_their_code(here: Path) -> None:
+    measured = {"name": f"{DEBUG} mse data.kind={DATA}", "batch_size": 8, "milliseconds": {"median": 3.0}}
+    bench = {"device": "cpu", "threads": 1, "rounds": 1, "configurations": [measured]}
+    Path("bench.json").write_text(json.dumps(bench))
+    assert main(["compare", "theirs", "plain", "--anyway", "--bench", "bench.json"]) == 0
     assert not Path("marker").exists()
 
 
