@@ -16,6 +16,7 @@ from perceptual_mae.cli.options import (
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -59,6 +60,7 @@ def finetune_command(
     save: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep the network there, for open_classifier in Python.")
     ] = None,
+    trust_code: TrustCode = False,
     out: Out = None,
     fresh: Fresh = False,
 ) -> None:
@@ -67,7 +69,7 @@ def finetune_command(
     The same command goes on with a training that was stopped.
     """
     check_run(folder)
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     options = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     chosen = read_numbers(seeds, "--seeds", least=0)

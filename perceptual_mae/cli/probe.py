@@ -16,6 +16,7 @@ from perceptual_mae.cli.options import (
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -64,6 +65,7 @@ def probe_command(
     limit: Limit = None,
     test_limit: TestLimit = None,
     ema: Ema = None,
+    trust_code: TrustCode = False,
     out: Out = None,
     fresh: Fresh = False,
 ) -> None:
@@ -82,9 +84,9 @@ def probe_command(
     from perceptual_mae.evaluation.resumption import Checkpoints
     from perceptual_mae.visualization.layer_map import draw_layer_map
 
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
     name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
     name += "" if optimizer in (None, "lbfgs") else f"_{optimizer}"
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     with scoring(scored) as (evaluation, on_progress):
         written = out or evaluation.default_path(name)
         checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log) if protocol in AUGMENTED else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptual_mae.cli.options import Folder, check_run
+from perceptual_mae.cli.options import Folder, TrustCode, check_run
 from perceptual_mae.cli.output import print_lines
 from perceptual_mae.errors import UserError
 
@@ -39,6 +39,7 @@ def visualize_command(
         typer.Option("--beside", metavar="RUN", help="Another run on the same images and masks; repeat it."),
     ] = None,
     view: Annotated[Pictures | None, typer.Option(help="Which pictures of each run; none: both.")] = None,
+    trust_code: TrustCode = False,
     attention: Annotated[
         bool, typer.Option("--attention", help="Draw the attention of the encoder's class token, nothing hidden.")
     ] = False,
@@ -68,7 +69,7 @@ def visualize_command(
     from perceptual_mae.run.run import Run
     from perceptual_mae.visualization.image_grid import save, sheet
 
-    runs = [Run(path) for path in (folder, *others)]
+    runs = [Run(path, trust_code=trust_code) for path in (folder, *others)]
     first = runs[0]
     batch, changes = own_images(first, images) if images else (held_out_images(first, count), "")
     generators = [run.generator() for run in runs]

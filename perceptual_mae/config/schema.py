@@ -4,7 +4,7 @@ Options of data sets, maskings, networks and loss terms are the keyword-only par
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -23,6 +23,7 @@ from perceptual_mae.config.from_signature import (
     options_of,
 )
 from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.loss_sections import LossesSection, own_term_model, term_model
 from perceptual_mae.config.training_sections import (
     EvaluationSection,
     Fraction,
@@ -35,11 +36,10 @@ from perceptual_mae.config.training_sections import (
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
-from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS
+from perceptual_mae.loss_networks import LOSS_NETWORKS
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS
-from perceptual_mae.objective.objective import Reach
-from perceptual_mae.schedules import Ramp, Weight, When
+from perceptual_mae.schedules import Ramp
 
 EVAL_SCALE = 256 / 224
 """MAE's, and DINO's: the shorter side of a photograph to that of the crop from its centre."""
@@ -147,21 +147,6 @@ class GeneratorSection(Options):
         return None if path is None else os.path.abspath(Path(path).expanduser())
 
 
-class LossNetworkSection(Choice):
-    """The network through which a term compares fake and real, with its options.
-
-    Options:
-        kind: the network whose features are compared [paper]
-    """
-
-    @property
-    def reads_discriminator(self) -> bool:
-        """Whether it is the run's discriminator, or made of it."""
-        return self.asks_for("discriminator")
-
-
-ANY_NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
-
 FROZEN_NETWORKS = {kind: make for kind, make in LOSS_NETWORKS.items() if first_parameter(make) != "discriminator"}
 """Those that no discriminator is needed for: one may be made of them."""
 
@@ -238,66 +223,6 @@ class PenaltySection(Options):
     """Options of one gradient penalty."""
 
 
-class TermSection(Options):
-    """One term of the objective: its weight, its phase, and the options of its function.
-
-    Options:
-        weight: weight in the objective: a number, a ramp, or a balanced share of L1's gradient [ours]
-        when: the steps in which the term counts: always, even_epochs, odd_epochs, {from_epoch: n}, {from_share: x},
-            {every: n} [ours]
-        reach: what of the generator the term's gradient reaches: all of it, or the decoder alone [ours]
-    """
-
-    weight: Weight = 1.0
-    when: When = "always"
-    reach: Reach = "all"
-
-
-_LIVE: Any = {"kind": LIVE}
-
-
-class FeatureTermSection(TermSection):
-    """A term that compares features of fake and real images.
-
-    Options:
-        network: the network whose features are compared [paper]
-    """
-
-    model_config = ConfigDict(validate_default=True)
-
-    network: Annotated[SerializeAsAny[LossNetworkSection], ANY_NETWORK] = _LIVE
-
-
-def term_model(name: str) -> type[TermSection]:
-    """Return the section of a term of the table."""
-    return derive(FeatureTermSection if TERMS[name].reads_features else TermSection, TERMS[name].function)
-
-
-class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
-    """The terms of the objective by name, in the order of the file."""
-
-    model_config = ConfigDict(frozen=True)
-    names: ClassVar[Mapping[str, object]] = TERMS
-
-    def items(self) -> Iterator[tuple[str, TermSection]]:
-        return iter(self.root.items())
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.root
-
-    def __getitem__(self, name: str) -> TermSection:
-        return self.root[name]
-
-    def networks(self) -> dict[str, LossNetworkSection]:
-        """Return, by term, the networks through which terms compare."""
-        return {name: term.network for name, term in self.items() if isinstance(term, FeatureTermSection)}
-
-    def discriminator_readers(self) -> list[str]:
-        """Name the terms that need a discriminator: its logits, or features of it or of its copy."""
-        readers = {name for name, network in self.networks().items() if network.reads_discriminator}
-        return [name for name in self.root if TERMS[name].reads_logits or name in readers]
-
-
 class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
     """The gradient penalties by name."""
 
@@ -316,7 +241,7 @@ _MASKING = choice(MaskingSection, MASKINGS, "masking", BASE["masking"]["kind"])
 _DISCRIMINATOR = choice(DiscriminatorSection, DISCRIMINATORS, "discriminator", BASE["discriminator"]["kind"])
 _GENERATOR = options_of(GeneratorSection, MaskedAutoencoder)
 _AUGMENT = choice(AugmentSection, AUGMENTATIONS, "augmentation", DEFAULT_AUGMENTATION)
-_LOSSES = entries(TERMS, "loss term", term_model, short="weight")
+_LOSSES = entries(TERMS, "loss term", term_model, short="weight", own_model=own_term_model)
 _PENALTIES = entries(PENALTIES, "penalty", lambda name: derive(PenaltySection, PENALTIES[name]))
 _UNSAID: Any = {}
 _BASE: Any = BASE

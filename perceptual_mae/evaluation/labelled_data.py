@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config import build
+from perceptual_mae.config.from_signature import imported_kinds
 from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
+from perceptual_mae.config.own_kinds import Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.config.schema import DataSection
 from perceptual_mae.data.dataset import ImageDataset
@@ -77,7 +79,8 @@ def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()
         if "=" not in override or not override.startswith("data."):
             raise UserError(f"{override}: only keys of the data can be set here, as data.root=~/images")
         merged.override(override)
-    return parse_config(merged.values, merged.origins, origin="the run's config.yaml")
+    trust = Trust(merged.typed_kinds | imported_kinds(config))
+    return parse_config(merged.values, merged.origins, origin="the run's config.yaml", trust=trust)
 
 
 def labelled_part(section: DataSection) -> DataSection:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.layers import flatten, read_yaml, to_yaml
+from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
@@ -68,14 +69,17 @@ def describe(
         write_json(folder / "environment.json", environment(device, precision))
 
 
-def read_config(folder: Path) -> RunConfig:
-    """Return the configuration of a run folder."""
+def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
+    """Return the configuration of a run folder.
+
+    Without `trust_code` no class of somebody's own that it names is imported, and what needs one refuses to be built.
+    """
     path = folder / CONFIG
     if not path.exists():
         raise UserError(
             f"{folder}: is not a run folder (it has no {CONFIG}); give the folder that a run was written to"
         )
-    return parse_config(read_yaml(path), {}, origin=str(path))
+    return parse_config(read_yaml(path), {}, origin=str(path), trust=EVERYTHING if trust_code else NOTHING)
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:

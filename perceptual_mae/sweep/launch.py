@@ -14,8 +14,8 @@ from typing import IO
 
 from perceptual_mae.run.signals import StopSignal
 
-PMAE = (sys.executable, "-m", "perceptual_mae.cli")
-"""`pmae` of this installation, whatever the shell's PATH is."""
+PMAE = (sys.executable, "-P", "-m", "perceptual_mae.cli")
+"""`pmae` of this installation, whatever the shell's PATH is; -P: no file of the current folder shadows a module."""
 LINES_KEPT = 20
 SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux's prctl."""

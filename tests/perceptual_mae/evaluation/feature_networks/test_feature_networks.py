@@ -37,7 +37,7 @@ def images(num_images: int = 6, size: tuple[int, int] = (32, 32), seed: int = 0)
 
 
 def opened(text: str, size: tuple[int, int] = (32, 32)) -> FeatureNetwork:
-    return open_features(text, size, CPU)
+    return open_features(text, size, CPU, trust_code=True)
 
 
 @pytest.fixture
@@ -276,5 +276,8 @@ def test_two_networks_of_one_name_need_another(tmp_path: Path) -> None:
     torch.jit.script(OwnMaps(False)).save(str(tmp_path / "maps.ts"))
     text = str(tmp_path / "maps.ts")
     with pytest.raises(UserError, match=r"two networks are called maps.ts"):
-        open_all([text, text], (32, 32), CPU)
-    assert [network.name for network in open_all([text, f"{text},name=b"], (32, 32), CPU)] == ["maps.ts", "b"]
+        open_all([text, text], (32, 32), CPU, trust_code=True)
+    assert [network.name for network in open_all([text, f"{text},name=b"], (32, 32), CPU, trust_code=True)] == [
+        "maps.ts",
+        "b",
+    ]
