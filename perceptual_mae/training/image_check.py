@@ -10,10 +10,10 @@ from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.data.unreadable import LIST_NAME, ImageCheck, check_images, write_list
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import few_images_warning, more_images
+from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
 from perceptual_mae.evaluation.representation.online import OnlineData
 from perceptual_mae.progress import OnProgress
-from perceptual_mae.training.build import as_main_process
 
 
 def check_run_images(

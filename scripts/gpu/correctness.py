@@ -22,10 +22,10 @@ from perceptual_mae.benchmark.measure import random_batches
 from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.loop import pretrain
-from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 
 SCRIPT = Path(__file__).parents[1] / "gpu_check.py"
