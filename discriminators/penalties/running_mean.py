@@ -34,7 +34,10 @@ class RunningMean:
         if self._sums is None:
             return
         total, count = reduce_sum(self._sums).unbind(dim=-1)
-        self.mean = torch.lerp(self.mean.to(total), total / count, self.share)
+        before, latest = self.expected.to(total), total / count
+        # What is not finite counts as what was expected: it would stay in the mean for ever.
+        latest = torch.where(latest.isfinite(), latest, before.nan_to_num(0.0))
+        self.mean = torch.lerp(self.mean.to(total), latest, self.share)
         self.weighed = 1 - (1 - self.weighed) * (1 - self.share)
         self._sums = None
 

@@ -87,6 +87,12 @@ def output_diversity(fake: Tensor, real: Tensor) -> Tensor:
     return fake.std(0).mean() / real.std(0).mean().clamp_min(1e-6)
 
 
+def mean_of(scalars: Sequence[Scalars]) -> Scalars:
+    """Average each scalar over the micro-batches that report it."""
+    names = {name: None for each in scalars for name in each}
+    return {name: torch.stack([each[name] for each in scalars if name in each]).mean() for name in names}
+
+
 class Meter:
     """Keeps the scalars of the steps since the last report on the device and fetches them all at once."""
 

@@ -27,7 +27,8 @@ from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import TrainingProgress, set_learning_rate
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.adversary import Adversary
-from perceptual_mae.training.metrics import Scalars, discriminator_statistics, output_diversity
+from perceptual_mae.training.metrics import Scalars, discriminator_statistics, mean_of, output_diversity
+from perceptual_mae.training.non_finite import UpdateGuard
 
 Augment = Callable[[Sequence[Tensor]], Pyramid]
 DrawMasks = Callable[[Batch, TrainingProgress], Tensor]
@@ -89,7 +90,8 @@ class Trainer:
         average = get_ema_multi_avg_fn(ema_decay) if ema_decay else None  # type: ignore[no-untyped-call]
         self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
         self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
-        self.wrapped_networks = [self.generator]
+        self.wrapped_networks, self.lr_scale = [self.generator], 1.0
+        self.guard = UpdateGuard(accelerator, self.generator_parameters)
         if adversary is not None:
             self.unwrapped_discriminator = adversary.network.to(accelerator.device).train()
             self.discriminator_parameters = [each for each in adversary.network.parameters() if each.requires_grad]
@@ -97,6 +99,7 @@ class Trainer:
                 adversary.network, adversary.optimizer
             )
             self.wrapped_networks.append(self.discriminator)
+            self.guard.parameters += self.discriminator_parameters
 
     def step(self, batches: Sequence[Batch], progress: TrainingProgress) -> Scalars:
         """Update the discriminator and the generator once, on the same images under the same masks.
@@ -173,9 +176,11 @@ class Trainer:
 
     def prepare(self, batches: Sequence[Batch], progress: TrainingProgress) -> list[MicroBatch]:
         """Set this step's learning rates, and move micro-batches to the device with their masks."""
-        set_learning_rate(self.optimizer, self.learning_rate(progress.step))
+        self.guard.begin_step()
+        set_learning_rate(self.optimizer, self.lr_scale * self.learning_rate(progress.step))
         if self.adversary is not None:
-            set_learning_rate(self.discriminator_optimizer, self.adversary.learning_rate(progress.step))
+            rate = self.lr_scale * self.adversary.learning_rate(progress.step)
+            set_learning_rate(self.discriminator_optimizer, rate)
             self.unwrapped_discriminator.requires_grad_(True).train()
             if self.adversary.augmentation is not None:
                 self.adversary.augmentation.follow(progress.fraction)
@@ -252,6 +257,7 @@ class Trainer:
             penalties["penalty/lecam"] = lecam(real_output.logits, fake_output.logits, progress.step)
         for name, penalty in penalties.items():
             loss, scalars[name] = loss + penalty, penalty.detach()
+        self.guard.losses.append(loss.detach())
         hidden = hidden_share(batch.mask, grid, fake_logits) if self.adversary.by_position else None
         real_scores, fake_scores = kind.image_scores(real_output.logits, fake_logits, hidden)
         if self.adversary.augmentation is not None and self.adversary.augmentation.controller is not None:
@@ -282,6 +288,7 @@ class Trainer:
         losses = self.objective(inputs, progress)
         if losses.for_encoder is not None:
             reconstruction.keep_from_encoder(losses.for_encoder * batch.share * self.loss_scale())
+        self.guard.losses.append(losses.total.detach())
         scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
         scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
         if self.objective.balance.is_due(progress.step):
@@ -308,7 +315,8 @@ class Trainer:
     def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
         """Take an optimiser's step and clear its gradients; return the gradient's norm where it is clipped.
 
-        In fp16 the scaler may skip the step, which is part of its work, and is reported.
+        A step with a loss or gradient that is not finite is skipped (`UpdateGuard`). In fp16 the scaler does so, which is
+        part of its work, and is reported.
         """
         scalars: Scalars = {}
         if clip_norm is not None:
@@ -316,7 +324,7 @@ class Trainer:
             scalars[f"gradient_norm/{name}"] = cast(Tensor, norm)
         scaler = self.accelerator.scaler
         before = self.loss_scale() if scaler is not None else None
-        optimizer.step()
+        self.guard.update(optimizer)
         optimizer.zero_grad()
         if before is not None:
             after = self.loss_scale()
@@ -387,9 +395,3 @@ class Trainer:
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum"))
-
-
-def mean_of(scalars: Sequence[Scalars]) -> Scalars:
-    """Average each scalar over the micro-batches that report it."""
-    names = {name: None for each in scalars for name in each}
-    return {name: torch.stack([each[name] for each in scalars if name in each]).mean() for name in names}
