@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptual_mae.cli.options import Layers, check_layers, load_layers
+from perceptual_mae.cli.options import Layers, check_layers, check_run, load_layers
 from perceptual_mae.cli.output import print_lines
 from perceptual_mae.errors import UserError
 
 if TYPE_CHECKING:
     from perceptual_mae.config.parsing import RunConfig
+    from perceptual_mae.training.branching import Branch
 
 OPTIMIZER_MOMENTS = 2
 """AdamW and Adam keep two numbers for each parameter."""
@@ -21,22 +22,42 @@ def pretrain_command(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; the same command again resumes it.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in an empty folder.")] = False,
+    from_checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP|newest",
+            help="Branch: LAYER is a run folder, and a new run goes on from that checkpoint of it with other values.",
+        ),
+    ] = None,
 ) -> None:
-    """Train a masked autoencoder, e.g. pmae pretrain cifar10 ls_gan_p training.epochs=50 --out runs/a."""
-    check_layers(arguments)
-    run(load_layers(arguments), out or default_folder(arguments), dry_run=dry_run, fresh=fresh)
+    """Train a masked autoencoder, e.g. pmae pretrain cifar10 ls_gan_p training.epochs=50 --out runs/a.
+
+    To go on from a checkpoint of a run with other values: pmae pretrain runs/a --from-checkpoint newest
+    optimizer.lr=1e-4 --out runs/b.
+    """
+    if from_checkpoint is None:
+        check_layers(arguments)
+        run(load_layers(arguments), out or default_folder(arguments), dry_run=dry_run, fresh=fresh)
+        return
+    source, *overrides = arguments
+    check_run(Path(source))
+    from perceptual_mae.training.branching import open_branch
+
+    out = out or Path(f"{source.rstrip('/')}-from-{from_checkpoint}")
+    config, branch = open_branch(Path(source), from_checkpoint, overrides, out)
+    run(config, out, dry_run=dry_run, fresh=fresh, branch=branch)
 
 
-def run(config: "RunConfig", out: Path, *, dry_run: bool, fresh: bool) -> None:
+def run(config: "RunConfig", out: Path, *, dry_run: bool, fresh: bool, branch: "Branch | None" = None) -> None:
     """Train in a folder, or print what would be trained; leave with the code of a stopped run where it is stopped."""
     from perceptual_mae.run.signals import EXIT_CODE, Interrupted
     from perceptual_mae.training.loop import pretrain
 
     if dry_run:
-        print_lines(describe(config, out))
+        print_lines(describe(config, out, branch))
         return
     try:
-        pretrain(config, out, fresh=fresh)
+        pretrain(config, out, fresh=fresh, branch=branch)
     except Interrupted as stopped:
         print_lines(str(stopped), to_stderr=True)
         raise typer.Exit(EXIT_CODE) from None
@@ -48,7 +69,7 @@ def default_folder(arguments: list[str]) -> Path:
     return Path("runs") / ("-".join(layers) or "default")
 
 
-def describe(config: "RunConfig", out: Path) -> str:
+def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> str:
     """Return the resolved configuration and what follows from it: sizes, steps, learning rate, a checkpoint's size."""
     import torch
 
@@ -66,7 +87,7 @@ def describe(config: "RunConfig", out: Path) -> str:
         networks = build.build_loss_networks(config.losses, config.data.image, discriminator, config.training.seed)
     path_length = build.build_penalty(config.penalties, "path_length", config.data.image, training.batch_size)
     peak, _ = build.generator_adam(config.optimizer, training.batch_size, path_length)
-    start = check_start(config, out / "checkpoints")
+    start = check_start(config, out / "checkpoints") if branch is None else None
     weights, with_positions = count_parameters(generator)
     lines = [to_yaml(config).rstrip(), ""]
     lines.append(f"generator: {weights:,} parameters, {with_positions:,} with fixed positions")
@@ -77,8 +98,8 @@ def describe(config: "RunConfig", out: Path) -> str:
         lines.append(f"discriminator: {parameters:,} parameters")
     for name, network in (*networks.fixed.items(), *networks.copies.items()):
         lines.append(f"loss network {name}: {sum(each.numel() for each in network.parameters()):,} fixed parameters")
-    if start is not None:
-        lines.append(str(start.origin))
+    if start is not None or branch is not None:
+        lines.append(str(branch if start is None else start.origin))
     if generator.fallback_heads:
         sizes = ", ".join(f"{height}x{width}" for height, width in generator.fallback_heads)
         lines.append(f"RGB heads in full form, because the patch does not divide there: {sizes}")

@@ -79,6 +79,10 @@ class TrainingSection(Section):
         order: lean: both networks are updated from one forward pass of the generator; sequential: the discriminator
             first, then the generator against the updated one [ours]
         ema_kimg: half-life of the averaged generator, in thousand images; null: no average is kept [none]
+        max_skips: steps in a row that are skipped where a loss or gradient is not finite; one more stops the run, or
+            takes it back to a checkpoint [ours]
+        rollback_lr: factor of the learning rates when the run goes back to its last good checkpoint after max_skips;
+            null: it stops [none]
         log_every: steps from one line of metrics.jsonl to the next [ours]
         checkpoint_every: epochs from one checkpoint to the next [ours]
         keep_last: newest checkpoints that are kept [ours]
@@ -93,6 +97,8 @@ class TrainingSection(Section):
     seed: Seed = 0
     order: Literal["lean", "sequential"] = "lean"
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
+    max_skips: Annotated[int, Field(ge=0)] = 3
+    rollback_lr: Annotated[float, Field(gt=0, lt=1)] | None = None
     log_every: Positive = 50
     checkpoint_every: Positive = 1
     keep_last: Positive = 2

@@ -57,6 +57,10 @@ def read_run_record(path: Path, name: str) -> RunRecord:
         notes.append(f"{path}: is unfinished; repeat its command to finish it")
     if summary is None and metadata is None:
         raise UserError(f"{path}: has neither a summary nor a whole checkpoint yet; let the run go on")
+    environment = _read_json(path / "environment.json") or {}
+    if branched := environment.get("branched_from"):
+        changed = ", ".join(f"{key} {before} -> {after}" for key, (before, after) in branched["changed"].items())
+        notes.append(f"{path}: branched from {branched['path']} with {changed or 'the same values'}")
     last = {"step": summary["steps"], "images_seen": summary["images_seen"]} if summary else metadata or {}
     scores = {}
     for file in sorted((path / "evaluation").glob("*.json")):
@@ -77,7 +81,7 @@ def read_run_record(path: Path, name: str) -> RunRecord:
         summary,
         scores,
         _median_speed(path / "metrics.jsonl"),
-        _read_json(path / "environment.json") or {},
+        environment,
         notes,
     )
 

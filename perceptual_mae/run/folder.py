@@ -19,10 +19,13 @@ from perceptual_mae.files import write_atomically, write_json
 
 CONFIG, LOG = "config.yaml", "log.txt"
 MAY_DIFFER = (
-    *("training.epochs", "data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
+    *("training.epochs", "training.accumulation", "training.max_skips", "training.rollback_lr"),
+    *("training.log_every", "training.checkpoint_every", "training.keep_last", "training.keep_every"),
+    *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )
-"""What a resumed run may change: how long it trains, where its images are, how it reads, reports and evaluates."""
+"""What a resumed run may change: how long it trains and in which micro-batches, what it does about steps that are not
+finite, where its images are, how it reads, saves, reports and evaluates."""
 
 LEFT_BY_A_START = (LOG, f".{CONFIG}.partial")
 """All that a run leaves that was killed before it had described itself: nothing to resume, and nothing to lose."""
@@ -59,14 +62,19 @@ def describe(
 
     started_from: whose weights the encoder starts with, if it is about to.
     """
-    values = config.model_dump(mode="json", by_alias=True)
-    if config.data.kind in DATASETS and (root := values["data"].get("root")):
-        values["data"]["root"] = os.path.abspath(Path(root).expanduser())  # the folder may be opened from anywhere
-    write_atomically(folder / CONFIG, to_yaml(values))
+    write_atomically(folder / CONFIG, to_yaml(resolved(config)))
     if started_from is not None:
         write_json(folder / "environment.json", environment(device, precision) | {"started_from": started_from})
     elif not (folder / "environment.json").exists():
         write_json(folder / "environment.json", environment(device, precision))
+
+
+def resolved(config: RunConfig) -> dict[str, Any]:
+    """Return the values of a configuration as they stand in config.yaml: the folder may be opened from anywhere."""
+    values = config.model_dump(mode="json", by_alias=True)
+    if config.data.kind in DATASETS and (root := values["data"].get("root")):
+        values["data"]["root"] = os.path.abspath(Path(root).expanduser())
+    return values
 
 
 def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
@@ -84,9 +92,16 @@ def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
     """Name the dotted keys whose values differ, except those that a resumed run may change."""
-    old, new = (dict(flatten(config.model_dump(mode="json", by_alias=True))) for config in (before, after))
-    changed = [key for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)]
+    changed = changes(before, after)
     return [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_DIFFER)]
+
+
+def changes(before: RunConfig, after: RunConfig) -> dict[str, list[Any]]:
+    """Return the dotted keys whose values differ, with both; None for a key that one of them lacks."""
+    old, new = (dict(flatten(resolved(config))) for config in (before, after))
+    return {
+        key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    }
 
 
 def distinct_names(folders: Sequence[Path], reserved: Collection[str] = ()) -> list[str]:

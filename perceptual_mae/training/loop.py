@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +19,36 @@ from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
+from perceptual_mae.run.history import add_changes, add_to_environment
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.run.signals import Interrupted, StopSignal
-from perceptual_mae.training import messages, trainer_state
+from perceptual_mae.training import messages, rollback, trainer_state
+from perceptual_mae.training.branching import Branch
 from perceptual_mae.training.build import build_trainer
+from perceptual_mae.training.divergence import DivergedError, Divergence, explain
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
-from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
+from perceptual_mae.training.metrics import Meter, average, check_trackers, nest
+from perceptual_mae.training.non_finite import are_finite
 from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
 
 
-def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: bool = False) -> dict[str, Any]:
+def pretrain(
+    config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: bool = False, branch: Branch | None = None
+) -> dict[str, Any]:
     """Train the run that `config` describes in the folder `out` and return its summary.
 
-    An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can fix and
+    branch: the checkpoint of another run that a new one goes on from; none: it starts at its first step. An unfinished
+    run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can fix and
     Interrupted when a signal asked the run to stop (it is saved then).
     """
     path = folder.claim(Path(out), config, fresh=fresh)
     try:
-        run = Pretraining(config, path, quiet=quiet)
+        run = Pretraining(config, path, quiet=quiet, branch=branch)
     except (MemoryError, RuntimeError) as failure:
         if not is_out_of_memory(failure):
             raise
@@ -53,7 +61,8 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         raise
     except Exception as failure:
         if is_out_of_memory(failure):
-            raise UserError(messages.out_of_memory(config.training)) from failure
+            processes = run.accelerator.num_processes
+            raise UserError(messages.out_of_memory(path, config.training, processes)) from failure
         logger.exception("the run failed")
         raise
     finally:
@@ -68,8 +77,8 @@ def is_out_of_memory(failure: BaseException) -> bool:
 class Pretraining:
     """Everything a run holds while it goes on. Public parts: `trainer`, `timetable`, `path`, `step`."""
 
-    def __init__(self, config: RunConfig, path: Path, *, quiet: bool = False) -> None:
-        self.config, self.path = config, path
+    def __init__(self, config: RunConfig, path: Path, *, quiet: bool = False, branch: Branch | None = None) -> None:
+        self.config, self.path, self.branch = config, path, branch
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, training=True, path=path)
         self.train_data = config.data.build("train")
@@ -86,12 +95,13 @@ class Pretraining:
             process_index=self.accelerator.process_index,
             accumulation=config.training.accumulation,
         )
-        start = find_start(config, self.checkpoints)
+        start = find_start(config, self.checkpoints) if branch is None else None
         self.origin = start.origin if start is not None else None
         self.trainer = build_trainer(config, self.accelerator, self.timetable, start)
         self.generator: MaskedAutoencoder = self.trainer.unwrapped_generator
         self.monitor = GanMonitor()
         self.meter = Meter()
+        self.divergence = Divergence(config.training.max_skips, config.training.rollback_lr)
         self.step = 0
         self.last_losses: dict[str, float] = {}
         self.has_warned_of_leaks = False
@@ -115,13 +125,21 @@ class Pretraining:
         resumed_from = self.find_checkpoint()
         if resumed_from is not None:
             self.load(resumed_from)
+            self.branch = None
+        elif self.branch is not None:
+            self.start_from(self.branch)
         self.first_step = self.step
         if self.accelerator.is_main_process:
             started_from = self.origin.metadata() if self.origin is not None else None
+            add_changes(self.path, self.config, self.step)
             # A resume that is refused writes nothing.
             device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
             folder.describe(self.path, self.config, device, precision, started_from)
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
+            if self.branch is not None:
+                add_to_environment(self.path, "branched_from", self.branch.metadata())
+        if self.branch is not None:
+            self.save()  # from here on it resumes as any run does
         tracking = self.config.tracking
         if tracking.trackers:
             flat = {key: str(value) for key, value in flatten(self.config.model_dump(mode="json"))}
@@ -138,7 +156,10 @@ class Pretraining:
             images = (self.loader, self.train_data, self.held_out, self.representation_data)
             check_run_images(self.path, *images, self.progress, self.log, self.warn)
             while self.step < self.timetable.total_steps:
-                self.train_epoch()
+                try:
+                    self.train_epoch()
+                except DivergedError as diverged:
+                    rollback.roll_back(self, diverged)
             return self.finish()
 
     def train_epoch(self) -> None:
@@ -153,7 +174,8 @@ class Pretraining:
             waited += time.perf_counter() - asked
             if batches is None:
                 break
-            self.meter.add(self.step, self.trainer.step(batches, self.timetable.progress(self.step)))
+            scalars = self.trainer.step(batches, self.timetable.progress(self.step))
+            self.meter.add(self.step, scalars | self.trainer.guard.scalars())
             self.step, taken = self.step + 1, taken + 1
             self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
@@ -186,15 +208,17 @@ class Pretraining:
         """Fetch the scalars of the `taken` steps since `started`, record them and check for trouble."""
         steps = self.meter.fetch(self.accelerator)  # waits for the device: only now the steps have taken their time
         seconds = time.perf_counter() - started
-        if bad := first_non_finite(steps):
-            raise UserError(messages.non_finite(self.path, self.checkpoints, *bad))
+        skipped = rollback.check_divergence(self, steps)
+        steps = [(step, scalars) for step, scalars in steps if step not in skipped]
         means = average(steps)
         speed = taken * self.config.training.batch_size / seconds
         progress = self.timetable.progress(self.step - 1)
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "images_seen": self.images_seen}
-        rates = {"generator": self.trainer.learning_rate(progress.step)}
+        scale, rates = self.trainer.lr_scale, {"generator": self.trainer.learning_rate(progress.step)}
         if self.trainer.adversary is not None:
             rates["discriminator"] = self.trainer.adversary.learning_rate(progress.step)
+        rates = {name: scale * rate for name, rate in rates.items()}
+        record |= {"skipped_steps": len(skipped)} if skipped else {}
         record |= nest(means) | {"active": self.trainer.objective.active(progress), "learning_rate": rates}
         record |= {"images_per_second": round(speed, 2), "data_wait": round(waited / seconds, 4)}
         self.record(record)
@@ -202,7 +226,7 @@ class Pretraining:
             name.removeprefix("weighted/"): round(value, 6)
             for name, value in means.items()
             if name.startswith("weighted/")
-        }
+        } or self.last_losses
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.last_losses.items())
         self.progress.status("training", f"epoch {epoch}", f"{losses}  {speed:.0f} images/s")
         for step, scalars in steps:
@@ -226,8 +250,8 @@ class Pretraining:
         return self.held_out.score(self.trainer, self.accelerator, self.check_finite, baselines=baselines)
 
     def check_finite(self, values: torch.Tensor, name: str) -> None:
-        if not bool(values.isfinite().all()):
-            raise UserError(messages.non_finite(self.path, self.checkpoints, self.step, name))
+        if not are_finite([values]):  # of held-out images: the checkpoint of this step is spoiled
+            raise UserError(explain(self.path, name, self.step, self.step - 1, self.config.optimizer))
 
     def picture(self, epoch: int) -> Path:
         return self.path / "images" / f"epoch_{epoch:04d}.png"
@@ -238,13 +262,16 @@ class Pretraining:
             save(self.held_out.grid(self.trainer, self.accelerator.device, self.check_finite), self.picture(epoch))
 
     def save(self) -> None:
-        """Write a checkpoint and delete those that need not be kept."""
+        """Write a checkpoint and delete those that need not be kept; raises DivergedError for spoiled weights."""
+        if not are_finite(self.trainer.guard.parameters):
+            raise rollback.diverged(self, self.step - 1, "weights")
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
         tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
+        metadata |= {"divergence": self.divergence.state_dict()}
         checkpoint.save(self.checkpoints, self.step, tensors, metadata)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
@@ -264,9 +291,19 @@ class Pretraining:
                 f"data.root: there are {now} training images, but the run in {self.path} has been trained on {before}; "
                 "give it the same images, or start over with --fresh"
             )
+        self.take_up(metadata, metadata["step"])
+
+    def start_from(self, branch: Branch) -> None:
+        """Begin where another run's checkpoint was written, with all that this configuration can keep of it."""
+        metadata, step = branch.load(self.trainer, self.accelerator, self.config)
+        self.take_up(metadata, step)
+
+    def take_up(self, metadata: Mapping[str, Any], step: int) -> None:
+        """Go on after `step` steps with what a checkpoint says of losses and alarms."""
         self.monitor.load_state_dict(metadata["alarms"])
-        self.last_losses = metadata["losses"]
-        self.step = metadata["step"]
+        self.last_losses, self.step = metadata["losses"], step
+        self.divergence.load_state_dict(metadata.get("divergence", {}))
+        self.trainer.lr_scale = self.divergence.lr_scale
         if self.step > self.timetable.total_steps:
             raise UserError(
                 f"training.epochs: {self.config.training.epochs} epochs are {self.timetable.total_steps} steps, but "
@@ -314,6 +351,8 @@ class Pretraining:
         )
         if resumed_from is not None:
             self.log(f"resumed from {resumed_from} after {self.step} steps")
+        elif self.branch is not None:
+            self.log(str(self.branch))
         elif self.origin is not None:
             self.log(str(self.origin))
         for warning in messages.warnings_of(self.trainer):

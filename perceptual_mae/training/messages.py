@@ -1,13 +1,12 @@
 """The messages of a run: its header, scores, last lines, and what went wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.training_sections import TrainingSection
 from perceptual_mae.evaluation.open_run import computes_in_bf16
 from perceptual_mae.evaluation.representation.online import NEIGHBOURS
-from perceptual_mae.run import checkpoint
 from perceptual_mae.training.trainer import Trainer
 
 
@@ -96,24 +95,29 @@ def stopped(path: Path, step: int) -> str:
     return f"stopped and saved after step {step} in {path}; the same command goes on from there"
 
 
-def non_finite(path: Path, checkpoints: Path, step: int, name: str) -> str:
-    """Return what to do after a loss stopped being finite: where the last good checkpoint is, what to change."""
-    good = [each for each in checkpoint.checkpoints(checkpoints) if checkpoint.corruption(each) is None]
-    saved = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was written yet"
-    if good and checkpoint.step_of(good[-1]) == step:
-        saved = f"{good[-1]} was written right before and is likely spoiled: remove it" + (
-            f" to go on from {good[-2]}" if len(good) > 1 else " and start over"
-        )
+def skipped(bad: Sequence[tuple[int, str]], in_row: int, max_skips: int) -> str:
+    """Return a line about steps that changed no weights, each with the term that was not finite."""
+    step, name = bad[0]
+    steps = f"step {step}" if len(bad) == 1 else f"{len(bad)} steps, the first {step}"
     return (
-        f"{path}: the loss '{name}' stopped being finite at step {step}; {saved}; "
-        "lower optimizer.lr or set optimizer.clip_norm, or train with training.precision=no"
+        f"skipped {steps}: '{name}' was not finite ({in_row} in a row now, of which training.max_skips allows "
+        f"{max_skips}); where such steps go on, lower optimizer.lr or set optimizer.clip_norm in a branch "
+        "(pmae pretrain RUN --from-checkpoint)"
     )
 
 
-def out_of_memory(training: TrainingSection) -> str:
-    """Return what to change after a step ran out of memory."""
+def out_of_memory(path: Path, training: TrainingSection, processes: int) -> str:
+    """Return what to change after a step ran out of memory: more micro-batches where the batch can be cut further."""
+    share = training.batch_size // processes
+    cuts = [parts for parts in range(training.accumulation + 1, share + 1) if share % parts == 0]
+    smaller = "a smaller training.batch_size in a new run (--fresh)"
     return (
-        f"out of memory with training.batch_size={training.batch_size} in training.accumulation="
-        f"{training.accumulation} micro-batches; try training.accumulation={training.accumulation * 2} "
-        "(same result, half the memory) or a smaller training.batch_size"
+        f"{path}: out of memory with training.batch_size={training.batch_size} in training.accumulation="
+        f"{training.accumulation} micro-batches; "
+        + (
+            f"repeat the command with training.accumulation={cuts[0]} (same result, less memory: it goes on from the "
+            f"last checkpoint), or choose {smaller}"
+            if cuts
+            else f"choose {smaller}, or a smaller generator"
+        )
     )

@@ -50,6 +50,8 @@ METRICS_KEYS: dict[str, str] = {
     "gradient_norm/generator": "norm of the generator's gradient before clipping; with optimizer.clip_norm [0, inf)",
     "gradient_norm/path_length": "the same for the path length's own update [0, inf)",
     "skipped/NETWORK": "share of steps that the fp16 loss scaler skipped; with training.precision=fp16 [0, 1]",
+    "skipped_steps": "steps since the last record in which a loss or a gradient was not finite: they changed no "
+    "weights, and their scalars count in no mean; where there were any (0, training.log_every]",
     "active": "names of the terms that are on",
     "learning_rate/generator": "learning rate of the last step [0, inf)",
     "learning_rate/discriminator": "learning rate of the last step [0, inf)",
@@ -113,12 +115,11 @@ class Meter:
         return fetched
 
 
-def first_non_finite(steps: Sequence[tuple[int, Numbers]]) -> tuple[int, str] | None:
-    """Return the step and the name of the first loss that is not a finite number, or None."""
-    for step, scalars in steps:
-        for name, value in scalars.items():
-            if name.startswith(("raw/", "weighted/", "penalty/", "discriminator/loss")) and not math.isfinite(value):
-                return step, name.removeprefix("raw/").removeprefix("weighted/")
+def non_finite_loss(scalars: Numbers) -> str | None:
+    """Return the name of a step's first loss that is not a finite number, or None."""
+    for name, value in scalars.items():
+        if name.startswith(("raw/", "weighted/", "penalty/", "discriminator/loss")) and not math.isfinite(value):
+            return name.removeprefix("raw/").removeprefix("weighted/")
     return None
 
 

@@ -1,7 +1,7 @@
 """Steps whose losses or gradients are not finite: skipped on the device, without waiting for it."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -45,9 +45,9 @@ class UpdateGuard:
         if self.losses and self.accelerator.num_processes > 1:  # gradients have been exchanged, losses have not
             found = cast(Tensor, self.accelerator.reduce(found, reduction="sum")).clamp_max(1)
         self.losses, self.flag = [], torch.maximum(self.flag, found)
-        inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        inner: Any = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
         if inner.defaults.get("fused"):
-            inner.found_inf = self.flag  # type: ignore[attr-defined]
+            inner.found_inf = self.flag
             optimizer.step()
             del inner.found_inf
         elif not bool(self.flag):  # waits for the device: only a fused kernel reads the flag there

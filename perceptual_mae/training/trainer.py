@@ -315,8 +315,8 @@ class Trainer:
     def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
         """Take an optimiser's step and clear its gradients; return the gradient's norm where it is clipped.
 
-        A step with a loss or gradient that is not finite is skipped (`UpdateGuard`). In fp16 the scaler does so, which is
-        part of its work, and is reported.
+        A step with a loss or gradient that is not finite is skipped (`UpdateGuard`). In fp16 the scaler does so, which
+        is part of its work, and is reported.
         """
         scalars: Scalars = {}
         if clip_norm is not None:

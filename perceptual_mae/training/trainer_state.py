@@ -28,7 +28,7 @@ def state_dict(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, di
     if trainer.adversary is not None:
         tensors["discriminator"] = trainer.unwrapped_discriminator.state_dict()
         tensors["discriminator_optimizer"] = checkpoint.optimizer_tensors(trainer.discriminator_optimizer)
-        tensors |= {name: owner.state_dict() for name, owner in _adaptive(trainer.adversary).items()}
+        tensors |= {name: owner.state_dict() for name, owner in adaptive_parts(trainer.adversary).items()}
     if trainer.networks.copies:
         tensors["loss_networks"] = trainer.networks.copies.state_dict()
     metadata = {
@@ -52,7 +52,7 @@ def load_state_dict(trainer: Trainer, accelerator: Accelerator, path: Path) -> d
         checkpoint.load_module(trainer.unwrapped_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
         moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
         checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
-        for name, owner in _adaptive(trainer.adversary).items():
+        for name, owner in adaptive_parts(trainer.adversary).items():
             if saved := checkpoint.load_tensors(path, name):
                 owner.load_state_dict(saved)
     if trainer.networks.copies:
@@ -62,7 +62,7 @@ def load_state_dict(trainer: Trainer, accelerator: Accelerator, path: Path) -> d
     return metadata
 
 
-def _adaptive(adversary: Adversary) -> dict[str, Augmentation | LeCam | PathLength]:
+def adaptive_parts(adversary: Adversary) -> dict[str, Augmentation | LeCam | PathLength]:
     """Return what of an adversary adapts while it trains, by its group in a checkpoint."""
     owners = {"augmentation": adversary.augmentation, "lecam": adversary.lecam, "path_length": adversary.path_length}
     return {name: owner for name, owner in owners.items() if owner is not None and owner.state_dict()}
