@@ -13,6 +13,7 @@ from perceptual_mae.cli import (
     compare,
     configs,
     curves,
+    debug_batch,
     evaluate,
     finetune,
     knn,
@@ -47,6 +48,7 @@ app.command("finetune")(finetune.finetune_command)
 app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)
 app.command("visualize")(visualize.visualize_command)
+app.command("debug-batch")(debug_batch.debug_batch_command)
 app.add_typer(weights.weights, name="weights")
 
 

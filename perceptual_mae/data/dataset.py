@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 
@@ -46,6 +47,15 @@ def max_unreadable(dataset: object) -> float:
     """Return the share of a data set's images that may be unreadable: its `max_unreadable`, else 1 %."""
     share: float | None = getattr(dataset, "max_unreadable", None)
     return MAX_UNREADABLE if share is None else share
+
+
+def read_finite(dataset: ImageDataset, index: int) -> tuple[Tensor, int]:
+    """Return an image and its label; raises UnreadableImageError where pixels of floats are not finite."""
+    image, label = dataset[index]
+    if image.is_floating_point() and not bool(image.isfinite().all()):
+        count = int((~image.isfinite()).sum())
+        raise UnreadableImageError(file_name(dataset, index) or f"image {index}", f"{count} pixels are not finite")
+    return image, label
 
 
 def check_split(split: str) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from perceptual_mae.data.batch import Batch, collate
-from perceptual_mae.data.dataset import ImageDataset, max_unreadable
+from perceptual_mae.data.dataset import ImageDataset, max_unreadable, read_finite
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.data.unreadable import SPARE_HELD_OUT, too_many_unreadable, unreadable_line
@@ -163,7 +163,7 @@ class _TrainReader(Dataset[Batch]):
         num_images = len(self._dataset)
         for offset in range(num_images):
             try:
-                return self._dataset[(index + offset) % num_images]
+                return read_finite(self._dataset, (index + offset) % num_images)
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
             if offset > max_unreadable(self._dataset) * num_images:
@@ -182,7 +182,7 @@ class _EvaluationReader(Dataset[Batch]):
         images, labels, read, unreadable = [], [], [], []
         for sample in samples:
             try:
-                image, label = self._dataset[sample[1]]
+                image, label = read_finite(self._dataset, sample[1])
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
                 continue

@@ -50,6 +50,7 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     if changed := differences(read_config(out), config):
         raise UserError(
             f"{out}: holds a run with other values of {', '.join(changed)}; repeat its command to resume it, "
+            f"go on with other values in a new one (pmae pretrain {out} --from-checkpoint newest key=value --out NEW), "
             "or choose another --out, or --fresh for a new folder next to it"
         )
     return out

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perceptual_mae.config.training_sections import OptimizerSection
+from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
 from perceptual_mae.training.metrics import Numbers, non_finite_loss
@@ -84,7 +84,7 @@ def checkpoint_before(folder: Path, step: int) -> Path | None:
 
 
 def explain(
-    run: Path, name: str, step: int, last_good: int, optimizer: OptimizerSection, batch: Sequence[tuple[int, int]] = ()
+    run: Path, name: str, step: int, last_good: int, config: RunConfig, batch: Sequence[tuple[int, int]] = ()
 ) -> str:
     """Return what to do after something stopped being finite in a step: where to go on from, with what changed.
 
@@ -95,8 +95,10 @@ def explain(
         "" if name in ("gradient", "weights") else "the loss ",
         checkpoint_before(run / "checkpoints", last_good),
     )
+    optimizer = config.optimizer
     key, rate = ("base_lr", optimizer.base_lr) if optimizer.base_lr is not None else ("lr", optimizer.lr)
-    changes = f"optimizer.{key}={(rate or 0) / 2:g} (or optimizer.clip_norm=1, or training.precision=no)"
+    changes = f"optimizer.{key}={(rate or 0) / 2:g} (or optimizer.clip_norm={0.5 * (optimizer.clip_norm or 2):g}"
+    changes += ", or training.precision=no)" if config.training.precision != "no" else ")"
     if good is None:
         way = f"no checkpoint was written yet: start over with --fresh {changes}"
     else:

@@ -251,7 +251,7 @@ class Pretraining:
 
     def check_finite(self, values: torch.Tensor, name: str) -> None:
         if not are_finite([values]):  # of held-out images: the checkpoint of this step is spoiled
-            raise UserError(explain(self.path, name, self.step, self.step - 1, self.config.optimizer))
+            raise UserError(explain(self.path, name, self.step, self.step - 1, self.config))
 
     def picture(self, epoch: int) -> Path:
         return self.path / "images" / f"epoch_{epoch:04d}.png"

@@ -31,7 +31,7 @@ def check_divergence(run: "Pretraining", steps: Sequence[tuple[int, Numbers]]) -
 def diverged(run: "Pretraining", step: int, name: str) -> DivergedError:
     """Return the error of a step after which training cannot go on as it is."""
     batch = run.loader.plan.batch(run.timetable.progress(step).epoch, step % run.timetable.steps_per_epoch)
-    return DivergedError(explain(run.path, name, step, step, run.config.optimizer, batch), step)
+    return DivergedError(explain(run.path, name, step, step, run.config, batch), step)
 
 
 def roll_back(run: "Pretraining", failure: DivergedError) -> None:
