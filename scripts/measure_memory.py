@@ -24,7 +24,7 @@ from perceptual_mae.training.loop import pretrain
 from perceptual_mae.training.trainer import Trainer
 
 TINY = (
-    *("data.kind=shapes", "data.size=32", "data.num_images=96", "data.image_size=32", "data.workers=0"),
+    *("data.size=32", "data.num_images=96", "data.image_size=32", "data.workers=0"),
     *("generator.patch_size=8", "generator.width=32", "generator.depth=2", "generator.heads=2"),
     *("generator.decoder_width=32", "generator.decoder_depth=4", "generator.decoder_heads=2"),
     *("training.batch_size=4", "training.log_every=50", "training.ema_kimg=1", "schedule.warmup_ratio=0.1"),
@@ -51,7 +51,7 @@ def configuration(method: str, steps: int, every: int = EVERY) -> RunConfig:
     """Return the tiny configuration of a method, with an epoch every so many steps."""
     images, epochs = 4 * every, max(1, steps // every)
     length = [f"training.epoch_images={images}", f"training.epochs={epochs}"]
-    return load_config([method, *TINY, *SMALL_DISCRIMINATOR.get(method, []), *length])
+    return load_config(["quickstart", method, *TINY, *SMALL_DISCRIMINATOR.get(method, []), *length])
 
 
 def timed(call: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]:

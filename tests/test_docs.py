@@ -182,6 +182,8 @@ def configurations(command: str, words: list[str]) -> Iterator[list[str]]:
     """Yield the layers and overrides of every configuration that a command line names."""
     parsed = COMMANDS.commands[command].make_context(command, list(words)).params  # type: ignore[attr-defined]
     layers = list(parsed.get("arguments") or [])
+    if parsed.get("from_checkpoint") is not None:  # a run in place of layers
+        layers = layers[1:]
     if command == "sweep":
         axes = [parse_axis(text) for text in parsed["grid"] or []]
         yield from (cell.arguments(layers) for cell in make_cells(axes, ()))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from perceptual_mae.cli.options import Layers, check_layers, check_run, load_layers
+from perceptual_mae.cli.options import Layers, TrustCode, check_layers, check_run, load_layers
 from perceptual_mae.cli.output import print_lines
 from perceptual_mae.errors import UserError
 
@@ -29,6 +29,7 @@ def pretrain_command(
             help="Branch: LAYER is a run folder, and a new run goes on from that checkpoint of it with other values.",
         ),
     ] = None,
+    trust_code: TrustCode = False,
 ) -> None:
     """Train a masked autoencoder, e.g. pmae pretrain cifar10 ls_gan_p training.epochs=50 --out runs/a.
 
@@ -44,7 +45,7 @@ def pretrain_command(
     from perceptual_mae.training.branching import open_branch
 
     out = out or Path(f"{source.rstrip('/')}-from-{from_checkpoint}")
-    config, branch = open_branch(Path(source), from_checkpoint, overrides, out)
+    config, branch = open_branch(Path(source), from_checkpoint, overrides, out, trust_code=trust_code)
     run(config, out, dry_run=dry_run, fresh=fresh, branch=branch)
 
 

@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from perceptual_mae.config.from_signature import refuse_untrusted
 from perceptual_mae.config.layers import Merged, read_yaml
+from perceptual_mae.config.own_kinds import EVERYTHING, Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.pretrained_weights.registry import sha256_of
@@ -138,10 +140,13 @@ def in_words(changed: Mapping[str, Sequence[Any]]) -> str:
     return ", ".join(f"{key} {before} -> {after}" for key, (before, after) in changed.items()) or "the same values"
 
 
-def open_branch(source: Path, step: str, overrides: Sequence[str], out: Path) -> tuple[RunConfig, Branch]:
+def open_branch(
+    source: Path, step: str, overrides: Sequence[str], out: Path, *, trust_code: bool = False
+) -> tuple[RunConfig, Branch]:
     """Return the configuration of a branch of the run `source`, to be written to `out`, and where it begins.
 
-    step: the steps in the name of one of its checkpoints, or `newest`. Raises UserError.
+    step: the steps in the name of one of its checkpoints, or `newest`. trust_code: import classes of somebody's own
+    that the run's folder names. Raises UserError.
     """
     if not (source / CONFIG).exists():
         raise UserError(f"{source}: is not a run folder; --from-checkpoint needs one, such as runs/a")
@@ -152,11 +157,14 @@ def open_branch(source: Path, step: str, overrides: Sequence[str], out: Path) ->
     if out.resolve() == source.resolve():
         raise UserError(f"--out: {out} is the run itself; a branch needs a folder of its own")
     merged = Merged()
-    merged.merge(read_yaml(source / CONFIG), str(source / CONFIG))
+    merged.start_from(read_yaml(source / CONFIG))
     for override in overrides:
         merged.override(override)
-    config = parse_config(merged.values, merged.origins)
-    return config, Branch(find_checkpoint(source, step), changes(read_config(source), config))
+    trust = EVERYTHING if trust_code else Trust(merged.typed_kinds)
+    config = parse_config(merged.values, merged.origins, origin=str(source / CONFIG), trust=trust)
+    refuse_untrusted(config)
+    before = read_config(source, trust_code=trust_code)
+    return config, Branch(find_checkpoint(source, step), changes(before, config))
 
 
 def find_checkpoint(source: Path, step: str) -> Path:

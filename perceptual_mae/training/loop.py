@@ -153,7 +153,7 @@ class Pretraining:
         ):
             self.progress("training", self.step, self.timetable.total_steps)
             self.log_header(resumed_from)
-            images = (self.loader, self.train_data, self.held_out, self.representation_data)
+            images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
             check_run_images(self.path, *images, self.progress, self.log, self.warn)
             while self.step < self.timetable.total_steps:
                 try:

@@ -41,10 +41,10 @@ class UpdateGuard:
             return
         gradients = [each.grad for each in self.parameters if each.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        found = torch.stack([~each.isfinite().to(norm.device) for each in (*self.losses, norm)]).any().to(self.flag)
+        is_bad = torch.stack([~each.isfinite().to(norm.device) for each in (*self.losses, norm)]).any().to(self.flag)
         if self.losses and self.accelerator.num_processes > 1:  # gradients have been exchanged, losses have not
-            found = cast(Tensor, self.accelerator.reduce(found, reduction="sum")).clamp_max(1)
-        self.losses, self.flag = [], torch.maximum(self.flag, found)
+            is_bad = cast(Tensor, self.accelerator.reduce(is_bad, reduction="sum")).clamp_max(1)
+        self.losses, self.flag = [], torch.maximum(self.flag, is_bad)
         inner: Any = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
         if inner.defaults.get("fused"):
             inner.found_inf = self.flag

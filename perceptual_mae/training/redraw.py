@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.config import build
+from perceptual_mae.config.from_signature import refuse_untrusted
 from perceptual_mae.data.dataset import file_name
 from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.errors import UserError
@@ -16,13 +17,14 @@ from perceptual_mae.run.folder import read_config
 from perceptual_mae.visualization.image_grid import GREY, save, sheet
 
 
-def redraw_batch(run: Path, step: int, out: Path) -> dict[str, Any]:
+def redraw_batch(run: Path, step: int, out: Path, *, trust_code: bool = False) -> dict[str, Any]:
     """Write the batch of a run's step, counted from 0, to a folder: batch.png and batch.json; return the latter.
 
     Images and masks are functions of the seed and the step, so neither weights nor a checkpoint are needed; a masking
     that depends on the encoder in training is left out. Raises UserError for a step that the run does not have.
     """
-    config = read_config(run)
+    config = read_config(run, trust_code=trust_code)
+    refuse_untrusted(config)
     dataset = config.data.build("train")
     plan = build.build_plan(config.training, len(dataset))
     timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)

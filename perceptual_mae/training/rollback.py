@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.history import add_to_history
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import messages
-from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.training.divergence import DivergedError, checkpoint_before, explain
 from perceptual_mae.training.metrics import Meter, Numbers
 from perceptual_mae.training.non_finite import are_finite

@@ -321,3 +321,25 @@ def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending
     )
     assert result.stderr == ""
     assert (result.returncode, result.stdout) == ((130, "") if ending == "raise" else (0, "done\n"))
+
+
+class Measured(Numbered):
+    """Images of floats in [0, 1], of which one has a pixel that is not a number."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = torch.full((3, 4, 4), index / 1000)
+        image[0, 0, 0] = float("nan") if index == 7 else 0.0
+        return image, index
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_an_image_of_floats_that_are_not_finite_is_named_at_the_door(
+    is_training: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset, plan = Measured(400), EpochPlan(400, 20, seed=SEED)
+    if is_training:
+        batches = [step[0] for step in TrainLoader(dataset, keep, plan, seed=SEED, workers=0).epoch(1)]
+    else:
+        batches = list(evaluation_batches(dataset, keep, batch_size=20))
+    assert all(bool(batch.images.isfinite().all()) for batch in batches)
+    assert "image 7: 1 pixels are not finite" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import debug_config, debug_trainer, random_batches
+from conftest import debug_config, debug_trainer, random_batches, run_two_processes
 from discriminators.penalties.running_mean import RunningMean
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
@@ -171,3 +171,8 @@ def test_a_run_that_fails_at_the_same_step_again_and_again_stops(
     with pytest.raises(UserError, match="stopped being finite at step 5"):
         pretrain(config, tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "log.txt").read_text().count("gone back to step_00000004") == 3
+
+
+@pytest.mark.slow
+def test_both_processes_skip_a_step_that_is_not_finite_in_one_of_them() -> None:
+    run_two_processes(Path(__file__).with_name("skipping_processes.py"))
