@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from perceptual_mae.training.signals import Interrupted
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
