@@ -21,6 +21,7 @@ from perceptual_mae.cli.options import (
 from perceptual_mae.cli.output import check_out, scoring, write_scores
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.errors import UserError
+from perceptual_mae.run.lock import is_unused
 
 
 def finetune_command(
@@ -70,8 +71,9 @@ def finetune_command(
     check_out(out)
     from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
     from perceptual_mae.evaluation.finetuning.recipes import read_recipe
+    from perceptual_mae.evaluation.open_run import locked
 
-    with scoring(scored) as (evaluation, on_progress):
+    with scoring(scored) as (evaluation, on_progress), locked(save, evaluation.accelerator):
         depth = len(evaluation.run.generator().encoder.blocks)
         resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
         report = finetune_run(
@@ -115,5 +117,5 @@ def check_options(scored: Scored, fraction: float | None, from_scratch: bool, sa
         raise UserError("--fraction and --limit both say how many training images there are; leave one out")
     if from_scratch and scored.ema is not None:
         raise UserError("--from-scratch takes none of the run's weights; leave out --ema and --no-ema")
-    if save is not None and (save.is_file() or (save.is_dir() and any(save.iterdir()))):
+    if save is not None and not is_unused(save):
         raise UserError(f"--save: {save} is in use; name a new folder")

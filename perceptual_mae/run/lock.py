@@ -158,6 +158,16 @@ class FolderLock:
                 self.folder.rmdir()
 
 
+def is_unused(folder: Path) -> bool:
+    """Tell whether a folder is not there, is empty, or has only what a run that was killed at once leaves in it."""
+    if not folder.exists():
+        return True
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not path.name.endswith(".partial")}
+    return not names or (LOCK in names and names <= {LOCK, "log.txt"})
+
+
 def release_all() -> None:
     """Give back every lock of this process, which is about to end without cleaning up."""
     for lock in list(_held):

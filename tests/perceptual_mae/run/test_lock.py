@@ -131,7 +131,7 @@ def test_a_lock_that_was_taken_over_is_noticed_and_left_alone(tmp_path: Path) ->
         held.check()  # removed by hand, and nobody else came
         assert read_holder(tmp_path / LOCK).pid == os.getpid()
         leave_lock(tmp_path, holder_of("other host"))
-        with pytest.raises(UserError, match="elsewhere .* has begun to train here meanwhile"):
+        with pytest.raises(UserError, match=r"elsewhere .* has begun to train here meanwhile"):
             held.check()
     assert read_holder(tmp_path / LOCK).host == "elsewhere"
 
@@ -216,7 +216,7 @@ def test_a_run_whose_folder_was_taken_over_stops_before_it_writes_a_checkpoint(
         return step(self, *arguments)
 
     monkeypatch.setattr(Trainer, "step", suspended)
-    with pytest.raises(UserError, match="elsewhere .* has begun to train here meanwhile"):
+    with pytest.raises(UserError, match=r"elsewhere .* has begun to train here meanwhile"):
         pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
