@@ -183,6 +183,34 @@ def test_a_command_that_trains_refuses_a_folder_in_use_in_one_line_and_writes_no
     assert files_of(busy) == before
 
 
+@pytest.mark.parametrize("command", ["sweep", "finetune", "sharpen"])
+def test_other_commands_that_train_refuse_a_folder_in_use(
+    command: str, busy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "used"
+    leave_lock(folder, holder_of("other host"))
+    arguments = {
+        "sweep": ["sweep", DEBUG, "mse", "--seeds", "0", "--out"],
+        "finetune": ["finetune", str(busy), "--recipe", "small", "--epochs", "1", "--batch-size", "16", "--save"],
+        "sharpen": ["sharpen", str(busy), "ls_gan_p", "--out"],
+    }
+    assert main([*arguments[command], str(folder)]) == 2
+    printed = capsys.readouterr().err
+    assert f"pmae: {folder}: process {os.getpid()} on elsewhere (since " in printed
+    assert [path.name for path in folder.iterdir()] == [LOCK]
+
+
+def test_what_a_run_that_was_killed_at_once_left_is_a_free_folder(tmp_path: Path) -> None:
+    leave_lock(tmp_path, holder_of("ended"))
+    (tmp_path / "log.txt").write_text("")
+    assert lock.is_unused(tmp_path)
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert not lock.is_unused(tmp_path)
+    (tmp_path / "thesis.tex").unlink()
+    (tmp_path / LOCK).unlink()
+    assert not lock.is_unused(tmp_path)  # the log may be anybody's
+
+
 def test_a_run_is_scored_while_another_process_trains_it(busy: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(busy), "--metrics", "psnr", "--out", str(tmp_path / "scores.json")]) == 0
     assert Run(busy).step == 4
