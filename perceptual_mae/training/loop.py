@@ -310,9 +310,8 @@ class Pretraining:
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, as the main process sees it: all must go on from the same one."""
         groups = trainer_state.groups(self.trainer, self.accelerator)
-        path, self.passed_over = in_main_process(
-            self.accelerator, lambda: checkpoint.newest_whole(self.checkpoints, groups)
-        )
+        newest = in_main_process(self.accelerator, lambda: checkpoint.newest_whole(self.checkpoints, groups))
+        path, self.passed_over = newest
         return path
 
     def load(self, path: Path) -> None:
