@@ -10,23 +10,25 @@ import torch
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.data.dataset import files_sha256
 from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.loading import TrainLoader, evaluation_batches
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.open_run import make_accelerator
+from perceptual_mae.evaluation.open_run import in_main_process, make_accelerator
 from perceptual_mae.evaluation.processes import as_main_process, most_urgent
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.evaluation.representation.features import pool
 from perceptual_mae.evaluation.representation.online import open_online, score_online
-from perceptual_mae.files import write_json
+from perceptual_mae.files import naming, write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
+from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.run.signals import Interrupted, StopSignal
-from perceptual_mae.training import messages, trainer_state
+from perceptual_mae.training import messages, resume, trainer_state
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.image_check import check_run_images
@@ -47,27 +49,23 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
     try:
         run = Pretraining(config, path, quiet=quiet)
     except (MemoryError, RuntimeError) as failure:
-        if not is_out_of_memory(failure):
+        if not messages.is_out_of_memory(failure):
             raise
         raise UserError(
             "out of memory before the first step: choose a smaller generator or smaller images"
         ) from failure
-    try:
-        return run.fit()
-    except (UserError, Interrupted, OSError):
-        raise
-    except Exception as failure:
-        if is_out_of_memory(failure):
-            raise UserError(messages.out_of_memory(config.training)) from failure
-        logger.exception("the run failed")
-        raise
-    finally:
-        run.close()
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
+    with naming(path), run.stop_signal:
+        try:
+            return run.fit()
+        except (UserError, Interrupted, OSError):
+            raise
+        except Exception as failure:
+            if messages.is_out_of_memory(failure):
+                raise UserError(messages.out_of_memory(config.training)) from failure
+            logger.exception("the run failed")
+            raise
+        finally:
+            run.close()
 
 
 class Pretraining:
@@ -101,7 +99,10 @@ class Pretraining:
         self.step = 0
         self.last_losses: dict[str, float] = {}
         self.has_warned_of_leaks = False
-        self.log_handler: logging.Handler | None = None
+        self.lock, self.stop_signal = FolderLock(path), StopSignal()
+        self.passed_over: dict[str, str] = {}
+        self.images_sha256: str | None = None
+        self.log_file: folder.LogFile | None = None
         self.quiet = quiet or not self.accelerator.is_main_process
 
     @property
@@ -115,10 +116,9 @@ class Pretraining:
     def fit(self) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
         self.accelerator.wait_for_everyone()  # all processes have read the folder as it was
-        if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.log_handler = folder.log_to_file(self.path)
+        in_main_process(self.accelerator, self.enter_folder)
         resumed_from = self.find_checkpoint()
+        self.images_sha256 = in_main_process(self.accelerator, lambda: files_sha256(self.train_data))
         if resumed_from is not None:
             self.load(resumed_from)
         self.first_step = self.step
@@ -126,7 +126,7 @@ class Pretraining:
             started_from = self.origin.metadata() if self.origin is not None else None
             # A resume that is refused writes nothing.
             device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
-            folder.describe(self.path, self.config, device, precision, started_from)
+            folder.describe(self.path, self.config, device, precision, started_from, self.passed_over)
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
@@ -135,10 +135,7 @@ class Pretraining:
             options = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
             self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
         self.accelerator.wait_for_everyone()
-        with (
-            StopSignal() as self.stop_signal,
-            ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress,
-        ):
+        with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
             self.progress("training", self.step, self.timetable.total_steps)
             self.log_header(resumed_from)
             images = (self.loader, self.train_data, self.held_out, self.representation_data)
@@ -146,6 +143,12 @@ class Pretraining:
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
             return self.finish()
+
+    def enter_folder(self) -> None:
+        """Keep other trainers out of the run's folder, and begin to log there; UserError where another is in it."""
+        self.lock.acquire()
+        folder.claim(self.path, self.config)  # another may have trained here, and be gone, since this was asked first
+        self.log_file = folder.LogFile(self.path)
 
     def train_epoch(self) -> None:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
@@ -291,8 +294,10 @@ class Pretraining:
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
+        self.lock.check()
         tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
+        metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
         checkpoint.save(self.checkpoints, self.step, tensors, metadata)
         training = self.config.training
@@ -302,25 +307,19 @@ class Pretraining:
 
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, as the main process sees it: all must go on from the same one."""
-        return as_main_process(checkpoint.newest(self.checkpoints) if self.accelerator.is_main_process else None)
+        groups = trainer_state.groups(self.trainer, self.accelerator)
+        newest = in_main_process(self.accelerator, lambda: checkpoint.newest_whole(self.checkpoints, groups))
+        path, self.passed_over = newest
+        return path
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
         metadata = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
-        before, now = metadata.get("training_images", len(self.train_data)), len(self.train_data)
-        if now != before:
-            raise UserError(
-                f"data.root: there are {now} training images, but the run in {self.path} has been trained on {before}; "
-                "give it the same images, or start over with --fresh"
-            )
+        resume.check_images(self.path, metadata, len(self.train_data), self.images_sha256)
         self.monitor.load_state_dict(metadata["alarms"])
         self.last_losses = metadata["losses"]
         self.step = metadata["step"]
-        if self.step > self.timetable.total_steps:
-            raise UserError(
-                f"training.epochs: {self.config.training.epochs} epochs are {self.timetable.total_steps} steps, but "
-                f"the run in {self.path} has taken {self.step} already; ask for more epochs, or start over with --fresh"
-            )
+        resume.check_length(self.path, self.step, self.timetable.total_steps, self.config.training.epochs)
 
     def finish(self) -> dict[str, Any]:
         """Score the held-out images, and the baselines on them, and write summary.json."""
@@ -365,7 +364,9 @@ class Pretraining:
             self.log(f"resumed from {resumed_from} after {self.step} steps")
         elif self.origin is not None:
             self.log(str(self.origin))
-        for warning in messages.warnings_of(self.trainer):
+        if (gone := self.lock.replaced) is not None:
+            self.warn(f"{gone} ended without giving this folder back")
+        for warning in [*resume.passed_over(self.passed_over, self.step), *messages.warnings_of(self.trainer)]:
             self.warn(warning)
 
     def log(self, message: str) -> None:
@@ -382,9 +383,11 @@ class Pretraining:
         return bool(most_urgent(request, self.accelerator, self.step, always=is_last))
 
     def close(self) -> None:
-        """End the loader's workers and the trackers, and let go of log.txt."""
-        self.loader.close()
-        self.accelerator.end_training()
-        if self.log_handler is not None:
-            logging.getLogger("perceptual_mae").removeHandler(self.log_handler)
-            self.log_handler.close()
+        """End the loader's workers and the trackers, and give the folder back."""
+        try:
+            self.loader.close()
+            self.accelerator.end_training()
+        finally:
+            if self.log_file is not None:
+                self.log_file.close()
+            self.lock.release()
