@@ -10,27 +10,22 @@ import torch
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
-from perceptual_mae.data.draws import FixedMasks
-from perceptual_mae.data.loading import TrainLoader, evaluation_batches
-from perceptual_mae.data.subsets import random_subset
+from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import make_accelerator
-from perceptual_mae.evaluation.reconstruction.data import open_held_out
-from perceptual_mae.evaluation.reconstruction.scoring import score_training
-from perceptual_mae.evaluation.representation.features import pool
-from perceptual_mae.evaluation.representation.online import open_online, score_online
 from perceptual_mae.files import write_json
-from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import messages, trainer_state
 from perceptual_mae.training.build import as_main_process, build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
+from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.signals import Interrupted, StopSignal
-from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
+from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +74,7 @@ class Pretraining:
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, training=True, path=path)
         self.train_data = config.data.build("train")
-        self.held_out = open_held_out(config, limit=config.evaluation.limit)
-        self.representation_data = open_online(config, self.train_data, self.held_out)
+        self.held_out = HeldOut(config, self.train_data)
         plan = build.build_plan(config.training, len(self.train_data))
         self.timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
         self.loader = TrainLoader(
@@ -227,63 +221,20 @@ class Pretraining:
         self.accelerator.log(numbers, step=record["step"])
 
     def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
-        """Score `evaluation.limit` held-out images, by averaged weights where the run keeps them.
-
-        Reconstructions are made under fixed masks; the representation is scored on whole images.
-        """
-        scores = score_training(
-            self.reconstruct,
-            self.held_out,
-            self.fixed_masks(),
-            self.accelerator,
-            channels=self.generator.channels,
-            batch_size=self.config.evaluation.batch_size,
-            patch_size=self.generator.patch_size,
-            baselines=baselines,
-        )
-        scores["representation"] = score_online(
-            self.encode, self.representation_data, self.accelerator, batch_size=self.config.evaluation.batch_size
-        )
-        return as_main_process(scores)
-
-    @property
-    def scored_generator(self) -> MaskedAutoencoder:
-        """The generator with averaged weights, where the run keeps them."""
-        scored = self.trainer.ema.module if self.trainer.ema is not None else self.generator
-        assert isinstance(scored, MaskedAutoencoder)
-        return scored
-
-    def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
-        reconstruction: Reconstruction = self.scored_generator(images.to(self.generator.encoder.mean.dtype), mask)
-        self.check_finite(reconstruction.pyramid[0], "reconstruction")
-        return reconstruction
-
-    def encode(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the mean patch token (B, D) of whole images (B, C, H, W) in [0, 1]."""
-        mean = pool(self.scored_generator.encoder(images.to(self.generator.encoder.mean.dtype)))["mean"]
-        self.check_finite(mean, "features")
-        return {"mean": mean}
+        """Score the held-out images."""
+        return self.held_out.score(self.trainer, self.accelerator, self.check_finite, baselines=baselines)
 
     def check_finite(self, values: torch.Tensor, name: str) -> None:
         if not bool(values.isfinite().all()):
             raise UserError(messages.non_finite(self.path, self.checkpoints, self.step, name))
 
-    def fixed_masks(self) -> FixedMasks:
-        return build.build_fixed_masks(self.config.masking, self.generator.grid, self.config.evaluation.seed)
+    def picture(self, epoch: int) -> Path:
+        return self.path / "images" / f"epoch_{epoch:04d}.png"
 
-    @torch.no_grad()
     def draw(self, epoch: int) -> None:
-        """Write the sample grid of this epoch: always the same held-out images under the same masks."""
-        count = self.config.evaluation.grid_images
-        if not count or not self.accelerator.is_main_process:
-            return
-        dataset, transform = self.held_out.dataset, self.held_out.transform
-        indices = random_subset(len(dataset), count)
-        batch = next(evaluation_batches(dataset, transform, batch_size=count, indices=indices))
-        mask = self.fixed_masks()(batch)
-        images = batch.to(self.accelerator.device).images
-        page = sheet(reconstruction_columns(images, self.reconstruct(images, mask)))
-        save(page, self.path / "images" / f"epoch_{epoch:04d}.png")
+        """Write the sample grid of this epoch."""
+        if self.config.evaluation.grid_images and self.accelerator.is_main_process:
+            save(self.held_out.grid(self.trainer, self.accelerator.device, self.check_finite), self.picture(epoch))
 
     def save(self) -> None:
         """Write a checkpoint and delete those that need not be kept."""

@@ -21,7 +21,7 @@ from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.run import checkpoint
-from perceptual_mae.training import loop
+from perceptual_mae.training import held_out, loop
 from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.training.trainer import Trainer
 
@@ -267,7 +267,7 @@ def test_what_was_learnt_is_saved_before_anything_else_can_fail(
     def broken(*_: object, **__: object) -> None:
         raise UserError("a held-out image cannot be read")
 
-    monkeypatch.setattr(loop, "score_training", broken)
+    monkeypatch.setattr(held_out, "score_training", broken)
     with pytest.raises(UserError, match="held-out"):
         pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     assert Run(tmp_path / "run").step == 4
