@@ -1,18 +1,19 @@
 """Batches for training and evaluation, the same whatever the number of workers, processes and interruptions."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from perceptual_mae.data.batch import Batch, collate
-from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.dataset import ImageDataset, file_name
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import EpochPlan
-from perceptual_mae.data.workers import BatchSampler, Samples, begin, worker_loader
-from perceptual_mae.errors import UserError
+from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
+from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.seeding import stream
 
 __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
@@ -55,7 +56,8 @@ class TrainLoader:
         self._reader = _TrainReader(dataset, transform, seed)
         self._unreadable = _Unreadable(len(dataset), MAX_UNREADABLE_SHARE * len(dataset))
         self._sampler = BatchSampler()
-        self._loader = worker_loader(self._reader, self._sampler, workers, persistent=True) if workers else None
+        self._workers = workers
+        self._loader = self._make_loader()
 
     @property
     def num_unreadable(self) -> int:
@@ -65,8 +67,27 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
 
-        The iterator may be left at any point; asking for an epoch ends the one before.
+        The iterator may be left at any point; asking for an epoch ends the one before. Where a worker dies, all are
+        started again with a warning; raises LostProcessError where one dies twice before
+        the same step.
         """
+        step, lost_before = first_step, None
+        while step < self.plan.steps_per_epoch:
+            try:
+                for batches in self._steps(epoch, step):
+                    step += 1
+                    yield batches
+            except LostWorkerError as lost:
+                if lost_before == step:
+                    raise LostProcessError(self._describe(lost)) from lost
+                logger.warning("%s; the workers are started again", self._describe(lost))
+                lost_before = step
+            if step < self.plan.steps_per_epoch:
+                self._loader = None
+                gc.collect()  # its iterator, which the error refers to, must not be copied into new workers
+                self._loader = self._make_loader()
+
+    def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
         micro_batches = self._read(
             _micro_batches(self.plan, epoch, first_step, self._first, self.accumulation, self._stride)
         )
@@ -78,6 +99,15 @@ class TrainLoader:
                 step.append(batch)
             yield step
 
+    def _make_loader(self) -> DataLoader[Batch] | None:
+        if not self._workers:
+            return None
+        self._reader.notes = ReadingNotes(self._workers)
+        return worker_loader(self._reader, self._sampler, self._workers, persistent=True)
+
+    def _describe(self, lost: LostWorkerError) -> str:
+        return f"{lost}{_last_file(self._reader.dataset, lost.index)}"
+
     def close(self) -> None:
         """End the worker processes; the loader cannot be used afterwards."""
         self._loader = None
@@ -86,7 +116,14 @@ class TrainLoader:
         if self._loader is None:
             return map(self._reader.__getitem__, samples)
         self._sampler.samples = samples
-        return begin(self._loader)
+        return begin(self._loader, self._reader.notes)
+
+
+def _last_file(dataset: ImageDataset, index: int | None) -> str:
+    """Return in words what a worker that died was reading."""
+    if index is None:
+        return " before it read anything"
+    return f" while it read {file_name(dataset, index) or f'image {index}'}"
 
 
 def _micro_batches(
@@ -125,13 +162,17 @@ def evaluation_batches(
     # A held-out split may be small; one bad file in it must not cost a run that has trained already.
     unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
     if workers:
-        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False))
+        reader.notes = ReadingNotes(workers)
+        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
     else:
         batches = map(reader.__getitem__, sampler.samples)
-    for batch in batches:
-        unreadable.record(batch.unreadable)
-        if len(batch):
-            yield batch
+    try:
+        for batch in batches:
+            unreadable.record(batch.unreadable)
+            if len(batch):
+                yield batch
+    except LostWorkerError as lost:
+        raise LostProcessError(f"{lost}{_last_file(dataset, lost.index)}; run the same command again") from lost
 
 
 class _TrainReader(Dataset[Batch]):
@@ -140,7 +181,8 @@ class _TrainReader(Dataset[Batch]):
     def __init__(
         self, dataset: ImageDataset, transform: Callable[[Tensor, torch.Generator], Tensor], seed: int
     ) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
+        self.notes = ReadingNotes(0)
         self._transform = transform
         self._seed = seed
 
@@ -156,10 +198,11 @@ class _TrainReader(Dataset[Batch]):
 
     def _readable_from(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[Tensor, int] | None:
         """Return the first readable image (3, H, W) from an index on, with its label; None after too many failures."""
-        num_images = len(self._dataset)
+        num_images = len(self.dataset)
         for offset in range(num_images):
+            self.notes.note((index + offset) % num_images)
             try:
-                return self._dataset[(index + offset) % num_images]
+                return self.dataset[(index + offset) % num_images]
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
             if offset > MAX_UNREADABLE_SHARE * num_images:
@@ -171,14 +214,16 @@ class _EvaluationReader(Dataset[Batch]):
     """Reads a batch in order, without those that cannot be read; runs in the workers."""
 
     def __init__(self, dataset: ImageDataset, transform: Callable[[Tensor], Tensor]) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
+        self.notes = ReadingNotes(0)
         self._transform = transform
 
     def __getitem__(self, samples: Samples) -> Batch:
         images, labels, read, unreadable = [], [], [], []
         for sample in samples:
+            self.notes.note(sample[1])
             try:
-                image, label = self._dataset[sample[1]]
+                image, label = self.dataset[sample[1]]
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
                 continue

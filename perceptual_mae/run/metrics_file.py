@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ class MetricsFile:
     def write(self, record: dict[str, Any]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+
+    def flush_to_disk(self) -> None:
+        """Wait until all lines are on the disk: a checkpoint that outlives the machine must not be without them."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def has_scores(self, step: int) -> bool:
+        """Tell whether there is a record of scores after this step."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return any("evaluation" in record and record["step"] == step for record in map(json.loads, lines))
 
 
 def _step_of(line: str) -> float:
