@@ -247,19 +247,21 @@ def check(attempt: Attempt, name: str | None, before: int, tally: Tally) -> None
     before: the step of the newest whole checkpoint when it started.
     """
     codes = FAULTS[name].codes if name is not None else None
+    if codes is not None and not attempt.was_training and not attempt.wait(10):
+        attempt.send(signal.SIGKILL)  # processes that wait for each other at the start are their launcher's to end
     if not attempt.wait(5 * PATIENCE if codes is None else PATIENCE):
         tally.wrong.append(f"{name}: still running after {time.monotonic() - attempt.hit_at:.0f} s")
     elif codes not in (None, (-9,)):
         tally.seconds.append(time.monotonic() - attempt.hit_at)
     found, printed = attempt.end(), attempt.printed
     tally.restarts += printed.count("workers are started again")
-    early = not attempt.was_training and (found[0] == 130 or -found[0] in SIGNALS.values())
+    early = not attempt.was_training and (found[0] in (1, 130) or -found[0] in (*SIGNALS.values(), signal.SIGKILL))
     if found[0] not in (*(codes or ()), 0) and not early:  # 0: its last step was taken already
         tally.wrong.append(f"{name}: exit codes {found}: {printed[-500:]!r}")
     if name is not None and attempt.was_training and found[0] != 0 and FAULTS[name].says not in printed:
         tally.wrong.append(f"{name}: does not say {FAULTS[name].says!r}: {printed[-500:]!r}")
     if "Traceback" in printed:
-        tally.wrong.append(f"{name}: a traceback: {printed[printed.index('Traceback') :][:1500]!r}")
+        tally.wrong.append(f"{name}: a traceback: {printed[-1500:]!r}")
     if "stopped and saved after step " in printed:
         said, saved = int(printed.split("stopped and saved after step ")[1].split()[0]), newest_step(attempt.out)
         if said != saved:

@@ -44,6 +44,8 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         except KeyboardInterrupt:
             raise Interrupted(messages.stopped_before(path)) from None
         except (MemoryError, RuntimeError) as failure:
+            if peers.is_broken_connection(failure):
+                raise LostProcessError(messages.lost_processes(path, None, [], [])) from failure
             if not is_out_of_memory(failure):
                 raise
             raise UserError(

@@ -113,12 +113,16 @@ def lost_worker(path: Path, lost: BaseException, checkpoints: Path) -> str:
     )
 
 
-def lost_processes(path: Path, step: int, lost: Sequence[int], peers: Sequence[Peer]) -> str:
-    """Return what to do after processes of these ranks died in the step after `step`; none: nobody knows which."""
+def lost_processes(path: Path, step: int | None, lost: Sequence[int], peers: Sequence[Peer]) -> str:
+    """Return what to do after the processes of these ranks died (none: it is not known which).
+
+    step: how many were taken; None before training.
+    """
     names = " and ".join(f"process {rank} (pid {peers[rank].pid} on {peers[rank].host})" for rank in lost)
+    when = "before training" if step is None else f"after step {step}"
     return (
-        f"{path}: {names or 'another process of the run'} was lost after step {step}; the same command goes on from "
-        "the last checkpoint"
+        f"{path}: {names or 'another process of the run'} was lost {when}; the same command goes on from the last "
+        "checkpoint"
     )
 
 
