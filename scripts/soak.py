@@ -380,7 +380,12 @@ def soak(faults: int, processes: list[int], seed: int, out: Path, minutes: float
             soak_one(run, count, draw, tally, may_hit)
             if not tally.wrong:
                 compare(run, reference, tally)
-            print(f"{run.name}: {tally.faults.total()} faults, {len(tally.wrong)} wrong", flush=True)
+            print(
+                f"{run.name}: {tally.faults.total()} faults, {len(tally.wrong)} wrong",
+                *tally.wrong,
+                sep="\n",
+                flush=True,
+            )
     return tallies
 
 

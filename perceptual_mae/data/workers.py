@@ -90,26 +90,34 @@ def begin(loader: DataLoader[Batch], notes: ReadingNotes) -> Iterator[Batch]:
     A process inherits its parent's signal handlers: signals that end a run are blocked until `_start` has set its own.
     Raises LostWorkerError where a batch is asked for that a dead worker owes.
     """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        with _handler_of_dead_children_kept():
-            batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    with _lost_workers_named(notes):
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            with _handler_of_dead_children_kept():
+                batches = iter(loader)  # which asks workers that are there already, too
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
     return _checked(batches, notes)
 
 
 def _checked(batches: Iterator[Batch], notes: ReadingNotes) -> Iterator[Batch]:
     while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
+        with _lost_workers_named(notes):
+            batch = next(batches, None)
+        if batch is None:
             return
-        except RuntimeError as failure:  # torch's of a dead worker, which it misses after seconds, or a worker's own
-            if (lost := notes.lost()) is None:
-                raise
-            raise lost from failure
         yield batch
+
+
+@contextmanager
+def _lost_workers_named(notes: ReadingNotes) -> Iterator[None]:
+    """Raise LostWorkerError for torch's error of a dead worker; a worker's own errors pass."""
+    try:
+        yield
+    except RuntimeError as failure:
+        if (lost := notes.lost()) is None:
+            raise
+        raise lost from failure
 
 
 @contextmanager
