@@ -4,6 +4,7 @@ import atexit
 import functools
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import weakref
@@ -22,6 +23,7 @@ from perceptual_mae.errors import LostProcessError
 Samples = list[tuple[int, int]]
 """The (pass, index) of each image of a micro-batch."""
 
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -44,13 +46,16 @@ class ReadingNotes:
         if (worker := get_worker_info()) is not None:
             self._notes[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), index + 1]
 
-    def lost(self) -> LostWorkerError | None:
-        """Return the error of the first worker that has died, or None while all are alive."""
+    def lost(self, failure: BaseException) -> LostWorkerError | None:
+        """Return the error of the worker whose death `failure` is about, or None where it is about something else."""
+        reading = dict(zip(self._notes[::2], self._notes[1::2], strict=True))
+        named = _DEAD_WORKER.search(str(failure))
         alive = {process.pid for process in multiprocessing.active_children()}
-        for pid, number in zip(self._notes[::2], self._notes[1::2], strict=True):
-            if pid and pid not in alive:
-                return LostWorkerError(pid, number - 1 if number else None)
-        return None
+        dead = [int(named[1])] if named else [pid for pid in reading if pid and pid not in alive]
+        if not dead:
+            return None
+        number = reading.get(dead[0], 0)
+        return LostWorkerError(dead[0], number - 1 if number else None)
 
 
 class BatchSampler(Sampler[Samples]):
@@ -114,8 +119,8 @@ def _lost_workers_named(notes: ReadingNotes) -> Iterator[None]:
     """Raise LostWorkerError for torch's error of a dead worker; a worker's own errors pass."""
     try:
         yield
-    except RuntimeError as failure:
-        if (lost := notes.lost()) is None:
+    except (RuntimeError, OSError, EOFError) as failure:  # the latter of its pipes
+        if (lost := notes.lost(failure)) is None:
             raise
         raise lost from failure
 
