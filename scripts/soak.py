@@ -216,7 +216,7 @@ class Tally:
     tensors: int = 0
     records: int = 0
     pictures: int = 0
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -252,7 +252,8 @@ def check(attempt: Attempt, name: str | None, before: int, tally: Tally) -> None
     if not attempt.wait(5 * PATIENCE if codes is None else PATIENCE):
         tally.wrong.append(f"{name}: still running after {time.monotonic() - attempt.hit_at:.0f} s")
     elif codes not in (None, (-9,)):
-        tally.seconds.append(time.monotonic() - attempt.hit_at)
+        kind = "rank" if name == "rank killed" else "signal" if name in SIGNALS else "other"
+        tally.seconds[kind] = max(tally.seconds.get(kind, 0.0), time.monotonic() - attempt.hit_at)
     found, printed = attempt.end(), attempt.printed
     tally.restarts += printed.count("workers are started again")
     early = not attempt.was_training and (found[0] in (1, 130) or -found[0] in (*SIGNALS.values(), signal.SIGKILL))
@@ -302,7 +303,7 @@ def compare(out: Path, reference: Path, tally: Tally) -> None:
             [f"{out.name}: {name}: {len(differing)} tensors differ, first {differing[0]}"] if differing else []
         )
     for name, read in (("state.json", _read), ("metrics.jsonl", _records), ("summary.json", _read)):
-        own, other = (read((ours if name == "state.json" else out) / name), read(_twin(name, theirs, reference)))
+        own, other = (read(folder / name) for folder in ((ours, theirs) if name == "state.json" else (out, reference)))
         if own != other:
             tally.wrong.append(f"{out.name}: {name} differs: {_first_difference(own, other)}")
     tally.records += len(_records(out / "metrics.jsonl"))
@@ -310,10 +311,6 @@ def compare(out: Path, reference: Path, tally: Tally) -> None:
     tally.pictures += len(pictures[0])
     if pictures[0] != pictures[1]:
         tally.wrong.append(f"{out.name}: pictures {sorted(pictures[0])} differ from {sorted(pictures[1])}")
-
-
-def _twin(name: str, checkpoint_: Path, reference: Path) -> Path:
-    return (checkpoint_ if name == "state.json" else reference) / name
 
 
 def _same_bits(own: torch.Tensor, other: torch.Tensor) -> bool:
@@ -351,7 +348,10 @@ def report(tallies: dict[int, Tally], command: str, minutes: float) -> str:
         "records of metrics.jsonl compared": lambda each: each.records,
         "pictures compared, byte by byte": lambda each: each.pictures,
         "data workers started again": lambda each: each.restarts,
-        "longest time from a fault to the end of all processes": lambda each: f"{max(each.seconds, default=0):.1f} s",
+        "longest time to the end of all processes after a signal": lambda each: (
+            f"{each.seconds.get('signal', 0):.1f} s"
+        ),
+        "the same after a rank was killed": lambda each: f"{each.seconds.get('rank', 0):.1f} s",
         "**what was wrong**": lambda each: len(each.wrong),
     }
     lines += [
