@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ Samples = list[tuple[int, int]]
 """The (pass, index) of each image of a micro-batch."""
 
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")
+_DYING = 1.0
+"""Seconds a worker may still count as alive after its pipes have closed."""
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -50,8 +53,11 @@ class ReadingNotes:
         """Return the error of the worker whose death `failure` is about, or None where it is about something else."""
         reading = dict(zip(self._notes[::2], self._notes[1::2], strict=True))
         named = _DEAD_WORKER.search(str(failure))
-        alive = {process.pid for process in multiprocessing.active_children()}
-        dead = [int(named[1])] if named else [pid for pid in reading if pid and pid not in alive]
+        dead, deadline = [int(named[1])] if named else [], time.monotonic() + _DYING
+        while not dead and time.monotonic() < deadline:
+            alive = {process.pid for process in multiprocessing.active_children()}
+            dead = [pid for pid in reading if pid and pid not in alive]
+            time.sleep(0.0 if dead else 0.05)
         if not dead:
             return None
         number = reading.get(dead[0], 0)
