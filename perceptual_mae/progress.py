@@ -84,7 +84,7 @@ class ProgressBar:
         """Show that `done` of `total` are done; the first call of a task sets where its time is counted from."""
         now = time.monotonic()
         if task not in self.tasks:
-            bar = self.bars.add_task(task, total=total) if self.bars else None
+            bar = self.bars.add_task(task, total=total, completed=done) if self.bars else None
             self.tasks[task] = _Task(now, now, done, done, total, bar)
         state = self.tasks[task]
         state.done, state.total = done, total

@@ -50,11 +50,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         place = item.path.relative_to(TESTS).as_posix()
         if place.startswith(FOR_STUDIES) and item.path.stem != "test_references":
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache_of_headers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test leaves anything in the user's cache, or reads what is there."""
+    with mock.patch("perceptual_mae.data.unreadable.user_cache", return_value=tmp_path_factory.mktemp("cache")):
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +114,7 @@ QUICK_FORMS = ("pooled", "relativistic")
 
 def tiered_forms() -> list[Any]:
     """Forms as parameters of a test, slow ones marked."""
-    return [name if name in QUICK_FORMS else pytest.param(name, marks=pytest.mark.slow) for name in FORMS]
+    return [name if name in QUICK_FORMS else slow(name) for name in FORMS]
 
 
 QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
@@ -114,7 +123,12 @@ QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
 
 def tiered(methods: Iterable[str]) -> list[Any]:
     """Methods as parameters of a test, slow ones marked."""
-    return [name if name in QUICK_METHODS else pytest.param(name, marks=pytest.mark.slow) for name in methods]
+    return [name if name in QUICK_METHODS else slow(name) for name in methods]
+
+
+def slow(*values: object) -> ParameterSet:
+    """One set of a parametrised test's values, for the slow tier."""
+    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def without_weights(method: str) -> list[str]:

@@ -7,8 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 import perceptual_mae
+from perceptual_mae.config import layers
 
 ROOT = Path(__file__).parents[1]
 PRODUCT = ROOT / "perceptual_mae"
@@ -148,6 +150,41 @@ def test_packages_log_and_only_the_command_line_prints() -> None:
             continue
         calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"], path
+
+
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+PROGRAMS = {"torch.jit.load", "torch.export.load", "torch.package.PackageImporter", "torch.hub.load"}
+GUARDED = {
+    "perceptual_mae/evaluation/feature_networks/torchscript.py": PROGRAMS,
+    "perceptual_mae/config/own_kinds.py": {"importlib.import_module"},
+    "perceptual_mae/__init__.py": {"import_module"},  # of this package's own modules
+}
+"""The places that run what a file or a configuration holds, behind a question of trust."""
+
+
+@pytest.mark.parametrize(
+    "path", [*python_files(), *sorted((ROOT / "scripts").rglob("*.py"))], ids=lambda path: path.name
+)
+def test_what_a_file_holds_is_executed_in_guarded_places_alone(path: Path) -> None:
+    """See SECURITY.md."""
+    name = path.relative_to(ROOT).as_posix()
+    assert not {module.split(".")[0] for module in imports_of(path)} & UNPICKLERS
+    for call in [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]:
+        called, keywords = ast.unparse(call.func), {ast.unparse(keyword) for keyword in call.keywords}
+        assert called not in {"eval", "exec", "__import__", "compile"}
+        assert called not in PROGRAMS | {"importlib.import_module", "import_module"} or called in GUARDED.get(name, ())
+        assert called != "torch.load" or "weights_only=True" in keywords
+        assert not keywords & {"weights_only=False", "allow_pickle=True", "trust_remote_code=True"}
+        if called.startswith("yaml.") and "load" in called:
+            assert called == "yaml.safe_load" or "Loader=_Loader" in keywords
+
+
+def test_the_reader_of_yaml_makes_plain_values_alone() -> None:
+    assert issubclass(layers._Loader, yaml.SafeLoader)
+    assert {tag for tag in layers._Loader.yaml_constructors if tag} == {
+        tag for tag in yaml.SafeLoader.yaml_constructors if tag
+    }
+    assert not layers._Loader.yaml_multi_constructors
 
 
 @pytest.mark.parametrize("name", perceptual_mae.__all__)

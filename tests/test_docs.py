@@ -23,7 +23,12 @@ from test_architecture import FLOORS
 
 ROOT = Path(__file__).parents[1]
 TRAINER = ROOT / "perceptual_mae/training/trainer.py"
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
 COMMANDS = typer.main.get_command(app)
 
 # Words of nobody's trade, each with what to say instead.
@@ -164,10 +169,10 @@ def test_every_page_is_in_the_index() -> None:
 
 @pytest.fixture
 def folder_with_shown_files(tmp_path: Path) -> Path:
-    """A folder with the shipped layers, as in a checkout, and the YAML files that the pages show under their names."""
+    """A folder with the shipped layers, as in a checkout, and the files that the pages show under their names."""
     for page in PAGES:
-        for block in blocks(page, "yaml"):
-            if named := re.match(r"# (\S+\.yaml)", block):
+        for block in [*blocks(page, "yaml"), *blocks(page, "python")]:
+            if named := re.match(r"# (\S+\.(?:yaml|py))", block):
                 (tmp_path / named[1]).write_text(block)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     return tmp_path

@@ -61,7 +61,6 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0 when done, 2 for the user's mistakes, 130 when interrupted, 1 for what is not."""
-    sys.path.append(os.getcwd())  # a `kind` may name a class in a file of the user's own
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="pmae", standalone_mode=False)
         sys.stdout.flush()

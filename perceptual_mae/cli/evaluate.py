@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perceptual_mae.cli.options import DataKeys, Ema, Folder, Out, Scored, Split, TestLimit, check_run
+from perceptual_mae.cli.options import DataKeys, Ema, Folder, Out, Scored, Split, TestLimit, TrustCode, check_run
 from perceptual_mae.cli.output import check_out, print_lines
 from perceptual_mae.files import write_json
 from perceptual_mae.report.markdown_table import markdown_table
@@ -71,12 +71,13 @@ def evaluate_command(
     split: Split = None,
     limit: TestLimit = None,
     ema: Ema = None,
+    trust_code: TrustCode = False,
     out: Out = None,
 ) -> None:
     """Score reconstructions of held-out images under fixed masks, e.g. pmae evaluate runs/a --baselines."""
     check_run(folder)
     score(
-        Scored(folder, overrides or [], data, split, None, limit, ema),
+        Scored(folder, overrides or [], data, split, None, limit, ema, trust_code),
         metrics=metrics,
         require=require or [],
         features=features or [],
@@ -114,7 +115,7 @@ def score(
 
     check_out(out)
     names_of(metrics)
-    run = Run(scored.path)
+    run = Run(scored.path, trust_code=scored.trust_code)
     check_ema(run, scored.ema)
     config = with_masking(with_images(run.config, scored.data, scored.overrides, scored.split), mask)
     data = open_held_out(config, name=scored.data, split=scored.split, limit=scored.test_limit)
@@ -133,6 +134,7 @@ def score(
             batch_size=batch_size,
             baselines=baselines,
             ema=scored.ema,
+            trust_code=scored.trust_code,
             on_progress=on_progress,
         )
     if accelerator.is_main_process:
@@ -231,7 +233,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
 def _network(name: str, metadata: Mapping[str, Any]) -> str:
     """Say how the scores through a network were computed."""
     height, width = metadata["input"]
-    digest = metadata.get("sha256") or metadata["encoder_sha256"]
+    digest = metadata.get("sha256") or metadata.get("encoder_sha256") or "not stated"
     return (
         f"[{name}]: {metadata['num_images']} images, {metadata['dim']} features, {height}x{width} pixels, weights "
         f"{digest[:12]}; against the originals of the same images; originals: one half of them against the other"

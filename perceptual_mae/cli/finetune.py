@@ -10,11 +10,13 @@ from perceptual_mae.cli.options import (
     DataKeys,
     Ema,
     Folder,
+    Fresh,
     Limit,
     Out,
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -58,20 +60,31 @@ def finetune_command(
     save: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Keep the network there, for open_classifier in Python.")
     ] = None,
+    trust_code: TrustCode = False,
     out: Out = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Train a run's encoder end to end on labels, e.g. pmae finetune runs/a --recipe small --fraction 0.1."""
+    """Train a run's encoder end to end on labels, e.g. pmae finetune runs/a --recipe small --fraction 0.1.
+
+    The same command goes on with a training that was stopped.
+    """
     check_run(folder)
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     options = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     chosen = read_numbers(seeds, "--seeds", least=0)
-    check_options(scored, fraction, from_scratch, save)
+    check_options(scored, fraction, from_scratch)
     check_out(out)
     from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
     from perceptual_mae.evaluation.finetuning.recipes import read_recipe
+    from perceptual_mae.evaluation.resumption import Checkpoints
 
+    name = f"finetune_{recipe}" + ("_scratch" if from_scratch else "")
+    name += f"_fraction_{fraction:g}" if fraction is not None else ""
     with scoring(scored) as (evaluation, on_progress):
+        written = out or evaluation.default_path(name)
+        checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log)
+        check_save(save, is_resumed=checkpoints.folder.exists() and not fresh)
         depth = len(evaluation.run.generator().encoder.blocks)
         resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
         report = finetune_run(
@@ -84,17 +97,17 @@ def finetune_command(
             from_scratch=from_scratch,
             ema=scored.ema,
             save=save,
+            checkpoints=checkpoints,
             on_progress=on_progress,
         )
-    name = f"finetune_{recipe}" + ("_scratch" if from_scratch else "")
-    name += f"_fraction_{fraction:g}" if fraction is not None else ""
     report["recipe"] = {"name": recipe, **report["recipe"]}
     write_scores(
         evaluation,
         report,
         finetune_table,
-        out or evaluation.default_path(name),
+        written,
         next_step=next_step(scored, from_scratch, save),
+        checkpoints=checkpoints,
     )
 
 
@@ -107,13 +120,18 @@ def next_step(scored: Scored, from_scratch: bool, save: Path | None) -> str:
     return f"next: pmae finetune {scored.path} with the same options and --from-scratch, the baseline"
 
 
-def check_options(scored: Scored, fraction: float | None, from_scratch: bool, save: Path | None) -> None:
-    """Refuse options that leave each other without effect, and a place the network cannot be written to."""
+def check_options(scored: Scored, fraction: float | None, from_scratch: bool) -> None:
+    """Refuse options that leave each other without effect."""
     if fraction is not None and not 0 < fraction <= 1:
         raise UserError(f"--fraction is {fraction:g}; give a share of the training images, such as 0.01 or 0.1")
     if fraction is not None and scored.limit is not None:
         raise UserError("--fraction and --limit both say how many training images there are; leave one out")
     if from_scratch and scored.ema is not None:
         raise UserError("--from-scratch takes none of the run's weights; leave out --ema and --no-ema")
-    if save is not None and (save.is_file() or (save.is_dir() and any(save.iterdir()))):
+
+
+def check_save(save: Path | None, *, is_resumed: bool) -> None:
+    """Refuse a place the network cannot be written to; a stopped command that goes on has begun to fill its own."""
+    is_in_use = save is not None and save.is_dir() and any(save.iterdir()) and not is_resumed
+    if save is not None and (save.is_file() or is_in_use):
         raise UserError(f"--save: {save} is in use; name a new folder")

@@ -15,6 +15,7 @@ from perceptual_mae.cli.options import (
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -33,6 +34,7 @@ def knn_command(
     limit: Limit = None,
     test_limit: TestLimit = None,
     ema: Ema = None,
+    trust_code: TrustCode = False,
     out: Out = None,
 ) -> None:
     """Classify by the nearest neighbours among a run's frozen features, e.g. pmae knn runs/a."""
@@ -41,7 +43,7 @@ def knn_command(
     check_out(out)
     from perceptual_mae.evaluation.representation.evaluate import knn_run
 
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     with scoring(scored) as (evaluation, on_progress):
         report = knn_run(
             evaluation.run,

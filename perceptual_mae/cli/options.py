@@ -40,12 +40,20 @@ Limit = Annotated[int | None, typer.Option(min=2, help="Use that many training i
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, from a fixed shuffle.")]
 Ema = Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged weights; none: where the run keeps them.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder before training, and raw pixels.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Drop what a stopped call left, and start over.")]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Run code that lies in the folder, or in a --features file: see SECURITY.md."),
+]
 Out = Annotated[Path | None, typer.Option(help="JSON file to write; none: in evaluation/ of the run.")]
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Which run is scored, on which images (none: its own), with which of its weights (none: averaged if kept)."""
+    """Which run is scored, on which images (none: its own), with which of its weights (none: averaged if kept).
+
+    trust_code: whether code that its folder names may run.
+    """
 
     path: Path
     overrides: list[str]
@@ -54,6 +62,7 @@ class Scored:
     limit: int | None
     test_limit: int | None
     ema: bool | None
+    trust_code: bool = False
 
 
 def check_layers(arguments: Sequence[str]) -> None:

@@ -15,7 +15,8 @@ from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
     from perceptual_mae.evaluation.open_run import EvaluationRun
-    from perceptual_mae.progress import OnProgress
+    from perceptual_mae.evaluation.resumption import Checkpoints
+    from perceptual_mae.progress import ProgressBar
 
 
 def print_lines(*lines: str, to_stderr: bool = False) -> None:
@@ -43,14 +44,28 @@ def check_out(out: Path | None) -> None:
 
 
 @contextmanager
-def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "OnProgress"]]:
-    """Open the run and the images to score, and show how far the scoring is."""
+def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "ProgressBar"]]:
+    """Open the run and the images to score, and show how far the scoring is; leave with 130 where it was stopped."""
+    from perceptual_mae.data.unreadable import check_images
     from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.progress import ProgressBar
+    from perceptual_mae.run.signals import EXIT_CODE, Interrupted
 
     evaluation = open_run(**vars(scored))
-    with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
-        yield evaluation, on_progress
+    try:
+        with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
+            images = {"training images": evaluation.data.train, evaluation.data.split: evaluation.data.test}
+            check = check_images(images, on_progress)
+            if check.refusal is not None:
+                raise UserError(check.refusal)
+            for warning in check.warnings if evaluation.is_main_process else ():
+                on_progress.log(f"warning: {warning}")
+            yield evaluation, on_progress
+    except Interrupted as stopped:
+        if evaluation.is_main_process:
+            print_lines(str(stopped), to_stderr=True)
+        leave_processes()
+        raise typer.Exit(EXIT_CODE) from None
 
 
 def write_scores(
@@ -60,17 +75,41 @@ def write_scores(
     path: Path,
     *,
     next_step: str | None = None,
+    checkpoints: "Checkpoints | None" = None,
 ) -> None:
-    """Write the scores of a representation, print their table and the next step; the main process alone does."""
-    import torch
+    """Write the scores of a representation, print their table and the next step; the main process alone does.
+
+    checkpoints: of the trainings that were scored; they are not needed any more.
+    """
+    from perceptual_mae.evaluation.labelled_data import few_images_warning
 
     if evaluation.is_main_process:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, report)
+        if checkpoints is not None:
+            checkpoints.discard()
         closing: Iterable[str] = (f"written to {path}", *([next_step] if next_step else []))
+        accuracy = first_accuracy(report["scores"])
+        if warning := few_images_warning(report["test_images"], evaluation.data.more_images, accuracy):
+            print_lines(f"warning: {warning}", to_stderr=True)
         print_lines(headline(report), "", table(report), "", *closing)
+    leave_processes()
+
+
+def leave_processes() -> None:
+    """Part from the other processes of a launcher, where there are any."""
+    import torch
+
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def first_accuracy(scores: Mapping[str, Any]) -> float:
+    """Return the first accuracy, in [0, 1], of a table of scores: a number, or the mean over seeds."""
+    first = next(iter(scores.values()))
+    if not isinstance(first, Mapping):
+        return float(first)
+    return float(first["accuracy"]) if "accuracy" in first else first_accuracy(first)
 
 
 def headline(report: Mapping[str, Any]) -> str:

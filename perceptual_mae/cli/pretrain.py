@@ -29,8 +29,8 @@ def pretrain_command(
 
 def run(config: "RunConfig", out: Path, *, dry_run: bool, fresh: bool) -> None:
     """Train in a folder, or print what would be trained; leave with the code of a stopped run where it is stopped."""
+    from perceptual_mae.run.signals import EXIT_CODE, Interrupted
     from perceptual_mae.training.loop import pretrain
-    from perceptual_mae.training.signals import EXIT_CODE, Interrupted
 
     if dry_run:
         print_lines(describe(config, out))
@@ -88,7 +88,8 @@ def describe(config: "RunConfig", out: Path) -> str:
         f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share}, shared by all processes"
     )
     lines.append(f"learning rate: {peak:g}")
-    lines.append(count_steps(config))
+    lines.append(describe_crops(config))
+    lines += describe_images(config)
     kept = (1 + OPTIMIZER_MOMENTS) * total + (with_positions if training.ema_kimg else 0)
     kept += sum(parameter.numel() for parameter in networks.copies.parameters())
     lines.append(f"one checkpoint: {4 * kept / 1e6:,.1f} MB; {training.keep_last} are kept")
@@ -96,17 +97,46 @@ def describe(config: "RunConfig", out: Path) -> str:
     return "\n".join(lines)
 
 
-def count_steps(config: "RunConfig") -> str:
-    """Return the number of steps in words; unknown where the data cannot be read."""
+def describe_crops(config: "RunConfig") -> str:
+    """Return at which scales images are cropped in training and when they are held out."""
+    data = config.data
+    height, width = data.size
+    low, high = (f"{100 * share:g}" for share in data.crop_scale)
+    train = "the centre" if data.crop == "center" else f"{low} to {high} % of an image's area"
+    if (resize := data.shorter_side) is None:
+        held_out = "as large as covers it"
+    else:
+        share = height * width / resize**2
+        held_out = f"shorter side {resize}, then the centre ({100 * share:.0f} % of a square image)"
+    return f"crops of {height}x{width}: in training {train}; of held-out images {held_out}"
+
+
+def describe_images(config: "RunConfig") -> list[str]:
+    """Return the number of steps, and what the image files' headers say; steps are unknown where there are no images.
+
+    Raises UserError where a run would be refused for unreadable files.
+    """
     from perceptual_mae.config import build
+    from perceptual_mae.data.unreadable import check_images
+    from perceptual_mae.progress import ProgressBar
 
     try:
-        images = len(config.data.build("train"))
+        train = config.data.build("train")
     except UserError as mistake:
-        return f"steps: unknown, the data cannot be read ({mistake})"
-    plan = build.build_plan(config.training, images)
+        return [f"steps: unknown, the data cannot be read ({mistake})"]
+    plan = build.build_plan(config.training, len(train))
     timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
-    return (
+    steps = (
         f"steps: {timetable.total_steps:,} = {config.training.epochs} epochs x {plan.steps_per_epoch:,}, "
-        f"warm-up {timetable.warmup_steps:,}; {images:,} training images"
+        f"warm-up {timetable.warmup_steps:,}; {len(train):,} training images"
     )
+    datasets, missing = {"train": train}, list[str]()
+    try:
+        datasets[config.evaluation.split] = config.data.build(config.evaluation.split)
+    except UserError as mistake:
+        missing = [f"warning: no images to score ({mistake})"]
+    with ProgressBar() as on_progress:
+        check = check_images(datasets, on_progress)
+    if check.refusal is not None:
+        raise UserError(check.refusal)
+    return [steps, *check.lines, *(f"warning: {warning}" for warning in check.warnings), *missing]

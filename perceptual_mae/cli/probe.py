@@ -10,11 +10,13 @@ from perceptual_mae.cli.options import (
     DataKeys,
     Ema,
     Folder,
+    Fresh,
     Limit,
     Out,
     Scored,
     Split,
     TestLimit,
+    TrustCode,
     check_run,
     read_numbers,
 )
@@ -25,6 +27,8 @@ from perceptual_mae.errors import UserError
 Protocol = Literal["cached", "mae", "paper", "kth"]
 Head = Literal["linear", "dense", "mlp"]
 ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]
+AUGMENTED = ("mae", "paper")
+"""Protocols that train for long, and go on when they were stopped."""
 
 
 def probe_command(
@@ -61,21 +65,31 @@ def probe_command(
     limit: Limit = None,
     test_limit: TestLimit = None,
     ema: Ema = None,
+    trust_code: TrustCode = False,
     out: Out = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Train linear probes on a run's frozen encoder, e.g. pmae probe runs/a --baselines."""
+    """Train linear probes on a run's frozen encoder, e.g. pmae probe runs/a --baselines.
+
+    The same command goes on with a probe by mae or paper that was stopped.
+    """
     check_run(folder)
     protocol, head = settle(protocol, head)
     chosen = (
         read_numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
     )
-    check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
+    check_options(protocol, optimizer, epochs, batch_size, layers, baselines, fresh)
     check_out(out)
     from perceptual_mae.evaluation.representation.evaluate import probe_run
+    from perceptual_mae.evaluation.resumption import Checkpoints
     from perceptual_mae.visualization.layer_map import draw_layer_map
 
-    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema)
+    name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
+    name += "" if optimizer in (None, "lbfgs") else f"_{optimizer}"
+    scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     with scoring(scored) as (evaluation, on_progress):
+        written = out or evaluation.default_path(name)
+        checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log) if protocol in AUGMENTED else None
         report = probe_run(
             evaluation.run,
             evaluation.data,
@@ -89,14 +103,13 @@ def probe_command(
             layers=layers,
             baselines=baselines,
             ema=scored.ema,
+            checkpoints=checkpoints,
             on_progress=on_progress,
         )
-    name = "probe_layers" if layers else f"probe_kth_{head}" if protocol == "kth" else f"probe_{protocol}"
-    written = out or evaluation.default_path(name if optimizer in (None, "lbfgs") else f"{name}_{optimizer}")
     if layers and evaluation.is_main_process:
         title = f"{report['run']}, {report['data']}, {report['train_images']} training images"
         draw_layer_map(report["scores"]["encoder"], written.with_suffix(".png"), title=title)
-    write_scores(evaluation, report, with_spectrum(probe_table), written)
+    write_scores(evaluation, report, with_spectrum(probe_table), written, checkpoints=checkpoints)
 
 
 def settle(protocol: Protocol | None, head: Head | None) -> tuple[Protocol, Head]:
@@ -114,6 +127,7 @@ def check_options(
     batch_size: int | None,
     layers: bool,
     baselines: bool,
+    fresh: bool,
 ) -> None:
     """Refuse options that another one leaves without effect."""
     if protocol != "cached" and optimizer is not None:
@@ -121,6 +135,8 @@ def check_options(
     if protocol != "cached" and layers:
         asked = "--protocol kth and --head" if protocol == "kth" else f"--protocol {protocol}"
         raise UserError(f"--layers probes cached features; leave out {asked}")
+    if fresh and protocol not in AUGMENTED:
+        raise UserError(f"--fresh: a probe by {protocol} keeps nothing when it is stopped; leave it out")
     if layers and baselines:
         raise UserError("--layers maps the run's own encoder; leave out --baselines")
     if protocol == "cached" and optimizer in (None, "lbfgs") and (epochs or batch_size):

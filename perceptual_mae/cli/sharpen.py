@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from perceptual_mae.cli.options import check_run
+from perceptual_mae.cli.options import TrustCode, check_run
 from perceptual_mae.cli.output import print_lines
 
 
@@ -24,6 +24,7 @@ def sharpen_command(
         float, typer.Option(min=0.001, help="Images to train on, relative to those the run was trained on.")
     ] = 0.15,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run; none: RUN-sharpened.")] = None,
+    trust_code: TrustCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over in an empty folder.")] = False,
 ) -> None:
@@ -35,7 +36,7 @@ def sharpen_command(
     from perceptual_mae.cli import pretrain
     from perceptual_mae.training.sharpening import sharpening_config
 
-    config = sharpening_config(source, arguments or [], decoder=decoder, share=share)
+    config = sharpening_config(source, arguments or [], decoder=decoder, share=share, trust_code=trust_code)
     folder = source.parent.parent if source.parent.name == "checkpoints" else source
     out = out or folder.with_name(f"{folder.stem}-sharpened")
     pretrain.run(config, out, dry_run=dry_run, fresh=fresh)

@@ -14,8 +14,8 @@ from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.sweep.grid import Axis, make_cells, parse_axis
 
 if TYPE_CHECKING:
+    from perceptual_mae.run.signals import StopSignal
     from perceptual_mae.sweep.folder import Planned
-    from perceptual_mae.training.signals import StopSignal
 
 FAILED = 1
 
@@ -54,7 +54,7 @@ def run(
     arguments: list[str], axes: list[Axis], *, seeds: tuple[int, ...], out: Path, metrics: list[str], dry_run: bool
 ) -> None:
     """Run what of the grid is not finished yet, then set all of it in a table; exit code 1 where a cell failed."""
-    from perceptual_mae.sweep.folder import plan, write_record
+    from perceptual_mae.sweep.folder import finished_unrecorded, plan, write_record
     from perceptual_mae.sweep.results import check_metrics, draw_curves, read_points, read_summary, to_json, to_markdown
 
     planned = plan(arguments, make_cells(axes, seeds), out)
@@ -66,7 +66,7 @@ def run(
             print_lines(f"{each.state:9}{each.path}: pmae pretrain {' '.join(each.arguments)}")
         print_lines(f"{len(planned)} runs, {len(planned) - len(finished)} of them to go")
         return
-    write_record(out, arguments, axes, seeds, {})
+    write_record(out, arguments, axes, seeds, finished_unrecorded(out, planned))
     runner = Runner(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
     runner.run()
     points = read_points(planned, metrics)
@@ -97,7 +97,7 @@ class Runner:
 
     def run(self) -> None:
         """Run all cells that are not finished; leave with exit code 130 when asked to stop."""
-        from perceptual_mae.training.signals import StopSignal
+        from perceptual_mae.run.signals import StopSignal
 
         todo = [each for each in self.planned if each.state != "finished"]
         if skipped := len(self.planned) - len(todo):
@@ -112,9 +112,9 @@ class Runner:
 
     def run_one(self, each: "Planned", stop: "StopSignal") -> None:
         """Run one cell and write down how it ended."""
+        from perceptual_mae.run.signals import EXIT_CODE
         from perceptual_mae.sweep.launch import launch
         from perceptual_mae.sweep.results import check_metrics, read_summary
-        from perceptual_mae.training.signals import EXIT_CODE
 
         before = time.monotonic()
         ending = launch(each.arguments, each.path, lambda line: print_lines(f"  {line}", to_stderr=True), stop)

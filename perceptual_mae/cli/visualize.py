@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from perceptual_mae.cli.options import Folder, check_run
+from perceptual_mae.cli.options import Folder, TrustCode, check_run
 from perceptual_mae.cli.output import print_lines
 from perceptual_mae.errors import UserError
 
@@ -39,6 +39,7 @@ def visualize_command(
         typer.Option("--beside", metavar="RUN", help="Another run on the same images and masks; repeat it."),
     ] = None,
     view: Annotated[Pictures | None, typer.Option(help="Which pictures of each run; none: both.")] = None,
+    trust_code: TrustCode = False,
     attention: Annotated[
         bool, typer.Option("--attention", help="Draw the attention of the encoder's class token, nothing hidden.")
     ] = False,
@@ -68,7 +69,7 @@ def visualize_command(
     from perceptual_mae.run.run import Run
     from perceptual_mae.visualization.image_grid import save, sheet
 
-    runs = [Run(path) for path in (folder, *others)]
+    runs = [Run(path, trust_code=trust_code) for path in (folder, *others)]
     first = runs[0]
     batch, changes = own_images(first, images) if images else (held_out_images(first, count), "")
     generators = [run.generator() for run in runs]
@@ -179,15 +180,16 @@ def own_images(run: "Run", paths: list[Path]) -> tuple["Batch", str]:
 
     from perceptual_mae.config import build
     from perceptual_mae.data.batch import Batch
-    from perceptual_mae.data.decoding import UnreadableImageError, read_image
+    from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError, read_image
 
     transform = build.build_evaluation_transform(run.config.data)
+    max_pixels = run.config.data.options().get("max_pixels", MAX_PIXELS)
     height, width = transform.size
     images: list[Tensor] = []
     changed, mistakes = list[str](), list[str]()
     for path in paths:
         try:
-            image = read_image(path)
+            image = read_image(path, max_pixels=max_pixels)
         except UnreadableImageError as failure:
             mistakes.append(f"{path}: cannot be read ({failure.reason}); give another image file or leave it out")
             continue

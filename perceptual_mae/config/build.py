@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from discriminators import Augmentation, Discriminator
 from discriminators.penalties import PathLength, lazy_adam
+from perceptual_mae.config.from_signature import refuse_untrusted
+from perceptual_mae.config.loss_sections import LossesSection, LossNetworkSection
 from perceptual_mae.config.schema import (
     AugmentSection,
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
-    LossesSection,
-    LossNetworkSection,
     MaskingSection,
     PenaltiesSection,
 )
@@ -35,7 +35,6 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
-from perceptual_mae.losses import TERMS
 from perceptual_mae.losses.adversarial import ADVERSARIAL, AdversarialLoss, adversarial_discriminator
 from perceptual_mae.objective.discriminator_input import DiscriminatorInput
 from perceptual_mae.objective.objective import Objective, WeightedTerm
@@ -79,11 +78,12 @@ def build_discriminator(
 
 def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:
     """Return the generator's objective: the table's terms with weights, phases, options and networks of the run."""
+    refuse_untrusted(losses)
     keys, readers = loss_network_keys(losses), losses.discriminator_readers()
     return Objective(
         {
             name: WeightedTerm(
-                TERMS[name],
+                losses.term(name),
                 section.weight,
                 section.when,
                 section.options(),
@@ -208,22 +208,20 @@ def build_train_transform(data: DataSection) -> TrainTransform:
 
 def build_evaluation_transform(data: DataSection) -> EvaluationTransform:
     """Return how held-out images are resized and cropped."""
-    return EvaluationTransform(data.size, data.eval_resize)
+    return EvaluationTransform(data.size, data.shorter_side)
 
 
 def build_training_masks(
     section: MaskingSection, grid: Size, seed: int, attention: Attention | None = None
 ) -> TrainingMasks:
     """Return what draws a training batch's masks; `attention` is called where the masking depends on the encoder."""
-    draw = partial(section.constructor, **section.options())
-    return TrainingMasks(draw, section.ratio, grid, seed, attention if section.reads_attention else None)
+    return TrainingMasks(section.bind(), section.ratio, grid, seed, attention if section.reads_attention else None)
 
 
 def build_fixed_masks(section: MaskingSection, grid: Size, seed: int, ratio: float | None = None) -> FixedMasks:
     """Return what draws held-out images' masks, at the ratio training ends with unless another is given."""
     fixed = section.of_held_out_images
-    draw = partial(fixed.constructor, **fixed.options())
-    return FixedMasks(draw, final_ratio(section) if ratio is None else ratio, grid, seed)
+    return FixedMasks(fixed.bind(), final_ratio(section) if ratio is None else ratio, grid, seed)
 
 
 def final_ratio(masking: MaskingSection) -> float:

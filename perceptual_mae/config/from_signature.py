@@ -4,13 +4,12 @@ Positional parameters come from the run (tensors, shapes). Defaults stand in the
 docstring. This is the one place that turns a table such as DISCRIMINATORS into a schema.
 """
 
-import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import (
@@ -19,6 +18,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    RootModel,
     ValidationError,
     create_model,
 )
@@ -29,7 +29,17 @@ from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from perceptual_mae.config.errors import RejectedError, mistakes_of
-from perceptual_mae.config.mistake import Mistake, unknown_entry
+from perceptual_mae.config.mistake import Mistake, join, unknown_entry
+from perceptual_mae.config.own_kinds import (
+    NOTHING,
+    Trust,
+    import_own,
+    is_own,
+    positional_names,
+    refusal,
+    trust_of,
+    untrusted,
+)
 from perceptual_mae.errors import nearest
 
 
@@ -103,12 +113,14 @@ class Section(BaseModel):
 class Options(Section):
     """A section that holds the options of one class or function, and fields of its own.
 
-    types_in_files: what stands in a file for an option of a type that no file can hold, such as a network.
+    types_in_files: what stands in a file for an option of a type that no file can hold, such as a network. is_trusted:
+    whether its code may run; options of a section where it may not are kept as they stand, and nothing is built of it.
     """
 
     constructor: ClassVar[Callable[..., Any]]
     option_fields: ClassVar[Mapping[str, str]] = {}
     types_in_files: ClassVar[Mapping[type, Any]] = {}
+    is_trusted: ClassVar[bool] = True
 
     def options(self) -> dict[str, Any]:
         """Return the options alone, as keyword arguments of the constructor."""
@@ -116,7 +128,13 @@ class Options(Section):
 
     def build(self, *positional: Any) -> Any:
         """Call the constructor with what comes from the run, and the options."""
-        return self.constructor(*positional, **self.options())
+        return self.bind()(*positional)
+
+    def bind(self) -> Callable[..., Any]:
+        """Return the constructor with the options; it is called with what comes from the run."""
+        if not self.is_trusted:
+            self.constructor()  # which refuses
+        return partial(self.constructor, **self.options())
 
     @classmethod
     def asks_for(cls, name: str) -> bool:
@@ -129,6 +147,13 @@ class Choice(Options):
 
     kind: str
 
+
+OWN_KIND: JsonSchemaValue = {
+    "type": "object",
+    "properties": {"kind": {"type": "string", "pattern": ":"}},
+    "required": ["kind"],
+}
+"""What editors take for a section of a kind of one's own."""
 
 S = TypeVar("S", bound=Options)
 Read = TypeVar("Read", bound=Section)
@@ -178,14 +203,14 @@ def fill(values: Any, names: tuple[str, str], default: float) -> Any:
 class Reading:
     """Annotation of a field: how the mapping in a file becomes its section, and its JSON schema for editors."""
 
-    read: Callable[[Mapping[str, Any]], object]
+    read: Callable[[Mapping[str, Any], Trust], object]
     schema: Callable[[Callable[[type[BaseModel]], JsonSchemaValue]], JsonSchemaValue]
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def read(value: object) -> object:
-            return self.read(value) if isinstance(value, Mapping) else value
+        def read(value: object, info: ValidationInfo) -> object:
+            return self.read(value, trust_of(info)) if isinstance(value, Mapping) else value
 
-        return core_schema.no_info_before_validator_function(read, handler(source))
+        return core_schema.with_info_before_validator_function(read, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return self.schema(lambda model: handler(model.__pydantic_core_schema__))
@@ -193,52 +218,70 @@ class Reading:
 
 def options_of(base: type[S], target: Callable[..., Any]) -> Reading:
     """Annotate a section that holds the options of one class."""
-    return Reading(lambda value: read_as(derive(base, target), value), lambda show: show(derive(base, target)))
+    return Reading(
+        lambda value, trust: read_as(derive(base, target), value, trust), lambda show: show(derive(base, target))
+    )
 
 
 def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: str, default: str) -> Reading:
     """Annotate a section that holds a kind of the table and its options; `default` is the kind where none is named."""
 
-    def read(value: Mapping[str, Any]) -> Choice:
-        chosen = model(value.get("kind", default))
+    def read(value: Mapping[str, Any], trust: Trust) -> Choice:
+        kind: object = value.get("kind", default)
+        if isinstance(kind, str) and is_own(kind) and not trust.allows(kind):
+            kept: Choice = read_as(untrusted(base, kind, what, trust.source), value, trust)
+            return kept
+        chosen = model(kind, trust)
         own = {field.alias or name: field for name, field in chosen.model_fields.items()}
         # null removes what a layer below set: an option of another kind, or one that then has its default again
         options = {name: option for name, option in value.items() if option is not None or _may_be_null(own.get(name))}
-        return read_as(chosen, {"kind": default, **options})
+        return read_as(chosen, {"kind": default, **options}, trust)
 
-    def model(kind: object) -> type[Choice]:
-        target = class_of_kind(kind, table, what)
+    def model(kind: object, trust: Trust) -> type[Choice]:
+        target = class_of_kind(kind, table, what, trust)
         try:
             return derive(base, target, str(kind))
         except (ValueError, TypeError, NameError) as error:
             raise RejectedError([Mistake(("kind",), f"{what} {kind!r} cannot be configured: {error}")]) from error
 
     def schema(show: Callable[[type[BaseModel]], JsonSchemaValue]) -> JsonSchemaValue:
-        own = {"type": "object", "properties": {"kind": {"type": "string", "pattern": ":"}}, "required": ["kind"]}
-        return {"anyOf": [*(show(model(kind)) for kind in table), own]}
+        return {"anyOf": [*(show(model(kind, NOTHING)) for kind in table), OWN_KIND]}
 
     return Reading(read, schema)
 
 
 def entries(
-    table: Mapping[str, object], what: str, model: Callable[[str], type[Section]], *, short: str | None = None
+    table: Mapping[str, object],
+    what: str,
+    model: Callable[[str], type[Section]],
+    *,
+    short: str | None = None,
+    own_model: Callable[[str, str, Trust], type[Section]] | None = None,
 ) -> Reading:
     """Annotate a section of named entries, each with its options; null removes one.
 
-    short: the option that a number alone stands for. Raises RejectedError for names that the table lacks.
+    short: the option that a number alone stands for. own_model: the section of a name that the table lacks, where an
+    entry has a kind of its own, `package.module:function`. Raises RejectedError for other names.
     """
 
-    def read(values: Mapping[str, Any]) -> dict[str, Section]:
+    def model_of(name: str, value: object, trust: Trust) -> type[Section]:
+        if name in table:
+            return model(name)
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        if own_model is None or not isinstance(kind, str) or not is_own(kind):
+            raise RejectedError([unknown_entry("", name, what, list(table))])
+        return own_model(name, kind, trust)
+
+    def read(values: Mapping[str, Any], trust: Trust) -> dict[str, Section]:
         sections, mistakes = dict[str, Section](), list[Mistake]()
         for name, value in values.items():
             is_short = short is not None and isinstance(value, int | float) and not isinstance(value, bool)
             try:
-                if name not in table and (value is not None or short is None):
-                    raise RejectedError([unknown_entry("", name, what, list(table))])
                 if isinstance(value, Section):
                     sections[name] = value
-                elif value is not None:
-                    sections[name] = read_as(model(name), {short: value} if is_short else value)
+                elif value is not None or (name not in table and short is None):
+                    chosen = model_of(name, value, trust)
+                    sections[name] = read_as(chosen, {short: value} if is_short else value, trust)
             except RejectedError as rejected:
                 mistakes += [mistake.under(name) for mistake in rejected.mistakes]
         if mistakes:
@@ -250,24 +293,49 @@ def entries(
         if short is not None:
             others = ({"type": "number"}, {"type": "null"})
             properties = {name: {"anyOf": [options, *others]} for name, options in properties.items()}
-        return {"type": "object", "properties": properties, "additionalProperties": False}
+        return {"type": "object", "properties": properties, "additionalProperties": own_model is not None and OWN_KIND}
 
     return Reading(read, schema)
 
 
-def class_of_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str) -> Callable[..., Any]:
-    """Return the table's line of that kind, or what `package.module:Class` names; others are rejected."""
+def class_of_kind(kind: object, table: Mapping[str, Callable[..., Any]], what: str, trust: Trust) -> Callable[..., Any]:
+    """Return the table's line of that kind, or what `package.module:Class` names, which must take what the lines take.
+
+    Raises RejectedError for others, and for what the trust does not allow.
+    """
     if isinstance(kind, str) and kind in table:
         return table[kind]
-    if not isinstance(kind, str) or ":" not in kind:
+    if not isinstance(kind, str) or not is_own(kind):
         message = f"unknown {what} {kind!r}; choose from: {', '.join(table)}, or your own package.module:Class"
         raise RejectedError([Mistake(("kind",), message, nearest(str(kind), table))])
-    module, _, name = kind.partition(":")
+    if not trust.allows(kind):
+        raise RejectedError([Mistake(("kind",), refusal(trust.source, f"its {what} is code, {kind}"))])
+    forms = [names for target in table.values() if (names := positional_names(target)) is not None]
     try:
-        target: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a module of the user's own may fail in any way
-        raise RejectedError([Mistake(("kind",), f"cannot import {what} {kind!r}: {error}")]) from error
-    return target
+        return import_own(kind, what, forms)
+    except ValueError as error:
+        raise RejectedError([Mistake(("kind",), str(error))]) from error
+
+
+def sections_of_options(value: object, place: str = "") -> Iterator[tuple[str, Options]]:
+    """Yield every section of options in a configuration with its dotted place."""
+    if isinstance(value, Options):
+        yield place, value
+    parts = value.root if isinstance(value, RootModel) else dict(value) if isinstance(value, BaseModel) else {}
+    for name, part in parts.items():
+        yield from sections_of_options(part, join(place, name))
+
+
+def refuse_untrusted(value: object) -> None:
+    """Raise UserError where code that may not run is needed for something in a configuration."""
+    for _, section in sections_of_options(value):
+        section.bind()
+
+
+def imported_kinds(config: object) -> frozenset[str]:
+    """Return the kinds of one's own in a configuration that have been imported, and may be again."""
+    kinds = (getattr(section, "kind", None) for _, section in sections_of_options(config) if section.is_trusted)
+    return frozenset(kind for kind in kinds if isinstance(kind, str) and is_own(kind))
 
 
 def _kind_meaning(base: type[BaseModel], target: object) -> str:
@@ -275,10 +343,10 @@ def _kind_meaning(base: type[BaseModel], target: object) -> str:
     return f"{first_line(target).rstrip('.')} [{source or 'none'}]"
 
 
-def read_as(model: type[Read], value: object) -> Read:
+def read_as(model: type[Read], value: object, trust: Trust = NOTHING) -> Read:
     """Return the value as this model; its mistakes travel together in one `RejectedError`."""
     try:
-        return model.model_validate(value)
+        return model.model_validate(value, context=trust)
     except ValidationError as error:
         raise RejectedError(mistakes_of(model, error, value)) from error
 

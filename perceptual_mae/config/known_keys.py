@@ -73,6 +73,8 @@ def unknown_keys(values: Mapping[str, Any], table: Table, place: str = "") -> It
         for key, value in values.items():
             if key in keys.names:
                 yield from below(key)
+            elif place == "losses" and isinstance(value, Mapping) and ":" in str(value.get("kind")):
+                continue  # a term of the user's own
             elif value is not None or place == "penalties":
                 yield unknown_entry(join(place, key), key, what, keys.names)
         return

@@ -53,6 +53,16 @@ class Merged:
         """Lay one layer on top; `label` is its name."""
         _merge(self.values, values, "", label, self.origins, override=False)
 
+    def start_from(self, values: Mapping[str, Any]) -> None:
+        """Lay values on top that nobody typed, such as those of a run's folder: they have no origin."""
+        _merge(self.values, values, "", "", {}, override=False)
+
+    @property
+    def typed_kinds(self) -> frozenset[str]:
+        """The kinds of one's own, `package.module:Class`, that layers and overrides named."""
+        kinds = [value for key, value in flatten(self.values) if key.endswith("kind") and key in self.origins]
+        return frozenset(kind for kind in kinds if isinstance(kind, str) and ":" in kind)
+
     def override(self, argument: str) -> None:
         """Lay one `section.key=value` on top; it merges into whatever is there."""
         key, _, text = argument.partition("=")

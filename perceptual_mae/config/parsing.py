@@ -1,6 +1,7 @@
 """From layers to a frozen `RunConfig`: all mistakes in one report, each with the layer that made it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
 
@@ -9,16 +10,16 @@ from pydantic import BaseModel, ValidationError
 from discriminators import AUGMENTATIONS
 from perceptual_mae.config import layers
 from perceptual_mae.config.errors import mistakes_of
+from perceptual_mae.config.from_signature import sections_of_options
+from perceptual_mae.config.loss_sections import LossesSection, LossNetworkSection, TermSection
 from perceptual_mae.config.mistake import Mistake, line_of
+from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING, Trust
 from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
-    LossesSection,
-    LossNetworkSection,
     MaskingSection,
     RunConfig,
-    TermSection,
 )
 from perceptual_mae.config.training_sections import (
     EvaluationSection,
@@ -54,20 +55,26 @@ __all__ = [
 def load_config(arguments: Sequence[str]) -> RunConfig:
     """Return the configuration that layers (names or paths) and `key=value` overrides make together.
 
-    Raises UserError with one line a mistake.
+    Classes of one's own that they name, `package.module:Class`, are imported. Raises UserError with one line a mistake.
     """
     merged = layers.merge_layers(arguments)
-    return parse_config(merged.values, merged.origins)
+    return parse_config(merged.values, merged.origins, trust=EVERYTHING)
 
 
 def parse_config(
-    values: Mapping[str, Any], origins: Mapping[str, str] | None = None, *, origin: str = "configuration"
+    values: Mapping[str, Any],
+    origins: Mapping[str, str] | None = None,
+    *,
+    origin: str = "configuration",
+    trust: Trust = NOTHING,
 ) -> RunConfig:
     """Return the configuration that a mapping of sections stands for; what it leaves out has its default.
 
-    origins: who set which dotted key, for the report; keys without an entry are `origin`'s. Raises UserError with one
-    line a mistake: `origin: dotted.key: what was found, what is allowed (did you mean 'x'?)`.
+    origins: who set which dotted key, for the report; keys without an entry are `origin`'s. trust: which classes of
+    one's own may be imported; sections of others are kept as they stand, and refuse to be built. Raises UserError with
+    one line a mistake: `origin: dotted.key: what was found, what is allowed (did you mean 'x'?)`.
     """
+    trust = replace(trust, source=origin)
     merged = layers.Merged()
     merged.merge(values, origin)
     # An empty section changes nothing; but no discriminator and no losses are choices.
@@ -78,15 +85,17 @@ def parse_config(
     }
     if merged.values.get("losses", {}) is None:
         stated["losses"] = {}
-    config, mistakes = _read(stated)
+    config, mistakes = _read(stated, trust)
     if stated.get("augment") == {}:  # off by default, and not to be switched on by saying nothing
         kinds = ", ".join(AUGMENTATIONS)
         mistakes.append(Mistake(("augment",), f"found {{}}, must name a kind ({kinds}), or be null for none"))
     if config is None:
-        config, _ = _read(_without(stated, mistakes))
+        config, _ = _read(_without(stated, mistakes), trust)
     if config is not None:
+        # What depends on a class that was not imported cannot be checked.
+        unread = [Mistake((place,), "") for place, part in sections_of_options(config) if not part.is_trusted]
         misfits = cross_field_errors(config)
-        mistakes += [misfit for misfit in misfits if not any(misfit.depends_on(mistake) for mistake in mistakes)]
+        mistakes += [misfit for misfit in misfits if not any(map(misfit.depends_on, [*mistakes, *unread]))]
     if config is None or mistakes:
         raise UserError("\n".join(line_of(mistake, origins or {}, origin, keys_of_sections()) for mistake in mistakes))
     return config
@@ -102,9 +111,9 @@ def json_schema() -> dict[str, Any]:
     return RunConfig.model_json_schema(by_alias=True) | {"title": "perceptual-mae run"}
 
 
-def _read(values: Mapping[str, Any]) -> tuple[RunConfig | None, list[Mistake]]:
+def _read(values: Mapping[str, Any], trust: Trust) -> tuple[RunConfig | None, list[Mistake]]:
     try:
-        return RunConfig.model_validate(values), []
+        return RunConfig.model_validate(values, context=trust), []
     except ValidationError as error:
         return None, mistakes_of(RunConfig, error, values)
 

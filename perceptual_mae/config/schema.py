@@ -4,11 +4,11 @@ Options of data sets, maskings, networks and loss terms are the keyword-only par
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
 from torch import nn
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
@@ -23,6 +23,7 @@ from perceptual_mae.config.from_signature import (
     options_of,
 )
 from perceptual_mae.config.layers import BASE
+from perceptual_mae.config.loss_sections import LossesSection, own_term_model, term_model
 from perceptual_mae.config.training_sections import (
     EvaluationSection,
     Fraction,
@@ -35,11 +36,13 @@ from perceptual_mae.config.training_sections import (
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size
-from perceptual_mae.loss_networks import LIVE, LOSS_NETWORKS
+from perceptual_mae.loss_networks import LOSS_NETWORKS
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import MASKINGS
-from perceptual_mae.objective.objective import Reach
-from perceptual_mae.schedules import Ramp, Weight, When
+from perceptual_mae.schedules import Ramp
+
+EVAL_SCALE = 256 / 224
+"""MAE's, and DINO's: the shorter side of a photograph to that of the crop from its centre."""
 
 
 class DataSection(Choice):
@@ -55,7 +58,8 @@ class DataSection(Choice):
         flip: probability that a training image is mirrored left to right [MAE]
         color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
         grayscale: probability that a training image loses its colours [MAE]
-        eval_resize: shorter side of held-out images before the center crop; null: as large as the crop needs [none]
+        eval_resize: shorter side of held-out images before the center crop; auto: 256/224 of image_size where kind is
+            image_folder and crops are square, else null; null: as large as the crop needs [MAE]
         workers: processes that decode training images; 0: the main process does [ours]
     """
 
@@ -67,13 +71,27 @@ class DataSection(Choice):
     flip: Fraction = 0.5
     color_jitter: Fraction = 0.0
     grayscale: Fraction = 0.0
-    eval_resize: Positive | None = None
+    eval_resize: Positive | Literal["auto"] | None = "auto"
     workers: Annotated[int, Field(ge=0)] = 2
 
     @property
     def size(self) -> Size:
         """Height and width of the images that enter the networks."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _settle_eval_resize(self) -> Self:
+        """State what `auto` is: a run folder means the same whatever a later version makes of the word."""
+        if self.eval_resize == "auto" and hasattr(self, "constructor"):
+            height, width = self.size
+            scales = getattr(self.constructor, "photographs", False) and height == width
+            object.__setattr__(self, "eval_resize", round(height * EVAL_SCALE) if scales else None)
+        return self
+
+    @property
+    def shorter_side(self) -> int | None:
+        """The shorter side of held-out images before the center crop; None: as large as the crop needs."""
+        return None if self.eval_resize == "auto" else self.eval_resize
 
     @property
     def image(self) -> ImageFormat:
@@ -128,21 +146,6 @@ class GeneratorSection(Options):
     def _make_absolute(cls, path: str | None) -> str | None:
         return None if path is None else os.path.abspath(Path(path).expanduser())
 
-
-class LossNetworkSection(Choice):
-    """The network through which a term compares fake and real, with its options.
-
-    Options:
-        kind: the network whose features are compared [paper]
-    """
-
-    @property
-    def reads_discriminator(self) -> bool:
-        """Whether it is the run's discriminator, or made of it."""
-        return self.asks_for("discriminator")
-
-
-ANY_NETWORK = choice(LossNetworkSection, LOSS_NETWORKS, "loss network", LIVE)
 
 FROZEN_NETWORKS = {kind: make for kind, make in LOSS_NETWORKS.items() if first_parameter(make) != "discriminator"}
 """Those that no discriminator is needed for: one may be made of them."""
@@ -220,66 +223,6 @@ class PenaltySection(Options):
     """Options of one gradient penalty."""
 
 
-class TermSection(Options):
-    """One term of the objective: its weight, its phase, and the options of its function.
-
-    Options:
-        weight: weight in the objective: a number, a ramp, or a balanced share of L1's gradient [ours]
-        when: the steps in which the term counts: always, even_epochs, odd_epochs, {from_epoch: n}, {from_share: x},
-            {every: n} [ours]
-        reach: what of the generator the term's gradient reaches: all of it, or the decoder alone [ours]
-    """
-
-    weight: Weight = 1.0
-    when: When = "always"
-    reach: Reach = "all"
-
-
-_LIVE: Any = {"kind": LIVE}
-
-
-class FeatureTermSection(TermSection):
-    """A term that compares features of fake and real images.
-
-    Options:
-        network: the network whose features are compared [paper]
-    """
-
-    model_config = ConfigDict(validate_default=True)
-
-    network: Annotated[SerializeAsAny[LossNetworkSection], ANY_NETWORK] = _LIVE
-
-
-def term_model(name: str) -> type[TermSection]:
-    """Return the section of a term of the table."""
-    return derive(FeatureTermSection if TERMS[name].reads_features else TermSection, TERMS[name].function)
-
-
-class LossesSection(RootModel[dict[str, SerializeAsAny[TermSection]]]):
-    """The terms of the objective by name, in the order of the file."""
-
-    model_config = ConfigDict(frozen=True)
-    names: ClassVar[Mapping[str, object]] = TERMS
-
-    def items(self) -> Iterator[tuple[str, TermSection]]:
-        return iter(self.root.items())
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.root
-
-    def __getitem__(self, name: str) -> TermSection:
-        return self.root[name]
-
-    def networks(self) -> dict[str, LossNetworkSection]:
-        """Return, by term, the networks through which terms compare."""
-        return {name: term.network for name, term in self.items() if isinstance(term, FeatureTermSection)}
-
-    def discriminator_readers(self) -> list[str]:
-        """Name the terms that need a discriminator: its logits, or features of it or of its copy."""
-        readers = {name for name, network in self.networks().items() if network.reads_discriminator}
-        return [name for name in self.root if TERMS[name].reads_logits or name in readers]
-
-
 class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
     """The gradient penalties by name."""
 
@@ -298,7 +241,7 @@ _MASKING = choice(MaskingSection, MASKINGS, "masking", BASE["masking"]["kind"])
 _DISCRIMINATOR = choice(DiscriminatorSection, DISCRIMINATORS, "discriminator", BASE["discriminator"]["kind"])
 _GENERATOR = options_of(GeneratorSection, MaskedAutoencoder)
 _AUGMENT = choice(AugmentSection, AUGMENTATIONS, "augmentation", DEFAULT_AUGMENTATION)
-_LOSSES = entries(TERMS, "loss term", term_model, short="weight")
+_LOSSES = entries(TERMS, "loss term", term_model, short="weight", own_model=own_term_model)
 _PENALTIES = entries(PENALTIES, "penalty", lambda name: derive(PenaltySection, PENALTIES[name]))
 _UNSAID: Any = {}
 _BASE: Any = BASE

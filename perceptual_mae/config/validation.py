@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from perceptual_mae.config.loss_sections import LossNetworkSection, TermSection
 from perceptual_mae.config.mistake import Mistake
-from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
+from perceptual_mae.config.schema import RunConfig
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES
@@ -23,12 +24,16 @@ from perceptual_mae.schedules import Balanced, FromEpoch, FromShare, Ramp, Weigh
 
 Check = Callable[[RunConfig], Iterator[Mistake]]
 
-ANY_TERM = tuple(f"losses.{name}" for name in TERMS)  # for what a term with a misspelt name might set right
-
 
 def cross_field_errors(config: RunConfig) -> list[Mistake]:
     """Return every mistake that takes more than one key to see, in the order of the checks."""
     return [mistake for check in CHECKS for mistake in check(config)]
+
+
+def any_term(config: RunConfig) -> tuple[str, ...]:
+    """Return the keys of all terms, for what a term with a misspelt name, or one of the user's own, might set right."""
+    names = dict.fromkeys([*TERMS, *(name for name, _ in config.losses.items())])
+    return tuple(f"losses.{name}" for name in names)
 
 
 def check_image_size(config: RunConfig) -> Iterator[Mistake]:
@@ -42,10 +47,11 @@ def check_image_size(config: RunConfig) -> Iterator[Mistake]:
             f"image size {height}x{width} is not a multiple of patch size {patch_size}; "
             f"use {fitting[0]}x{fitting[1]} or another generator.patch_size",
         )
-    if config.data.eval_resize is not None and config.data.eval_resize < max(height, width):
+    resize = config.data.shorter_side
+    if resize is not None and resize < max(height, width):
         yield Mistake(
             ("data.eval_resize", "data.image_size"),
-            f"images resized to {config.data.eval_resize} are smaller than the crop of {height}x{width}; enlarge it",
+            f"images resized to {resize} are smaller than the crop of {height}x{width}; enlarge it",
         )
     low, high = config.data.crop_scale
     if not 0 < low <= high:
@@ -86,7 +92,7 @@ def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
         keys = ("generator.norm_pix", "generator.rgb_heads")
         yield Mistake(keys, "norm_pix predicts normalised patches, not images for rgb_heads; switch one of them off")
     for name, _ in config.losses.items():
-        if TERMS[name].compares_images:
+        if config.losses.term(name).compares_images:
             yield Mistake(
                 (f"losses.{name}", "generator.norm_pix"),
                 f"{name} compares images, but with generator.norm_pix the prediction is none; switch one of them off",
@@ -108,7 +114,7 @@ def check_discriminator(config: RunConfig) -> Iterator[Mistake]:
             f"no loss term reads the discriminator {config.discriminator.kind}; set discriminator=null or add a term"
         )
         networks = (f"losses.{name}.network" for name in config.losses.networks())
-        yield Mistake(("discriminator", *ANY_TERM, *networks), message)
+        yield Mistake(("discriminator", *any_term(config), *networks), message)
 
 
 def check_loss_networks(config: RunConfig) -> Iterator[Mistake]:
@@ -165,13 +171,13 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
 
 
 def check_weights(config: RunConfig) -> Iterator[Mistake]:
-    readers = config.losses.discriminator_readers()
+    losses, readers = config.losses, config.losses.discriminator_readers()
     plain = {
         name: term
-        for name, term in config.losses.items()
-        if not isinstance(term.weight, Balanced) and name not in readers and TERMS[name].acts_through_decoder
+        for name, term in losses.items()
+        if not isinstance(term.weight, Balanced) and name not in readers and losses.term(name).acts_through_decoder
     }
-    for name, term in config.losses.items():
+    for name, term in losses.items():
         if isinstance(term.weight, Balanced) and term.weight.anchor == "l1":
             if name == "l1" or "l1" not in plain or not _always_on([plain["l1"]]):
                 reason = "its own gradient" if name == "l1" else "the gradient of l1, which is not always on"
@@ -180,10 +186,10 @@ def check_weights(config: RunConfig) -> Iterator[Mistake]:
                 yield Mistake(keys, f"{name} is balanced against {reason}; give it a number{hint}")
         elif isinstance(term.weight, Balanced) and not _always_on(list(plain.values())):
             yield Mistake(
-                (f"losses.{name}.weight", *ANY_TERM),
+                (f"losses.{name}.weight", *any_term(config)),
                 f"{name} is balanced against the reconstruction, of which no term is always on; add l1 or ms_ssim",
             )
-        if isinstance(term.weight, Balanced) and not TERMS[name].acts_through_decoder:
+        if isinstance(term.weight, Balanced) and not losses.term(name).acts_through_decoder:
             message = f"{name} acts on the encoder alone, past the place where gradients are balanced; give it a number"
             yield Mistake((f"losses.{name}.weight",), message)
         lowest = min(term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else term.weight
@@ -203,12 +209,20 @@ def check_term_options(config: RunConfig) -> Iterator[Mistake]:
         fields = dict.fromkeys(("fake", "real", "prediction", "target", "fake_features", "real_features"), (image,))
         logits = torch.zeros(1, *grid)
         values: dict[str, object] = {**fields, "mask": mask, "grid": grid, "fake_logits": logits, "real_logits": logits}
-        values["tokens"] = torch.zeros(1, 2, 1)
+        values["tokens"] = values["latent"] = torch.zeros(1, 2, 1)
         for name, term in config.losses.items():
+            line = config.losses.term(name)
             try:
-                TERMS[name].function(*(values[field] for field in TERMS[name].reads), **term.options())
+                loss = line.function(*(values[field] for field in line.reads), **term.options())
             except (ValueError, TypeError) as error:
                 yield Mistake((f"losses.{name}.*", "data.image_size"), " ".join(str(error).split()))
+            except Exception:
+                if name in TERMS:
+                    raise
+                continue  # a term of the user's own may want features or levels that these stand-ins have not
+            else:
+                if not isinstance(loss, torch.Tensor) or loss.ndim:
+                    yield Mistake((f"losses.{name}.kind",), "must return one number, a tensor without dimensions")
 
 
 def check_positions(config: RunConfig) -> Iterator[Mistake]:
@@ -240,7 +254,7 @@ def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(keys, "there is no run to take the decoder of; set generator.init_from")
     if config.generator.freeze_encoder:
         for name in terms:
-            if not TERMS[name].acts_through_decoder:
+            if not config.losses.term(name).acts_through_decoder:
                 message = f"{name} acts on the encoder alone, which is frozen; switch one of them off"
                 yield Mistake((f"losses.{name}", "generator.freeze_encoder"), message)
         if config.generator.options().get("drop_path"):
@@ -254,7 +268,8 @@ def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
 def check_terms(config: RunConfig) -> Iterator[Mistake]:
     terms = dict(config.losses.items())
     if not terms:
-        yield Mistake(("losses", *ANY_TERM), f"no term at all, nothing to learn from; choose from: {', '.join(TERMS)}")
+        message = f"no term at all, nothing to learn from; choose from: {', '.join(TERMS)}"
+        yield Mistake(("losses", *any_term(config)), message)
     elif not _always_on(list(terms.values())):
         message = (
             "no term is on all the time (when: always, weight never 0); some steps would have nothing to learn from"
@@ -280,10 +295,9 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
     except ValueError as error:
         yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
     else:
-        draw = partial(config.masking.constructor, **config.masking.options())
         uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
         try:
-            draw_masks(draw, grid, num_hidden(num_patches, high), [torch.Generator()], uniform)
+            draw_masks(config.masking.bind(), grid, num_hidden(num_patches, high), [torch.Generator()], uniform)
         except (ValueError, TypeError) as error:
             yield Mistake(("masking.*",), " ".join(str(error).split()))
     for name, term in config.losses.items():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from perceptual_mae.data.dataset import check_split, file_name, hold_out
+from perceptual_mae.data.dataset import check_split, file_name, file_path, hold_out
 from perceptual_mae.data.image_tree import ImageTree, check_root, find_folder
 from perceptual_mae.errors import UserError
 
@@ -46,6 +46,10 @@ class Cifar10:
     def file_name(self, index: int) -> str | None:
         """Return the path of an image's file below its split's folder; None in torchvision's layout."""
         return file_name(self._source, self._indices[index])
+
+    def file_path(self, index: int) -> Path | None:
+        """Return the path of an image's file; None in torchvision's layout."""
+        return file_path(self._source, self._indices[index])
 
 
 class _Batches:

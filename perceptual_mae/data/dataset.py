@@ -1,5 +1,6 @@
 """The protocol of data sets, and their split into training and validation images."""
 
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -9,6 +10,8 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 
 SPLITS = ("train", "val", "test")
+MAX_UNREADABLE = 0.01
+"""Share of a data set's images that may be unreadable where the set says nothing else."""
 
 
 class ImageDataset(Protocol):
@@ -31,6 +34,18 @@ def file_name(dataset: object, index: int) -> str | None:
     """
     name = getattr(dataset, "file_name", None)
     return None if name is None else name(index)
+
+
+def file_path(dataset: object, index: int) -> Path | None:
+    """Return the path of the file an image is read from, None where it has none; see `file_name`."""
+    path = getattr(dataset, "file_path", None)
+    return None if path is None else path(index)
+
+
+def max_unreadable(dataset: object) -> float:
+    """Return the share of a data set's images that may be unreadable: its `max_unreadable`, else 1 %."""
+    share: float | None = getattr(dataset, "max_unreadable", None)
+    return MAX_UNREADABLE if share is None else share
 
 
 def check_split(split: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perceptual_mae.data.dataset import check_split
+from perceptual_mae.data.dataset import MAX_UNREADABLE, check_split
+from perceptual_mae.data.decoding import MAX_PIXELS
 from perceptual_mae.data.image_tree import ImageTree, check_root, class_names, find_folder
 from perceptual_mae.data.subsets import Fractions, check_fractions, split_by_fractions
 from perceptual_mae.errors import UserError
@@ -40,7 +41,12 @@ class ImageFolder:
         split_fractions: shares of train, val and test, 1 in all, drawn in every class of a root without split
             folders; excludes holdout [ours]
         seed: seed of the shares of holdout and split_fractions [ours]
+        max_pixels: width x height beyond which a file's header counts it as unreadable [Pillow]
+        max_unreadable: share in [0, 1) of a split's images that may be unreadable; more end the run [ours]
     """
+
+    photographs = True
+    """Images of any size, of which held-out ones are resized before the crop where nothing is said."""
 
     def __init__(
         self,
@@ -52,8 +58,15 @@ class ImageFolder:
         holdout: float | None = None,
         split_fractions: tuple[float, float, float] | None = None,
         seed: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        max_unreadable: float = MAX_UNREADABLE,
     ) -> None:
         check_split(split)
+        if max_pixels < 1:
+            raise UserError(f"data.max_pixels is {max_pixels}; give at least 1, usually {MAX_PIXELS}")
+        if not 0 <= max_unreadable < 1:
+            raise UserError(f"data.max_unreadable is {max_unreadable}; it is a share of the images, in [0, 1)")
+        self.max_pixels, self.max_unreadable = max_pixels, max_unreadable
         if holdout is not None and not 0 <= holdout < 0.5:
             raise UserError(f"data.holdout is {holdout}; it is a share of the images, at least 0 and below 0.5")
         folder = check_root(root, "set data.root to the folder that holds the images")
@@ -71,11 +84,13 @@ class ImageFolder:
         own_folder = held_out.get(split)
         self._indices: list[int] | None = None
         if own_folder is not None:
-            self._tree = ImageTree(own_folder, classes=class_names(source, exclude=others) or None)
+            self._tree = ImageTree(
+                own_folder, classes=class_names(source, exclude=others) or None, max_pixels=max_pixels
+            )
         elif split != "train" and holdout == 0:
             raise UserError(f"no {split} folder in {folder}; name one with data.{split}, or set data.holdout=0.05")
         else:
-            self._tree = ImageTree(source, exclude=others)
+            self._tree = ImageTree(source, exclude=others, max_pixels=max_pixels)
             without_folder = [name for name, path in held_out.items() if path is None]
             if split_fractions is None:
                 shares = _shares(len(self._tree), holdout, without_folder, seed)
@@ -86,12 +101,22 @@ class ImageFolder:
             if not self._indices:
                 raise UserError(f"data.split_fractions leaves no {split} image of {len(self._tree)}; change it")
         self.classes: tuple[str, ...] = self._tree.classes
+        self.listing, self.stray_image = self._tree.listing, self._tree.stray_image
+        self.more_images = "hold out more with data.holdout"
+        if own_folder is not None:
+            self.more_images = f"put more into {own_folder}, or name another folder with data.{split}"
+        elif split_fractions is not None:
+            self.more_images = "hold out more with data.split_fractions"
 
     def __len__(self) -> int:
         return len(self._tree) if self._indices is None else len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self._tree[index if self._indices is None else self._indices[index]]
+
+    def file_path(self, index: int) -> Path:
+        """Return the path of an image's file."""
+        return self._tree.file_path(index if self._indices is None else self._indices[index])
 
     def label(self, index: int) -> int:
         return self._tree.label(index if self._indices is None else self._indices[index])

@@ -2,16 +2,18 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from perceptual_mae.data.batch import Batch, collate
-from perceptual_mae.data.dataset import ImageDataset, file_name
+from perceptual_mae.data.dataset import ImageDataset, file_name, max_unreadable
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.unreadable import SPARE_HELD_OUT, too_many_unreadable, unreadable_line
 from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.seeding import stream
@@ -20,8 +22,6 @@ __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
 
 logger = logging.getLogger(__name__)
 
-MAX_UNREADABLE_SHARE = 0.01
-
 
 class TrainLoader:
     """Batches of a plan, read and augmented by `workers` processes (0: in this one).
@@ -29,7 +29,7 @@ class TrainLoader:
     Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
     on. transform: from a uint8 image (3, H, W) of any size, with the sample's generator, to one of the batch's size.
     The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
-    next readable one and logged once; UserError when more than 1% of the data set turn out unreadable.
+    next readable one and logged once; UserError when more of the data set than its `max_unreadable` turn out so.
     """
 
     def __init__(
@@ -54,15 +54,20 @@ class TrainLoader:
         self._stride = num_processes * accumulation
         self._first = process_index * accumulation
         self._reader = _TrainReader(dataset, transform, seed)
-        self._unreadable = _Unreadable(len(dataset), MAX_UNREADABLE_SHARE * len(dataset))
+        self._unreadable = _Unreadable(dataset)
         self._sampler = BatchSampler()
         self._workers = workers
         self._loader = self._make_loader()
 
     @property
-    def num_unreadable(self) -> int:
-        """Return the number of distinct unreadable files of this process so far."""
-        return len(self._unreadable.reasons)
+    def unreadable(self) -> dict[str, str]:
+        """The distinct files that this process could not read so far, with the reasons."""
+        return self._unreadable.reasons
+
+    def list_unreadable(self, path: Path, known: Mapping[str, str]) -> None:
+        """Count the `known` unreadable files from now on, and append each further one to the text file `path`."""
+        self._unreadable.reasons |= known
+        self._unreadable.listed_in = path
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
@@ -151,7 +156,7 @@ def evaluation_batches(
 
     transform: from a uint8 image (3, H, W) of any size to one of the batch's size.
 
-    Raises UserError when more than 1% of the data set, and more than one file, turn out unreadable.
+    Raises UserError when more of the data set than its `max_unreadable`, and more than one file, turn out unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
     sampler = BatchSampler()
@@ -159,8 +164,7 @@ def evaluation_batches(
         [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
     )
     reader = _EvaluationReader(dataset, transform)
-    # A held-out split may be small; one bad file in it must not cost a run that has trained already.
-    unreadable = _Unreadable(len(dataset), max(1.0, MAX_UNREADABLE_SHARE * len(dataset)))
+    unreadable = _Unreadable(dataset, spare=SPARE_HELD_OUT)
     if workers:
         reader.notes = ReadingNotes(workers)
         batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
@@ -205,7 +209,7 @@ class _TrainReader(Dataset[Batch]):
                 return self.dataset[(index + offset) % num_images]
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
-            if offset > MAX_UNREADABLE_SHARE * num_images:
+            if offset > max_unreadable(self.dataset) * num_images:
                 break
         return None
 
@@ -234,11 +238,12 @@ class _EvaluationReader(Dataset[Batch]):
 
 
 class _Unreadable:
-    """The distinct unreadable files so far, with the reasons; UserError beyond `allowed`."""
+    """The distinct unreadable files so far, with the reasons; UserError beyond the data set's share and `spare`."""
 
-    def __init__(self, num_images: int, allowed: float) -> None:
-        self._num_images, self._allowed = num_images, allowed
+    def __init__(self, dataset: ImageDataset, spare: int = 0) -> None:
+        self.dataset, self._spare = dataset, spare
         self.reasons: dict[str, str] = {}
+        self.listed_in: Path | None = None
 
     def record(self, unreadable: tuple[tuple[str, str], ...]) -> None:
         """Log new files; raise UserError where there are too many."""
@@ -246,9 +251,8 @@ class _Unreadable:
             if path not in self.reasons:
                 self.reasons[path] = reason
                 logger.warning("left out an image that cannot be read: %s: %s", path, reason)
-        if len(self.reasons) > self._allowed:
-            first, reason = next(iter(self.reasons.items()))
-            raise UserError(
-                f"{len(self.reasons)} of {self._num_images} images cannot be read so far, more than 1%; fix or remove "
-                f"them; the first is {first}: {reason}"
-            )
+                if self.listed_in is not None:
+                    with self.listed_in.open("a") as listed:
+                        listed.write(unreadable_line(path, reason))
+        if refusal := too_many_unreadable(self.dataset, self.reasons, self._spare, " so far"):
+            raise UserError(refusal)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from perceptual_mae.data.dataset import SPLITS, ImageDataset
+from perceptual_mae.data.dataset import SPLITS, ImageDataset, file_path
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
@@ -59,6 +60,13 @@ class Selection:
 
     def label(self, index: int) -> int:
         return label_of(self._dataset, self._indices[index])
+
+    def file_path(self, index: int) -> Path | None:
+        return file_path(self._dataset, self._indices[index])
+
+    @property
+    def max_unreadable(self) -> float | None:
+        return getattr(self._dataset, "max_unreadable", None)
 
 
 def limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:

@@ -1,12 +1,15 @@
 """The labelled images a representation is scored on: those of its own run, or others named on the command line."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config import build
+from perceptual_mae.config.from_signature import imported_kinds
 from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
+from perceptual_mae.config.own_kinds import Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.config.schema import DataSection
 from perceptual_mae.data.dataset import ImageDataset
@@ -17,12 +20,22 @@ from perceptual_mae.errors import UserError
 PREPROCESSING = ("image_size", "mean", "std", "eval_resize", "workers")
 """What another data set takes over from the run: the encoder was trained on images prepared like this."""
 
+READING = ("root", "workers")
+"""Keys of the data that say where images are and how they are read, not which they are."""
+
+
+FEW_IMAGES = 100
+"""Below so many test images, the 95 % interval of an accuracy is wider than 19 points at its widest."""
+NORMAL_95 = 1.959964
+"""Between minus and plus so many standard deviations lie 95 % of a normal distribution."""
+
 
 @dataclass(frozen=True)
 class LabelledData:
     """Training and test images with labels, and how they are prepared.
 
-    `name` is the data set's kind, or what --data named; `limit` says how many training images were asked for.
+    `name` is the data set's kind, or what --data named; `limit` says how many training images were asked for; `section`
+    has the keys of the data that decide which images these are and what is in them.
     """
 
     name: str
@@ -33,10 +46,16 @@ class LabelledData:
     workers: int
     limit: int | None = None
     test_limit: int | None = None
+    section: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
         return len(self.train.classes)
+
+    @property
+    def more_images(self) -> str:
+        """What to change so that more images are scored."""
+        return "raise --test-limit" if self.test_limit is not None else more_images(self.test)
 
 
 def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -60,7 +79,8 @@ def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()
         if "=" not in override or not override.startswith("data."):
             raise UserError(f"{override}: only keys of the data can be set here, as data.root=~/images")
         merged.override(override)
-    return parse_config(merged.values, merged.origins, origin="the run's config.yaml")
+    trust = Trust(merged.typed_kinds | imported_kinds(config))
+    return parse_config(merged.values, merged.origins, origin="the run's config.yaml", trust=trust)
 
 
 def labelled_part(section: DataSection) -> DataSection:
@@ -87,8 +107,10 @@ def open_labelled(
     train, test = section.build("train"), section.build(split)
     for part, dataset in (("train", train), (split, test)):
         if not dataset.classes:
+            stray: Path | None = getattr(dataset, "stray_image", None)
+            why = "" if stray is None else f", for {stray} lies next to the class folders: move it into one, or away"
             raise UserError(
-                f"the {part} images of {name or section.kind} carry no labels; name a labelled set: "
+                f"the {part} images of {name or section.kind} carry no labels{why}; name a labelled set: "
                 "--data LAYER (such as cifar10) or --data FOLDER with a subfolder for each class"
             )
     if train.classes != test.classes:
@@ -102,6 +124,32 @@ def open_labelled(
         section.workers,
         limit,
         test_limit,
+        section.model_dump(mode="json", by_alias=True, exclude=set(READING)),
+    )
+
+
+def more_images(dataset: ImageDataset) -> str:
+    """Return what to change so that a split has more images."""
+    advice: str = getattr(dataset, "more_images", "score more images")
+    return advice
+
+
+def accuracy_interval(accuracy: float, num_images: int) -> tuple[float, float]:
+    """Return the 95 % interval, in [0, 1], of an accuracy on so many images (Wilson 1927)."""
+    spread = NORMAL_95**2 / num_images
+    centre = (accuracy + spread / 2) / (1 + spread)
+    half = NORMAL_95 / (1 + spread) * math.sqrt((accuracy * (1 - accuracy) + spread / 4) / num_images)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def few_images_warning(num_images: int, advice: str, accuracy: float = 0.5) -> str | None:
+    """Return what an accuracy on so many test images is worth, and what to do; None from `FEW_IMAGES` on."""
+    if not 0 < num_images < FEW_IMAGES:
+        return None
+    low, high = accuracy_interval(accuracy, num_images)
+    return (
+        f"{num_images} test images tell little: the 95 % interval of {100 * accuracy:.2f} % is {100 * low:.1f} to "
+        f"{100 * high:.1f} %; {advice}"
     )
 
 

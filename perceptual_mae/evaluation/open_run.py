@@ -68,12 +68,13 @@ def open_run(
     limit: int | None = None,
     test_limit: int | None = None,
     ema: bool | None = None,
+    trust_code: bool = False,
 ) -> EvaluationRun:
     """Open a run folder or checkpoint, and the labelled images to score it on (see `with_data` and `open_labelled`).
 
-    Raises UserError for what is not there.
+    trust_code: see `Run`. Raises UserError for what is not there.
     """
-    run = Run(path)
+    run = Run(path, trust_code=trust_code)
     check_ema(run, ema)
     config = with_data(run.config, data, overrides)
     labelled = open_labelled(config, name=data, split=split, limit=limit, test_limit=test_limit)

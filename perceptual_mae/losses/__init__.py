@@ -18,6 +18,10 @@ from perceptual_mae.losses.uniformity import uniformity
 
 FEATURES = ("fake_features", "real_features")
 """The fields that depend on a term's loss network."""
+LOGITS = ("fake_logits", "real_logits")
+"""The fields that a discriminator makes."""
+FIELDS = ("prediction", "target", "fake", "real", "mask", "grid", "tokens", "latent", *FEATURES, *LOGITS)
+"""All that a term may read."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,17 @@ class Term:
     @property
     def reads_logits(self) -> bool:
         """Whether the term needs a discriminator's logits."""
-        return "fake_logits" in self.reads
+        return not set(self.reads).isdisjoint(LOGITS)
 
     @property
     def compares_images(self) -> bool:
         """Whether the term reads images (or features of them), not only normalised predictions."""
-        return not set(self.reads) <= {"prediction", "target", "mask", "grid", "tokens"}
+        return not set(self.reads) <= {"prediction", "target", "mask", "grid", "tokens", "latent"}
 
     @property
     def acts_through_decoder(self) -> bool:
         """Whether its gradient passes through the decoder's input, where weights are balanced."""
-        return "tokens" not in self.reads
+        return not set(self.reads) <= {"tokens", "mask", "grid"}
 
 
 TERMS: dict[str, Term] = {

@@ -1,5 +1,6 @@
 """Weights from a file that the user gives: checked before they are read, and whole before they are used."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +71,9 @@ def copy_state(network: nn.Module, state: Mapping[str, Tensor | None], what: str
 def _read(path: Path) -> object:
     if path.suffix == ".safetensors":
         return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a TorchScript file is none of weights: it is refused, as others are
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _hint(what: str) -> str:

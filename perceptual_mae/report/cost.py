@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from perceptual_mae.config import build
-from perceptual_mae.config.layers import flatten
-from perceptual_mae.config.parsing import RunConfig, load_config
+from perceptual_mae.config.layers import flatten, merge_layers
+from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.report.columns import Column
@@ -58,7 +58,8 @@ def read_bench(path: Path) -> Bench:
     times = []
     for name, batch_size, milliseconds in measured:
         try:
-            config = load_config([*name.split(), f"training.batch_size={batch_size}"])
+            merged = merge_layers([*name.split(), f"training.batch_size={batch_size}"])
+            config = parse_config(merged.values, merged.origins)  # a file's words, not the user's: no code is imported
         except UserError as mistake:
             raise UserError(f"--bench: {path} measured {name!r}, which cannot be read: {mistake}") from mistake
         times.append((costs_of(config), milliseconds / batch_size))
@@ -120,12 +121,14 @@ def cost_of(groups: Sequence[Group], bench: Bench | None) -> tuple[list[Scored],
 
 
 def parameters(config: RunConfig) -> tuple[float, float | None]:
-    """Return the trainable parameters of the generator and of the discriminator (None without one), in millions."""
+    """Return the trainable parameters of the generator and of the discriminator, in millions.
+
+    None of a discriminator where there is none, or where it is code of somebody's own that was not imported.
+    """
+    section = config.discriminator if config.discriminator and config.discriminator.is_trusted else None
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
-        discriminator = build.build_discriminator(
-            config.discriminator, config.data.image, config.training.seed, generator.encoder
-        )
+        discriminator = build.build_discriminator(section, config.data.image, config.training.seed, generator.encoder)
     weights = discriminator.parameters() if discriminator is not None else None
     return count_parameters(generator)[0] / 1e6, None if weights is None else sum(map(torch.numel, weights)) / 1e6
 

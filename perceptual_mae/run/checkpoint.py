@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], m
         full = getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(failure).lower()
         if "os error" not in str(failure).lower() and not isinstance(failure, OSError):  # safetensors' own OSError
             raise
-        last = next((path for path in reversed(checkpoints(folder)) if corruption(path) is None), None)
+        last = next((path for path in reversed(checkpoints(folder)) if corruption(path, tensors) is None), None)
         reason = "the disk is full" if full else str(failure)
         raise UserError(
             f"{final}: could not write the checkpoint ({reason}); "
@@ -81,14 +81,15 @@ def step_of(path: Path) -> int:
     return int(path.name.removeprefix("step_"))
 
 
-def newest(folder: Path) -> Path | None:
+def newest(folder: Path, groups: Iterable[str] = ("generator",)) -> Path | None:
     """Return the newest checkpoint of a folder whose files are all what its manifest says, None where there is none.
 
-    Raises UserError where there are checkpoints and none is whole: starting over in silence would lose the run.
+    groups: of tensors, each of which it must have. Raises UserError where there are checkpoints and none is whole:
+    starting over in silence would lose the run.
     """
     flaws = []
     for path in reversed(checkpoints(folder)):
-        if (flaw := corruption(path)) is None:
+        if (flaw := corruption(path, groups)) is None:
             return path
         log.warning("%s is not used: %s", path, flaw)
         flaws.append(f"{path.name}: {flaw}")
@@ -100,12 +101,15 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-def corruption(path: Path) -> str | None:
-    """Say what is wrong with a checkpoint, or return None: every file must have its size and SHA-256."""
+def corruption(path: Path, groups: Iterable[str] = ("generator",)) -> str | None:
+    """Say what is wrong with a checkpoint, or return None: every file must have its size and SHA-256.
+
+    groups: of tensors that it must have.
+    """
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        if not isinstance(manifest, dict) or not {"generator.safetensors", "state.json"} <= manifest.keys():
-            return "its manifest does not list a generator and its state"
+        if not isinstance(manifest, dict) or not {"state.json", *map(_file, groups)} <= manifest.keys():
+            return f"its manifest does not list {''.join(f'a {group} and ' for group in groups)}its state"
         wrong = [name for name, print_ in manifest.items() if _fingerprint(path / name) != print_]
     except (OSError, ValueError) as failure:
         return f"its manifest or a file cannot be read ({failure})"

@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.layers import flatten, read_yaml, to_yaml
+from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
 
-CONFIG = "config.yaml"
+CONFIG, LOG = "config.yaml", "log.txt"
 MAY_DIFFER = (
-    *("training.epochs", "training.checkpoint_minutes", "data.root", "data.workers", "tracking", "evaluation"),
+    *("training.epochs", "training.checkpoint_minutes"),
+    *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
+    *("tracking", "evaluation"),
 )
 """What a resumed run may change: how long it trains, where its images are, how it reads, saves, reports, evaluates."""
+
+LEFT_BY_A_START = (LOG, f".{CONFIG}.partial")
+"""All that a run leaves that was killed before it had described itself: nothing to resume, and nothing to lose."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -78,14 +84,17 @@ def describe(
         write_json(folder / "environment.json", environment(device, precision))
 
 
-def read_config(folder: Path) -> RunConfig:
-    """Return the configuration of a run folder."""
+def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
+    """Return the configuration of a run folder.
+
+    Without `trust_code` no class of somebody's own that it names is imported, and what needs one refuses to be built.
+    """
     path = folder / CONFIG
     if not path.exists():
         raise UserError(
             f"{folder}: is not a run folder (it has no {CONFIG}); give the folder that a run was written to"
         )
-    return parse_config(read_yaml(path), {}, origin=str(path))
+    return parse_config(read_yaml(path), {}, origin=str(path), trust=EVERYTHING if trust_code else NOTHING)
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
@@ -125,7 +134,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
 
 def log_to_file(folder: Path) -> logging.Handler:
     """Append the package's log to `log.txt` of the folder."""
-    handler = logging.FileHandler(folder / "log.txt")
+    handler = logging.FileHandler(folder / LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     package = logging.getLogger("perceptual_mae")
     package.addHandler(handler)
@@ -145,7 +154,7 @@ def _names(out: Path) -> Iterator[Path]:
 
 
 def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
+    return not path.exists() or (path.is_dir() and all(each.name in LEFT_BY_A_START for each in path.iterdir()))
 
 
 def version_of(name: str) -> str | None:

@@ -15,17 +15,18 @@ from perceptual_mae.run.folder import read_config
 class Run:
     """A finished or unfinished run: its configuration, networks and metrics.
 
-    `path` is a run folder or one checkpoint in it. Raises UserError where it is neither, or where no whole checkpoint
-    is there.
+    `path` is a run folder or one checkpoint in it. With `trust_code` the classes of somebody's own that its
+    configuration names are imported; without, tensors, metrics and all that this package builds itself can be had.
+    Raises UserError where it is neither, or where no whole checkpoint is there.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, trust_code: bool = False) -> None:
         path = Path(path)
         if not path.exists():
             raise UserError(f"{path}: does not exist; give a run folder or a checkpoint in it")
         is_checkpoint = path.parent.name == "checkpoints" and path.name.startswith("step_")
         self.path = path.parent.parent if is_checkpoint else path
-        self.config: RunConfig = read_config(self.path)
+        self.config: RunConfig = read_config(self.path, trust_code=trust_code)
         if is_checkpoint and (flaw := checkpoint.corruption(path)):
             raise UserError(f"{path}: is not a whole checkpoint: {flaw}")
         chosen = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")

@@ -61,7 +61,8 @@ def check_base(out: Path, base: RunConfig) -> None:
     """Refuse a folder that holds something else, or a sweep over another base."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another folder with --out")
-    if not out.exists() or not any(out.iterdir()):
+    # A call that was killed while it wrote its record for the first time leaves the part of it that was written.
+    if not out.exists() or not any(each.name != f".{RECORD}.partial" for each in out.iterdir()):
         return
     record = read_record(out)
     if record is None:
@@ -101,6 +102,13 @@ def read_record(out: Path) -> dict[str, Any] | None:
         return record if "base" in record else None
     except ValueError:
         return None
+
+
+def finished_unrecorded(out: Path, planned: Sequence[Planned]) -> dict[str, dict[str, Any]]:
+    """Return records of cells that are finished though sweep.json does not say so: a call was killed meanwhile."""
+    before = (read_record(out) or {}).get("cells", {})
+    finished = [each.cell.name for each in planned if each.state == "finished"]
+    return {name: {"status": "finished"} for name in finished if before.get(name, {}).get("status") != "finished"}
 
 
 def write_record(

@@ -1,5 +1,7 @@
 """A command in a process of its own, so that neither its memory nor its failure reaches the next one."""
 
+import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -10,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from perceptual_mae.training.signals import StopSignal
+from perceptual_mae.run.signals import StopSignal
 
-PMAE = (sys.executable, "-m", "perceptual_mae.cli")
-"""`pmae` of this installation, whatever the shell's PATH is."""
+PMAE = (sys.executable, "-P", "-m", "perceptual_mae.cli")
+"""`pmae` of this installation, whatever the shell's PATH is; -P: no file of the current folder shadows a module."""
 LINES_KEPT = 20
+SET_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 PATIENCE = 0.2
 """Seconds between two checks whether a stop was requested."""
 
@@ -34,11 +38,20 @@ def launch(arguments: Sequence[str], out: Path, on_line: Callable[[str], None], 
 
 
 def follow(command: Sequence[str], on_line: Callable[[str], None], stop: StopSignal) -> Ending:
-    """Run a command to its end, passing on its lines as they come; a stop is handed on to it, once."""
+    """Run a command to its end, passing on its lines as they come; a stop is handed on to it, once.
+
+    On Linux it is asked to stop where this process is killed: it would go on in a folder that the next call trains in.
+    """
     last: deque[str] = deque(maxlen=LINES_KEPT)
     # In a group of its own, Ctrl-C on the terminal reaches the run through us alone: a second signal would cut it off.
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", process_group=0
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        process_group=0,
+        preexec_fn=_ending_with_parent(),
     ) as process:
         assert process.stdout is not None
         reader = threading.Thread(target=_pass_on, args=(process.stdout, last, on_line), daemon=True)
@@ -66,6 +79,21 @@ def reason_of(code: int, lines: Sequence[str]) -> str:
     messages = [line.removeprefix("pmae: ") for line in lines if line.startswith("pmae: ")]
     printed = [line for line in lines if line.strip()]
     return "; ".join(messages) if messages else printed[-1].strip() if printed else f"exit code {code}"
+
+
+def _ending_with_parent() -> Callable[[], None] | None:
+    """Return what a new process does to get a SIGTERM when this one is gone, however it went; None where none can."""
+    if sys.platform != "linux":
+        return None
+    # All that allocates or locks is done before the process is forked.
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(SET_PARENT_DEATH_SIGNAL, int(signal.SIGTERM))
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask
 
 
 def _pass_on(pipe: IO[str], last: deque[str], on_line: Callable[[str], None]) -> None:

@@ -1,11 +1,10 @@
 """From a configuration to a trainer on whatever processes and devices there are."""
 
 from functools import partial
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from discriminators import Discriminator
@@ -19,14 +18,6 @@ from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.initial_weights import WarmStart
 from perceptual_mae.training.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.training.trainer import Trainer
-
-Value = TypeVar("Value")
-
-
-def as_main_process(value: Value) -> Value:
-    """Return the main process's value on all processes."""
-    shared: Value = broadcast_object_list([value])[0]
-    return shared
 
 
 @torch.no_grad()

@@ -14,12 +14,12 @@ from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.draws import FixedMasks
 from perceptual_mae.data.loading import evaluation_batches
 from perceptual_mae.data.subsets import random_subset
+from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.scoring import score_training
 from perceptual_mae.evaluation.representation.features import pool
 from perceptual_mae.evaluation.representation.online import open_online, score_online
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
-from perceptual_mae.training.build import as_main_process
 from perceptual_mae.training.trainer import Trainer
 from perceptual_mae.visualization.image_grid import reconstruction_columns, sheet
 

@@ -13,19 +13,21 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.evaluation.open_run import make_accelerator
+from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.files import write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.metrics_file import MetricsFile
+from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import messages, peers, trainer_state
-from perceptual_mae.training.build import as_main_process, build_trainer
+from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
+from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.save_points import SavePoint, SavePoints
-from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
@@ -144,6 +146,8 @@ class Pretraining:
         with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
             self.progress("training", self.step, self.timetable.total_steps)
             self.log_header(resumed_from)
+            images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
+            check_run_images(self.path, *images, self.progress, self.log, self.warn)
             self.complete_epoch()
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
@@ -331,7 +335,7 @@ class Pretraining:
             "steps": self.step,
             "images_seen": self.images_seen,
             "losses": self.last_losses,
-            "unreadable_images": self.loader.num_unreadable,
+            "unreadable_images": len(self.loader.unreadable),
         }
         if self.accelerator.is_main_process:
             if not self.metrics.has_scores(self.step):  # a finished run that is only scored again says nothing new

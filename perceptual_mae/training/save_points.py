@@ -3,17 +3,14 @@
 import time
 from typing import NamedTuple
 
-import torch
 from accelerate import Accelerator
 
-from perceptual_mae.training.signals import StopSignal
-
-AGREE_EVERY = 10
-"""Steps between which several processes on GPUs agree, for asking waits for the device."""
+from perceptual_mae.evaluation.processes import most_urgent
+from perceptual_mae.run.signals import StopSignal
 
 
 class SavePoint(NamedTuple):
-    """What is due after a step. stop: the number of the signal that asks the run to stop, 0 for none."""
+    """What is due after a step. stop: the number of the signal that asks the run to stop, 0: none; it saves, too."""
 
     stop: int = 0
     save: bool = False
@@ -33,13 +30,7 @@ class SavePoints:
 
     def after(self, step: int, *, is_last: bool) -> SavePoint:
         """Return what is due after so many steps; `is_last`: of an epoch. Every process must ask after every step."""
-        several, on_host = self.accelerator.num_processes > 1, self.accelerator.device.type == "cpu"
-        if several and not on_host and step % AGREE_EVERY and not is_last:  # on the CPU a step is long, asking is not
-            return SavePoint()
         is_due = self.seconds is not None and time.monotonic() - self._since >= self.seconds
-        own = [self.signal.number, int(is_due and self.accelerator.is_main_process)]
-        if not several:
-            return SavePoint(own[0], bool(own[1]))
-        everybodys = self.accelerator.gather(torch.tensor([own], device=self.accelerator.device))
-        stop, save = everybodys.amax(0).tolist()
-        return SavePoint(int(stop), bool(save))
+        own = 2 * self.signal.number or int(is_due and self.accelerator.is_main_process)
+        request = most_urgent(own, self.accelerator, step, always=is_last)
+        return SavePoint(request // 2, request > 0)

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from perceptual_mae.config.from_signature import refuse_untrusted
 from perceptual_mae.config.layers import Merged, find_layer, list_methods, read_yaml
+from perceptual_mae.config.own_kinds import EVERYTHING, Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.run.folder import CONFIG
@@ -19,17 +21,23 @@ Decoder = Literal["kept", "fresh"]
 
 
 def sharpening_config(
-    source: Path, arguments: Sequence[str], *, decoder: Decoder = "kept", share: float = 0.15
+    source: Path,
+    arguments: Sequence[str],
+    *,
+    decoder: Decoder = "kept",
+    share: float = 0.15,
+    trust_code: bool = False,
 ) -> RunConfig:
     """Return the configuration of a run whose encoder is that of `source` and does not learn.
 
     source: a run's folder or a checkpoint in it, whose configuration the new one starts from, or a file of an exported
     encoder, whose size and images the arguments then say. arguments: layers and overrides; of a method all but the
-    generator's form is taken. share: images trained on, relative to those of the run. Raises UserError.
+    generator's form is taken. share: images trained on, relative to those of the run. trust_code: import classes of
+    somebody's own that the run's folder names. Raises UserError.
     """
     layers = [argument for argument in arguments if "=" not in argument]
     methods = {method.name for method in list_methods()}
-    run, merged = None if source.is_file() else Run(source), Merged()
+    run, merged = None if source.is_file() else Run(source, trust_code=trust_code), Merged()
     if run is None:
         if decoder == "kept":
             raise UserError(f"{source}: holds an encoder alone; give --decoder fresh, or a run's folder")
@@ -41,7 +49,7 @@ def sharpening_config(
                 f"{source}: its decoder predicts normalised patches (generator.norm_pix), which no discriminator can "
                 "be shown; give --decoder fresh"
             )
-        merged.merge(read_yaml(run.path / CONFIG), str(run.path / CONFIG))
+        merged.start_from(read_yaml(run.path / CONFIG))
     for layer in layers if methods & set(layers) else [*layers, METHOD]:
         values = read_yaml(find_layer(layer))
         if run is not None and layer in methods:
@@ -53,7 +61,11 @@ def sharpening_config(
     for argument in arguments:
         if "=" in argument:
             merged.override(argument)
-    return parse_config(merged.values, merged.origins)
+    origin = "configuration" if run is None else str(run.path / CONFIG)
+    trust = EVERYTHING if trust_code else Trust(merged.typed_kinds)
+    config = parse_config(merged.values, merged.origins, origin=origin, trust=trust)
+    refuse_untrusted(config)
+    return config
 
 
 def _frozen(source: Path, decoder: Decoder) -> Mapping[str, Any]:

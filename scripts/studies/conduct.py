@@ -14,11 +14,12 @@ from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.run.folder import differences, read_config
+from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import follow
-from perceptual_mae.training.signals import StopSignal
 from study import Cell, Study
 
-STOPPED = "stopped"
+BEGUN, STOPPED, SKIPPED = "begun", "stopped", "skipped"
+"""How cells may be that are neither finished nor failed; one that stays begun was under way when a call was killed."""
 RECORD, COMMANDS = "study.json", "commands.sh"
 MAY_DIFFER = ("data.root=", "data.workers=")
 KEPT = "runs"
@@ -67,8 +68,8 @@ class Conductor:
     def run(self) -> bool:
         """Run what is not done; return False when asked to stop."""
         self.study.out.mkdir(parents=True, exist_ok=True)
+        self._write()  # first: it says whose folder this is
         write_commands(self.study)
-        self._write()
         todo = self.todo
         if skipped := len(self.study.cells) - len(todo):
             self.console.print(f"study: {skipped} of {len(self.study.cells)} cells are done already")
@@ -84,16 +85,17 @@ class Conductor:
     def _run_one(self, cell: Cell, stop: StopSignal) -> None:
         record = {"command": cell.line, "kind": cell.kind, "images": cell.images, "starts": cell.starts}
         if missing := [str(path) for path in cell.needs if not path.exists()]:
-            self._note(cell, {**record, "status": "skipped", "reason": f"{', '.join(missing)}: not there"})
+            self._note(cell, {**record, "status": SKIPPED, "reason": f"{', '.join(missing)}: not there"})
             return
         before = self.records.get(cell.name, {}) if cell.kind else {}
         # What a stopped call left would make the rest look cheap.
         is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep", "sharpen"))
+        self._note(cell, {**before, **record, "status": BEGUN})
         began, worked = time.monotonic(), cpu_seconds()
         ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
         spent = {CLOCK: time.monotonic() - began, CPU: cpu_seconds() - worked}
         record |= {counted: round(before.get(counted, 0.0) + seconds, 2) for counted, seconds in spent.items()}
-        record["whole"] = is_whole and CLOCK not in before
+        record["whole"] = is_whole and before.get("status", SKIPPED) == SKIPPED
         if ending.code == 0 and cell.result.exists():
             self._note(cell, {**record, "status": "finished"})
         elif stop.requested:
@@ -103,7 +105,7 @@ class Conductor:
             self._note(cell, {**record, "status": "failed", "reason": reason, "last_lines": list(ending.lines)})
 
     def _note(self, cell: Cell, record: dict[str, Any]) -> None:
-        if record["status"] not in ("finished", STOPPED):
+        if record["status"] not in ("finished", BEGUN, STOPPED):
             self.console.print(f"study: {cell.name} {record['status']}: {record['reason']}")
         self.records[cell.name] = record
         self._write()

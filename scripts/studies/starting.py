@@ -11,7 +11,7 @@ from conduct import RECORD, Conductor
 from costs import CLOCK, CPU, HOUR, Extrapolation, extrapolate
 from findings import Cost, Findings
 from perceptual_mae.errors import UserError
-from perceptual_mae.training.signals import EXIT_CODE
+from perceptual_mae.run.signals import EXIT_CODE
 from study import Study
 
 FAILED = 1

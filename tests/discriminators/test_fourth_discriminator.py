@@ -13,6 +13,7 @@ from tiny_discriminator import Tiny
 from conftest import debug_config, debug_trainer, random_batches
 from discriminators import DISCRIMINATORS
 from perceptual_mae.cli.pretrain import describe
+from perceptual_mae.config.own_kinds import Trust
 from perceptual_mae.config.parsing import json_schema, parse_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
@@ -62,7 +63,7 @@ def test_its_options_are_read_checked_written_and_read_back(kind: str) -> None:
     config = debug_config("ls_gan_p", f"discriminator.kind={kind}", "discriminator.width=6")
     assert config.discriminator is not None
     assert config.discriminator.options() == {"width": 6}
-    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+    assert parse_config(yaml.safe_load(to_yaml(config)), trust=Trust(frozenset([NAMED]))) == config
     for override, message in (("width=0", "width of at least 1"), ("widht=3", "did you mean 'width'?")):
         with pytest.raises(UserError, match="discriminator") as refused:
             debug_config("ls_gan_p", f"discriminator.kind={kind}", f"discriminator.{override}")

@@ -10,8 +10,8 @@ import improved_mae
 from budget import images_of
 from conftest import DEBUG
 from perceptual_mae.cli import main
+from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import PMAE, Ending
-from perceptual_mae.training.signals import StopSignal
 from study import Study
 
 SMALL = improved_mae.Form(

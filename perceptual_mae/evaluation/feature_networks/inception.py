@@ -14,12 +14,13 @@ NAME = "inception"
 SIZE = (299, 299)
 
 
-def published_inception(words: str = "", *, sha256: str | None = None) -> FeatureNetwork:
+def published_inception(words: str = "", *, sha256: str | None = None, trust_code: bool = False) -> FeatureNetwork:
     """Return the network of the file `words`, or of the published one where `pmae weights fetch inception` put it.
 
     Images are resized to 299 pixels as clean-fid does. The 2048 features and the probabilities of its 1008 classes,
     whose logits have no bias as the Inception Score has it, come of one pass. A file other than the published one
-    bears its own name in the scores. Raises UserError where there is no file, or none that is right.
+    bears its own name in the scores, and runs with `trust_code` alone. Raises UserError where there is no file, or none
+    that is right.
     """
     published = FOREIGN_WEIGHTS[NAME].sha256
     if words:
@@ -29,7 +30,7 @@ def published_inception(words: str = "", *, sha256: str | None = None) -> Featur
         if file is None:
             raise UserError(f"--features {NAME}: {missing(NAME)}")
         path, sha256 = file, sha256 or published
-    network = Inception(load_script(path, sha256), path)
+    network = Inception(load_script(path, sha256, trust_code=trust_code), path)
     digest = sha256_of(path)
     name = NAME if digest == published else path.name
     return FeatureNetwork(name, network, SIZE, {"kind": NAME, "file": path.name, "sha256": digest})

@@ -1,5 +1,6 @@
 """One fine-tuning: all weights of a classifier learn from labels, on whole images; the last epoch is what counts."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -18,6 +19,7 @@ from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform,
 from perceptual_mae.evaluation.finetuning.classifier import Classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
 from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.resumption import ResumableTrainings
 from perceptual_mae.generator.encoder import NO_WEIGHT_DECAY
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import learning_rate, set_learning_rate
@@ -34,13 +36,16 @@ def train_classifier(
     *,
     seed: int = 0,
     name: str = "fine-tuning",
+    trainings: ResumableTrainings | None = None,
     on_progress: OnProgress = no_progress,
 ) -> list[dict[str, float]]:
     """Train a classifier in place; return each epoch's mean training loss and last learning rate.
 
     Order, augmentation, mixing and drop-path masks are functions of the seed, the step and the image: two processes see
-    the batches that one sees. Raises UserError where the loss is no longer finite.
+    the batches that one sees, and a training that `trainings` has under this name goes on as if it had never stopped.
+    Raises UserError where the loss is no longer finite, Interrupted where `trainings` was stopped.
     """
+    trainings = trainings or ResumableTrainings(accelerator)
     encoder = classifier.encoder
     loader = TrainLoader(
         data.train,
@@ -60,38 +65,62 @@ def train_classifier(
     mixing = Mixing(recipe, data.num_classes, seed) if recipe.mixes else None
     per_epoch = loader.plan.steps_per_epoch
     warmup, total = round(recipe.warmup_epochs * per_epoch), recipe.epochs * per_epoch
-    curve, step, rate = [], 0, 0.0
+    trained = {"classifier": classifier, "optimizer": optimizer}
+    kept = trainings.begin(name)
+    trainings.load(trained)
+    step: int = kept.get("step", 0)
+    curve: list[dict[str, float]] = kept.get("curve", [])
+    loss = own_loss(kept.get("losses", [0.0]), accelerator)  # of this process, summed over the steps of an epoch
+    on_progress(name, step, total)
     network.train()
-    for epoch in range(1, recipe.epochs + 1):
-        loss = torch.zeros((), device=accelerator.device)
-        for batches in loader.epoch(epoch):
-            rate = learning_rate(
-                step, peak=recipe.peak_rate, floor=recipe.min_lr, warmup_steps=warmup, total_steps=total
-            )
-            set_learning_rate(optimizer, rate)
-            for batch in batches:
-                drop_path_masks = drops(batch) if drops is not None else None
-                quiet = batch is not batches[-1]
-                with accelerator.no_sync(network) if quiet else nullcontext():
-                    part = training_loss(
-                        network, batch.to(accelerator.device), drop_path_masks, recipe, mixing, step
-                    ) / len(batches)
-                    accelerator.backward(part)
-                loss += part.detach()
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            on_progress(name, step, total)
-        mean = float(accelerator.reduce(loss, reduction="mean")) / per_epoch
-        if not torch.isfinite(torch.tensor(mean)):
-            raise UserError(
-                f"the training loss is not finite in epoch {epoch}; lower the rate (it is {recipe.peak_rate:g} at its "
-                "peak): --set lr=..."
-            )
-        curve.append({"epoch": epoch, "train_loss": round(mean, 5), "lr": rate})
-    loader.close()
-    accelerator.free_memory()  # or it would keep the network and the optimiser of every seed
+    try:
+        while step < total:
+            epoch, first = step // per_epoch + 1, step % per_epoch
+            for batches in loader.epoch(epoch, first):
+                rate = learning_rate(
+                    step, peak=recipe.peak_rate, floor=recipe.min_lr, warmup_steps=warmup, total_steps=total
+                )
+                set_learning_rate(optimizer, rate)
+                for batch in batches:
+                    drop_path_masks = drops(batch) if drops is not None else None
+                    quiet = batch is not batches[-1]
+                    with accelerator.no_sync(network) if quiet else nullcontext():
+                        part = training_loss(
+                            network, batch.to(accelerator.device), drop_path_masks, recipe, mixing, step
+                        ) / len(batches)
+                        accelerator.backward(part)
+                    loss.add_(part.detach())
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+                if step % per_epoch == 0:
+                    mean = float(accelerator.reduce(loss, reduction="mean")) / per_epoch
+                    if not math.isfinite(mean):
+                        trainings.discard()
+                        raise UserError(
+                            f"the training loss is not finite in epoch {epoch}; lower the rate (it is "
+                            f"{recipe.peak_rate:g} at its peak): --set lr=..."
+                        )
+                    curve.append({"epoch": epoch, "train_loss": round(mean, 5), "lr": rate})
+                    loss.zero_()
+                on_progress(name, step, total)
+                trainings.after_step(
+                    step, total, trained, lambda: {"curve": curve, "losses": accelerator.gather(loss[None]).tolist()}
+                )
+    finally:
+        loader.close()
+        accelerator.free_memory()  # or it would keep the network and the optimiser of every seed
     return curve
+
+
+def own_loss(losses: Sequence[float], accelerator: Accelerator) -> Tensor:
+    """Return this process's part of the losses that were kept, their mean where another number of processes kept them.
+
+    A scalar on the device.
+    """
+    is_same = len(losses) == accelerator.num_processes
+    kept = losses[accelerator.process_index] if is_same else sum(losses) / len(losses)
+    return torch.tensor(kept, device=accelerator.device)
 
 
 @torch.no_grad()

@@ -40,7 +40,9 @@ def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
             accumulator = Distribution([], names, setting)
             accumulator.unavailable = dict.fromkeys((f"{name}[{DEFAULT}]" for name in names), str(reason))
             return accumulator
-    return Distribution(open_all(setting.features or (DEFAULT,), setting.size, setting.device), names, setting)
+    features = setting.features or (DEFAULT,)
+    networks = open_all(features, setting.size, setting.device, trust_code=setting.trust_code)
+    return Distribution(networks, names, setting)
 
 
 class Distribution:

@@ -29,7 +29,7 @@ class Setting:
 
     `find_weights` returns the file of a network's weights by its name, or raises UnavailableError with the command
     that fetches it. `features` names the networks through which sets of images are compared (see
-    `feature_networks`; empty: Inception).
+    `feature_networks`; empty: Inception). trust_code: whether a file of theirs that is a program may run.
     """
 
     size: Size
@@ -40,6 +40,7 @@ class Setting:
     patch_size: int
     seed: int = 0
     features: tuple[str, ...] = ()
+    trust_code: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 
 from perceptual_mae.config import build
 from perceptual_mae.config.errors import RejectedError
-from perceptual_mae.config.from_signature import class_of_kind
+from perceptual_mae.config.from_signature import class_of_kind, imported_kinds
 from perceptual_mae.config.layers import list_recipes
+from perceptual_mae.config.own_kinds import EVERYTHING, Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.image_folder import FOLDER_NAMES
@@ -82,9 +83,10 @@ def with_masking(config: RunConfig, kind: str | None) -> RunConfig:
     if kind is None or kind == config.masking.kind:
         return config
     try:
-        class_of_kind(kind, MASKINGS, "masking")
+        class_of_kind(kind, MASKINGS, "masking", EVERYTHING)  # it was typed
     except RejectedError as rejected:
         raise UserError(f"--mask: {rejected.mistakes[0].message}") from rejected
     values: dict[str, Any] = config.model_dump(mode="json", by_alias=True)
     values["masking"] = {"kind": kind, "ratio": values["masking"]["ratio"]}
-    return parse_config(values, {"masking": f"--mask {kind}"}, origin="the run's config.yaml")
+    trust = Trust(imported_kinds(config) | {kind})
+    return parse_config(values, {"masking": f"--mask {kind}"}, origin="the run's config.yaml", trust=trust)

@@ -18,7 +18,6 @@ from perceptual_mae.evaluation.reconstruction.per_image import ImageTable
 from perceptual_mae.evaluation.reconstruction.scoring import score_reconstructions
 from perceptual_mae.evaluation.representation.features import fingerprint_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import num_hidden
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.folder import version_of
@@ -53,14 +52,15 @@ def evaluate_run(
     batch_size: int | None = None,
     baselines: bool = False,
     ema: bool | None = None,
+    trust_code: bool = False,
     on_progress: OnProgress = no_progress,
 ) -> Evaluation:
     """Reconstruct `data` once, under masks that depend on the mask seed and each image's place in the data set alone.
 
     `config` says which masking (None: the run's own configuration), `ratio` and `seed` default to the run's last ratio
     and evaluation.seed, `metrics` is a comma list (None: all), `features` names the networks of FID, KID and Inception
-    Score (none: Inception). A score that cannot be had is reported as unavailable
-    with the reason; UserError, before the pass, where it is required.
+    Score (none: Inception), `trust_code` lets a file of theirs that is a program run. A score that cannot be had is
+    reported as unavailable with the reason; UserError, before the pass, where it is required.
     """
     config = config or run.config
     ratio = build.final_ratio(config.masking) if ratio is None else ratio
@@ -77,6 +77,7 @@ def evaluate_run(
         generator.patch_size,
         seed,
         tuple(features),
+        trust_code,
     )
     chosen = choose(names, require, setting)
     best_and_worst = BestAndWorst()
@@ -114,7 +115,7 @@ def learns_visible_pixels(config: RunConfig) -> bool:
     Plain MAE's loss is taken over hidden patches alone.
     """
     return any(
-        section.options().get("region") != "masked" and not NOT_OF_PIXELS.issuperset(TERMS[name].reads)
+        section.options().get("region") != "masked" and not NOT_OF_PIXELS.issuperset(config.losses.term(name).reads)
         for name, section in config.losses.items()
     )
 

@@ -4,7 +4,7 @@ The encoder is frozen and sees whole images. All processes compute features of t
 take the same step of the same small head: the BatchNorm sees the whole batch, whatever the number of processes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +19,7 @@ from perceptual_mae.data.transforms import TrainTransform
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Extractor, Features
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies, lars
+from perceptual_mae.evaluation.resumption import ResumableTrainings
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import learning_rate, set_learning_rate
 
@@ -85,13 +86,16 @@ def train_probe(
     epochs: int,
     batch_size: int,
     name: str = "probe",
+    trainings: ResumableTrainings | None = None,
     on_progress: OnProgress = no_progress,
 ) -> dict[str, ProbeHead]:
     """Return a trained head for each feature that the extractor names; warm-up shortens with the epochs.
 
     A batch is read in parts of at most 512 images; batches below that are cut from one part. Order and augmentation are
-    functions of the seed, the epoch and the image.
+    functions of the seed, the epoch and the image: a training that `trainings` has under this name goes on as if it had
+    never stopped. Raises Interrupted where `trainings` was stopped.
     """
+    trainings = trainings or ResumableTrainings(accelerator)
     batch_size = min(batch_size, len(data.train))
     processes = accelerator.num_processes
     at_once, parts = _shares(batch_size, len(data.train), processes)
@@ -105,35 +109,52 @@ def train_probe(
         process_index=accelerator.process_index,
         accumulation=parts,
     )
-    steps_per_epoch = loader.plan.steps_per_epoch * (at_once // batch_size)
-    warmup = round(recipe.warmup_epochs * epochs / recipe.epochs * steps_per_epoch)
+    cuts = at_once // batch_size
+    steps_per_epoch = loader.plan.steps_per_epoch * cuts
+    warmup, total = round(recipe.warmup_epochs * epochs / recipe.epochs * steps_per_epoch), epochs * steps_per_epoch
+    kept = trainings.begin(name)
+    step: int = kept.get("step", 0)
     heads: dict[str, ProbeHead] = {}
     optimizers: dict[str, Optimizer] = {}
-    step = 0
-    for epoch in range(1, epochs + 1):
-        for read in loader.epoch(epoch):
-            features, labels = _features_of(read, extractor, accelerator)
-            if not heads:
-                heads = {
-                    key: ProbeHead(value.shape[1], data.num_classes, seed=seed).to(value.device).train()
-                    for key, value in features.items()
-                }
-                optimizers = {key: recipe.optimizer(list(head.parameters())) for key, head in heads.items()}
-            for first in range(0, at_once, batch_size):
-                rate = learning_rate(
-                    step,
-                    peak=recipe.peak_rate(batch_size, len(data.train)),
-                    floor=0.0,
-                    warmup_steps=warmup,
-                    total_steps=epochs * steps_per_epoch,
-                )
-                rows = slice(first, first + batch_size)
-                for key, head in heads.items():
-                    _step(head, optimizers[key], features[key][rows], labels[rows], rate)
-                step += 1
-            on_progress(name, step, epochs * steps_per_epoch)
-    loader.close()
+    trained: dict[str, ProbeHead | Optimizer] = {}
+
+    def build_heads(widths: Mapping[str, int]) -> None:
+        for key, width in widths.items():
+            heads[key] = ProbeHead(width, data.num_classes, seed=seed).to(accelerator.device).train()
+            optimizers[key] = recipe.optimizer(list(heads[key].parameters()))
+            trained.update({key: heads[key], f"{key} optimizer": optimizers[key]})
+
+    build_heads(kept.get("widths", {}))
+    trainings.load(trained)
+    on_progress(name, step, total)
+    try:
+        while step < total:
+            epoch, first_call = step // steps_per_epoch + 1, step % steps_per_epoch // cuts
+            for read in loader.epoch(epoch, first_call):
+                features, labels = _features_of(read, extractor, accelerator)
+                if not heads:
+                    build_heads({key: value.shape[1] for key, value in features.items()})
+                for first in range(0, at_once, batch_size):
+                    rate = learning_rate(
+                        step,
+                        peak=recipe.peak_rate(batch_size, len(data.train)),
+                        floor=0.0,
+                        warmup_steps=warmup,
+                        total_steps=total,
+                    )
+                    rows = slice(first, first + batch_size)
+                    for key, head in heads.items():
+                        _step(head, optimizers[key], features[key][rows], labels[rows], rate)
+                    step += 1
+                on_progress(name, step, total)
+                trainings.after_step(step, total, trained, lambda: {"widths": _widths(heads)})
+    finally:
+        loader.close()
     return {key: head.eval() for key, head in heads.items()}
+
+
+def _widths(heads: Mapping[str, ProbeHead]) -> dict[str, int]:
+    return {key: head.norm.num_features for key, head in heads.items()}
 
 
 def score_heads(heads: dict[str, ProbeHead], test: Features) -> dict[str, float]:

@@ -38,6 +38,7 @@ from perceptual_mae.evaluation.representation.linear_probe import (
     linear_probe,
 )
 from perceptual_mae.evaluation.representation.spectrum import spectrum_scores
+from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings, decisive
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.run import Run
 
@@ -64,6 +65,7 @@ def probe_run(
     layers: bool = False,
     baselines: bool = False,
     ema: bool | None = None,
+    checkpoints: Checkpoints | None = None,
     on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Return linear-probe accuracies of a run's encoder with everything they stand on.
@@ -73,6 +75,8 @@ def probe_run(
     and scores it on train, too (other protocols have the linear head alone). `layers` probes every block (cached only).
     Where features are computed once, `spectrum` has RankMe and alpha-ReQ of those that the probe is fitted on.
     `baselines` adds the run's encoder before training, and pixels. With several processes only the main one has scores.
+    `checkpoints` are of `mae` and `paper`: SIGINT and SIGTERM then save and raise Interrupted, and the same call goes
+    on, exactly; they are the caller's to discard when the report is written.
     """
     if head != "linear" and protocol != "kth":
         raise ValueError(f"a {head} head is trained by the protocol 'kth', not by '{protocol}'")
@@ -101,12 +105,15 @@ def probe_run(
         report |= {**options, "augmentation": augmentation}
     scores: Scores = {}
     spectra: Scores = {}
+    if protocol in RECIPES:
+        settings = decisive(report, data) | {"extractors": list(extractors)}
+        with ResumableTrainings(accelerator, settings, checkpoints) as trainings:
+            for name, extractor in extractors.items():
+                scores[name] = _probe_online(
+                    extractor, data, trainings, seeds, RECIPES[protocol], options, name, on_progress
+                )
+        return report | {"scores": scores}
     for name, extractor in extractors.items():
-        if protocol in RECIPES:
-            scores[name] = _probe_online(
-                extractor, data, accelerator, seeds, RECIPES[protocol], options, name, on_progress
-            )
-            continue
         train, test = both_splits(extractor, data, accelerator, name, on_progress)
         report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
         fit = partial(linear_probe if protocol == "cached" else train_and_score, **options)
@@ -210,20 +217,30 @@ def _further(results: Sequence[ProbeResult | HeadScores]) -> dict[str, Any]:
 def _probe_online(
     extractor: Extractor,
     data: LabelledData,
-    accelerator: Accelerator,
+    trainings: ResumableTrainings,
     seeds: Sequence[int],
     recipe: Recipe,
     options: Mapping[str, Any],
     name: str,
     on_progress: OnProgress,
 ) -> dict[str, Any]:
-    test = extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", on_progress)
-    by_seed = []
-    for seed in seeds:
-        task = f"{name}, seed {seed}"
+    accelerator, shown = trainings.accelerator, trainings.stoppable(on_progress)
+    tasks = {seed: f"{name}, seed {seed}" for seed in seeds}
+    left = {seed: task for seed, task in tasks.items() if task not in trainings.results}
+    if left:
+        test = extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", shown)
+    for seed, task in left.items():
         heads = train_probe(
-            extractor, data, recipe, accelerator, seed=seed, name=task, on_progress=on_progress, **options
+            extractor,
+            data,
+            recipe,
+            accelerator,
+            seed=seed,
+            name=task,
+            trainings=trainings,
+            on_progress=on_progress,
+            **options,
         )
-        if accelerator.is_main_process:
-            by_seed.append(score_heads(heads, test))
+        trainings.finish(score_heads(heads, test) if accelerator.is_main_process else {})
+    by_seed = [trainings.results[task] for task in tasks.values()] if accelerator.is_main_process else []
     return {key: summarise([scores[key] for scores in by_seed]) for key in (by_seed[0] if by_seed else ())}

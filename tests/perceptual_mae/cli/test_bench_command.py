@@ -33,6 +33,7 @@ def test_layers_that_were_joined_come_apart_into_the_words_that_were_typed() -> 
     assert split_layers(join_layers_of_against(["--against", *words])[1]) == words
 
 
+@pytest.mark.slow
 def test_tables_and_file_say_the_same_of_configurations_with_overrides_of_their_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

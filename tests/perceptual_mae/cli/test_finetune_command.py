@@ -46,6 +46,7 @@ def test_accuracies_are_written_and_reported(run: Path, capsys: pytest.CaptureFi
     assert lines[-1].endswith("and --from-scratch, the baseline")
 
 
+@pytest.mark.slow
 def test_baselines_fractions_and_networks_go_to_places_of_their_own(run: Path, tmp_path: Path) -> None:
     assert main(["finetune", str(run), *QUICK, "--from-scratch", "--lr", "1e-3"]) == 0
     assert main(["finetune", str(run), *QUICK, "--fraction", "0.2", "--save", str(tmp_path / "kept")]) == 0

@@ -11,7 +11,7 @@ from conftest import DEBUG
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.errors import UserError
-from perceptual_mae.training.signals import Interrupted
+from perceptual_mae.run.signals import Interrupted
 
 DEBUG_RUN = ["pretrain", DEBUG, "mse", "training.epochs=1"]
 

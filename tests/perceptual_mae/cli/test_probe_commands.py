@@ -82,6 +82,7 @@ def test_the_linear_head_is_the_probe_as_it_was(run: Path) -> None:
     assert json.loads((run / "evaluation" / "probe_cached.json").read_text())["optimizer"] == "lbfgs"
 
 
+@pytest.mark.slow
 def test_other_data_splits_and_limits_go_to_files_of_their_own(run: Path, tmp_path: Path) -> None:
     quick = ["--seeds", "0"]
     assert main(["probe", str(run), *quick, "--limit", "50", "--split", "val", "--no-ema"]) == 0

@@ -80,6 +80,7 @@ def test_the_same_seed_builds_the_same_heads_and_random_network() -> None:
     assert not torch.equal(logits[0], logits[2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["lean", "sequential"])
 def test_steps_train_the_heads_alone_and_a_run_goes_on_from_its_checkpoint(order: str, tmp_path: Path) -> None:
     words = ("ls_gan_p", projected(), f"training.order={order}", "penalties={r1: {every: 1}}")

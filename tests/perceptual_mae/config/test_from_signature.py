@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from perceptual_mae.config.errors import RejectedError
 from perceptual_mae.config.from_signature import Choice, Options, Section, choice, derive, options_of
+from perceptual_mae.config.own_kinds import EVERYTHING
 
 
 class Brush:
@@ -41,12 +42,12 @@ class Studio(BaseModel):
 
 
 def read(**values: object) -> ToolSection:
-    return Studio.model_validate({"tool": values}).tool
+    return Studio.model_validate({"tool": values}, context=EVERYTHING).tool
 
 
 def rejected(**values: object) -> list[str]:
     with pytest.raises(RejectedError) as caught:
-        choice(ToolSection, TOOLS, "tool", "brush").read(values)
+        choice(ToolSection, TOOLS, "tool", "brush").read(values, EVERYTHING)
     return [f"{mistake.keys[0]}: {mistake.message} ({mistake.suggestion})" for mistake in caught.value.mistakes]
 
 

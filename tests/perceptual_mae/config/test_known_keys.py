@@ -67,6 +67,7 @@ def test_the_lines_are_those_of_the_full_validation(arguments: tuple[str, ...]) 
         ("cifar10", "stylegan2_ada_p", "training.epochs=many", "augment=null"),
         ("cifar10", "data.anything=null", "losses.l2=null", "anything=null"),  # null removes
         ("cifar10", "masking.kind=my.module:Masks", "masking.anything=1"),  # its keys are its own
+        ("cifar10", "losses.mine={kind: my.module:term, anything: 1}"),
         ("cifar10", "masking.kind=rnadom", "masking.anything=1"),
         ("cifar10", "masking.kind=[1]", "losses=3", "training=[]"),
         ("cifar10", "losses.l1.weight={balancd: 1}", "losses.l1.when={evry: 3}"),  # a value, not a place

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.image_tree import list_images
 from perceptual_mae.errors import UserError
@@ -209,3 +210,48 @@ def test_roots_without_images_are_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words) as caught:
             ImageFolder("train", **options)
         assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_images_is_no_class(tmp_path: Path) -> None:
+    root = put(tmp_path, "train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png")
+    for name in ("train/__MACOSX", "train/aa/deep/er", "test/__MACOSX"):
+        (root / name).mkdir(parents=True)
+    (root / "train/__MACOSX/._1.png").write_text("resource fork")
+    train, test = (ImageFolder(split, root=str(root)) for split in ("train", "test"))
+    assert train.classes == test.classes == ("a", "b")
+    assert [train[index][1] for index in range(2)] == [test[index][1] for index in range(2)] == [0, 1]
+
+
+def test_a_class_without_test_images_stays_a_class(tmp_path: Path) -> None:
+    root = put(tmp_path, "train/a/1.png", "train/b/2.png", "train/c/3.png", "test/a/4.png", "test/c/5.png")
+    (root / "test/b").mkdir()
+    test = ImageFolder("test", root=str(root))
+    assert test.classes == ("a", "b", "c")
+    assert [test[index][1] for index in range(2)] == [0, 2]
+
+
+def test_a_picture_next_to_class_folders_is_named(tmp_path: Path) -> None:
+    root = put(tmp_path, "train/a/1.png", "train/b/2.png")
+    assert ImageFolder("train", root=str(root)).stray_image is None
+    put(root, "train/cover.png")
+    train = ImageFolder("train", root=str(root))
+    assert (train.classes, train.stray_image) == ((), root / "train" / "cover.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_pixels": 0}, r"data\.max_pixels is 0; give at least 1"),
+        ({"max_unreadable": 1.0}, r"data\.max_unreadable is 1\.0; it is a share of the images, in \[0, 1\)"),
+        ({"max_unreadable": -0.1}, r"data\.max_unreadable is -0\.1"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        ImageFolder("train", root=str(put(tmp_path, "1.png")), **options)
+
+
+def test_an_image_above_the_limit_of_pixels_is_unreadable(tmp_path: Path) -> None:
+    folder = ImageFolder("train", root=str(put(tmp_path, "1.png")), holdout=0, max_pixels=15)
+    with pytest.raises(UnreadableImageError, match="4 x 4 pixels are more than 15"):
+        folder[0]

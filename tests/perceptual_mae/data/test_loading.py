@@ -207,8 +207,8 @@ def test_an_unreadable_image_is_replaced_by_the_next_and_logged_once(
     assert all(drawn[p, i] == {7: 9, 8: 9, 399: 0}.get(i, i % 256) for p, i in drawn)
     assert {int(b.labels[b.indices == 7]) for b in steps if (b.indices == 7).any()} == {9}
     assert {report for b in steps for report in b.unreadable} == {(f"photos/{i}.jpg", "cut off") for i in (7, 8, 399)}
-    assert broken.num_unreadable == 3
-    assert sorted(record.args[0] for record in caplog.records if record.args) == sorted(broken._unreadable.reasons)
+    assert len(broken.unreadable) == 3
+    assert sorted(record.args[0] for record in caplog.records if record.args) == sorted(broken.unreadable)
     broken.close()
 
 
@@ -234,7 +234,7 @@ def test_unreadable_files_of_a_real_folder_are_named(tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.WARNING):
         reports = [report for epoch in (1, 2, 3) for (batch,) in files.epoch(epoch) for report in batch.unreadable]
     assert reports == [(str(tmp_path / "050.png"), "no image of a known format")] * 3  # one a pass, and one file
-    assert files.num_unreadable == 1
+    assert len(files.unreadable) == 1
     assert caplog.text.count("050.png") == 1
 
 

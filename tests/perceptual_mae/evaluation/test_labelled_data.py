@@ -10,7 +10,12 @@ from conftest import debug_config, write_black_stl10
 from perceptual_mae.data.shape_drawing import KINDS
 from perceptual_mae.data.subsets import limited
 from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.labelled_data import open_labelled, with_data
+from perceptual_mae.evaluation.labelled_data import (
+    accuracy_interval,
+    few_images_warning,
+    open_labelled,
+    with_data,
+)
 
 
 def write_images(folder: Path, count: int, size: int = 20) -> None:
@@ -83,6 +88,49 @@ def test_photographs_without_classes_are_refused_with_the_way_out(tmp_path: Path
     config = with_data(debug_config("mse"), str(tmp_path / "photos"))
     with pytest.raises(UserError, match="train images of image_folder carry no labels; name a labelled set: --data"):
         open_labelled(config)
+
+
+def test_a_picture_that_takes_the_labels_away_is_named(animals: Path) -> None:
+    stray = animals / "train" / "cover.png"
+    Image.new("RGB", (4, 4)).save(stray)
+    config = with_data(debug_config("mse"), str(animals))
+    with pytest.raises(UserError, match=f"carry no labels, for {stray} lies next to the class folders: move it"):
+        open_labelled(config)
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "interval"),
+    [(5, 6, (0.4365, 0.9699)), (0, 10, (0.0, 0.2775)), (10, 10, (0.7225, 1.0)), (50, 100, (0.4038, 0.5962))],
+)
+def test_the_interval_of_an_accuracy_is_wilsons(right: int, images: int, interval: tuple[float, float]) -> None:
+    """Values of statsmodels.stats.proportion.proportion_confint(right, images, method="wilson")."""
+    assert accuracy_interval(right / images, images) == pytest.approx(interval, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "limit", "advice"),
+    [
+        ([], None, "put more into {root}/test, or name another folder with data.test"),
+        ([], 4, "raise --test-limit"),
+        (["data.root={root}/train", "data.holdout=0.2"], None, "hold out more with data.holdout"),
+        (
+            ["data.root={root}/train", "data.split_fractions=[0.5,0,0.5]"],
+            None,
+            "hold out more with data.split_fractions",
+        ),
+    ],
+)
+def test_few_test_images_are_warned_of_with_what_to_change(
+    animals: Path, overrides: list[str], limit: int | None, advice: str
+) -> None:
+    config = with_data(debug_config("mse"), str(animals), [each.format(root=animals) for each in overrides])
+    data = open_labelled(config, test_limit=limit)
+    warning = few_images_warning(6, data.more_images, 5 / 6)
+    assert warning == (
+        f"6 test images tell little: the 95 % interval of 83.33 % is 43.6 to 97.0 %; {advice.format(root=animals)}"
+    )
+    assert few_images_warning(99, data.more_images) is not None
+    assert few_images_warning(100, data.more_images) is None
 
 
 def test_a_test_part_with_other_classes_is_refused(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep import launch as launching
 from perceptual_mae.sweep.launch import launch, reason_of
-from perceptual_mae.training.signals import StopSignal
 
 PATIENT = """
 import signal, sys, time

@@ -18,9 +18,9 @@ from perceptual_mae.evaluation.reconstruction.data import open_held_out
 from perceptual_mae.evaluation.reconstruction.evaluate import evaluate_run
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.masking import num_hidden, random
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.seeding import stream
-from perceptual_mae.training.signals import Interrupted
 from test_loop import stop_after, trained
 
 FIRST = TrainingProgress(1, 0, 0.0)
@@ -132,6 +132,7 @@ def test_held_out_images_keep_random_masks_whatever_the_encoder(tmp_path: Path) 
     assert run.config.masking.kind == "attention"
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = debug_config("mse", KIND, "training.epoch_images=32")
     masks: list[Tensor] = []

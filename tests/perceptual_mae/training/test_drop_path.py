@@ -14,8 +14,8 @@ from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
-from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 
 DROPS = "generator.drop_path=0.6"
@@ -62,7 +62,7 @@ def test_a_step_hands_each_image_its_own_paths() -> None:
     assert (seen[0] == 0).any()
 
 
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+@pytest.mark.parametrize("method", ["mse", pytest.param("ls_gan_p", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("order", ["lean", "sequential"])
 def test_micro_batches_with_closed_paths_equal_one_batch(method: str, order: str) -> None:
     states = []
@@ -123,6 +123,7 @@ def test_paths_of_another_shape_are_refused() -> None:
         generator(torch.rand(2, 3, 32, 32), torch.arange(16).expand(2, -1) < 12, torch.ones(2, 3, 2))
 
 
+@pytest.mark.slow
 def test_a_run_with_closed_paths_resumes_exactly_and_is_scored_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

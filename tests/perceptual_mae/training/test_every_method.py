@@ -64,3 +64,21 @@ def test_it_moves_every_weight_of_a_generator_with_all_options_of_its_blocks(met
         assert all(torch.isfinite(value) for value in scalars.values())
     after = dict(trainer.unwrapped_generator.named_parameters())
     assert [name for name, value in after.items() if torch.equal(value, before[name])] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["no", "bf16", "fp16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_it_trains_on_a_gpu_and_every_loss_is_finite(method: str, precision: str) -> None:
+    trainer = debug_trainer(method, f"training.precision={precision}")
+    assert trainer.accelerator.device.type == "cuda"
+    for step in range(2):
+        scalars = trainer.step(random_batches(4), TrainingProgress(1 + step, step, 0.5))
+        assert all(torch.isfinite(value) for value in scalars.values())
+
+
+@pytest.mark.gpu
+def test_a_run_of_a_gpu_is_opened_and_scored_there(tmp_path: Path) -> None:
+    pretrain(debug_config("ls_gan_p", "training.epochs=1"), tmp_path / "run", quiet=True)
+    reconstruction = Run(tmp_path / "run").generator()
+    assert next(reconstruction.parameters()).isfinite().all()

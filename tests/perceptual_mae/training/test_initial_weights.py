@@ -16,10 +16,10 @@ from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
 from perceptual_mae.run.folder import read_config
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.initial_weights import find_start, open_start
-from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 from test_loop import stop_after, trained
 
@@ -112,6 +112,7 @@ def test_a_run_says_what_it_started_from_and_stands_on_its_own_afterwards(
     assert not Path("third").exists()
 
 
+@pytest.mark.slow
 def test_a_run_resumed_without_the_other_equals_an_unbroken_one(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

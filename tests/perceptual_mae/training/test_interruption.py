@@ -19,10 +19,10 @@ from perceptual_mae.cli import main
 from perceptual_mae.data.shapes import Shapes
 from perceptual_mae.errors import LostProcessError
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import loop, peers
 from perceptual_mae.training.loop import Pretraining
 from perceptual_mae.training.save_points import SavePoint, SavePoints
-from perceptual_mae.training.signals import Interrupted, StopSignal
 from perceptual_mae.training.trainer import Trainer
 
 SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
@@ -177,7 +177,7 @@ class TwoProcesses:
 
     num_processes = 2
 
-    def __init__(self, *, is_main: bool, other: tuple[int, int], device: str = "cpu") -> None:
+    def __init__(self, *, is_main: bool, other: int, device: str = "cpu") -> None:
         self.is_main_process, self.other, self.device = is_main, other, torch.device(device)
 
     def gather(self, own: torch.Tensor) -> torch.Tensor:
@@ -187,16 +187,16 @@ class TwoProcesses:
 def test_processes_stop_and_save_together_and_the_main_one_keeps_the_time() -> None:
     asked = StopSignal()
     asked.number = signal.SIGTERM
-    main_one = SavePoints(TwoProcesses(is_main=True, other=(15, 0)), StopSignal(), minutes=1e-9)
-    other = SavePoints(TwoProcesses(is_main=False, other=(0, 1)), asked, minutes=1e-9)
+    main_one = SavePoints(TwoProcesses(is_main=True, other=30), StopSignal(), minutes=1e-9)
+    other = SavePoints(TwoProcesses(is_main=False, other=1), asked, minutes=1e-9)
     assert main_one.after(1, is_last=False) == other.after(1, is_last=False) == SavePoint(signal.SIGTERM, True)
-    alone = SavePoints(TwoProcesses(is_main=False, other=(0, 0)), StopSignal(), minutes=1e-9)
+    alone = SavePoints(TwoProcesses(is_main=False, other=0), StopSignal(), minutes=1e-9)
     assert alone.after(1, is_last=False) == SavePoint(0, False)
 
 
 def test_processes_on_gpus_ask_each_other_every_ten_steps() -> None:
-    points = SavePoints(TwoProcesses(is_main=False, other=(15, 0), device="meta"), StopSignal(), minutes=None)
-    points.accelerator.gather = lambda own: torch.tensor([[15, 0]])
+    points = SavePoints(TwoProcesses(is_main=False, other=30, device="meta"), StopSignal(), minutes=None)
+    points.accelerator.gather = lambda own: torch.tensor([30])
     asked = [bool(points.after(step, is_last=step == 24).stop) for step in range(1, 25)]
     assert [step for step, stops in enumerate(asked, 1) if stops] == [10, 20, 24]
 

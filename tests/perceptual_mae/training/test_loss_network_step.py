@@ -133,6 +133,7 @@ def test_fixed_networks_see_clean_images_and_snapshots_what_the_discriminator_se
     assert not torch.allclose(on_clean[0], live[0])
 
 
+@pytest.mark.slow
 def test_the_authors_snapshot_is_live_in_epochs_1_6_and_11_and_stale_in_between() -> None:
     trainer = debug_trainer("official_code", "training.order=lean")
     live_in = set()
@@ -173,6 +174,7 @@ def test_a_step_lets_the_snapshot_follow_before_the_discriminator_moves() -> Non
         )
 
 
+@pytest.mark.slow
 def test_a_resumed_snapshot_is_the_one_that_was_saved(tmp_path: Path) -> None:
     overrides = ("official_code", "training.order=lean")
     unbroken, first = debug_trainer(*overrides), debug_trainer(*overrides)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from conftest import debug_config, debug_trainer, random_batches, tiered
+from conftest import debug_config, debug_trainer, random_batches, slow, tiered
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
@@ -70,6 +70,7 @@ def test_the_generator_takes_the_step_it_takes_against_a_discriminator_that_stan
     assert_same_weights(lean.unwrapped_generator, sequential.unwrapped_generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", tiered(ADVERSARIAL))
 def test_both_orders_report_the_same_scalars(method: str) -> None:
     names = []
@@ -103,7 +104,7 @@ def test_lean_draws_one_augmentation_for_both_halves(monkeypatch: pytest.MonkeyP
     assert purposes == ["pair"]
 
 
-@pytest.mark.parametrize("method", tiered(["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
+@pytest.mark.parametrize("method", ["ls_gan_p", slow("msg_gan_p"), slow("stylegan2_ada_p")])
 def test_lean_micro_batches_equal_one_batch(method: str) -> None:
     trained = []
     for micro_batches in (1, 2):

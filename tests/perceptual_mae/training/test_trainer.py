@@ -232,6 +232,7 @@ def test_the_average_of_weights_follows_the_generator() -> None:
     assert not torch.equal(before[name], average)
 
 
+@pytest.mark.slow
 def test_a_generator_learns_one_batch_by_heart() -> None:
     trainer = debug_trainer("l1")
     batches = random_batches(2)

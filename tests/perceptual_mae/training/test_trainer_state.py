@@ -8,10 +8,10 @@ import torch
 
 from conftest import FORMS, debug_config, debug_trainer, random_batches, tiered_forms
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training import trainer_state
 from perceptual_mae.training.loop import Pretraining, pretrain
-from perceptual_mae.training.signals import Interrupted
 from perceptual_mae.training.trainer import Trainer
 from test_loop import stop_after
 

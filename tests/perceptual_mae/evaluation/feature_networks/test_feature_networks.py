@@ -37,7 +37,7 @@ def images(num_images: int = 6, size: tuple[int, int] = (32, 32), seed: int = 0)
 
 
 def opened(text: str, size: tuple[int, int] = (32, 32)) -> FeatureNetwork:
-    return open_features(text, size, CPU)
+    return open_features(text, size, CPU, trust_code=True)
 
 
 @pytest.fixture
@@ -54,6 +54,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_inception_sees_a_tensor_as_clean_fid_sees_the_folder_of_its_files(tmp_path: Path) -> None:
     weights = tmp_path / "inception-2015-12-05.pt"
     save_stand_in(str(weights), dim=2048)
@@ -208,6 +209,7 @@ def test_images_are_rounded_to_bytes_and_grey_ones_shown_in_three_channels(tmp_p
     torch.testing.assert_close(network.extract(grey), network.extract(grey.expand(-1, 3, -1, -1)), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_an_exported_program_does_what_a_script_does(tmp_path: Path) -> None:
     own, shown = Own(True).eval(), images()
     batch = torch.export.Dim("batch")
@@ -274,5 +276,8 @@ def test_two_networks_of_one_name_need_another(tmp_path: Path) -> None:
     torch.jit.script(OwnMaps(False)).save(str(tmp_path / "maps.ts"))
     text = str(tmp_path / "maps.ts")
     with pytest.raises(UserError, match=r"two networks are called maps.ts"):
-        open_all([text, text], (32, 32), CPU)
-    assert [network.name for network in open_all([text, f"{text},name=b"], (32, 32), CPU)] == ["maps.ts", "b"]
+        open_all([text, text], (32, 32), CPU, trust_code=True)
+    assert [network.name for network in open_all([text, f"{text},name=b"], (32, 32), CPU, trust_code=True)] == [
+        "maps.ts",
+        "b",
+    ]

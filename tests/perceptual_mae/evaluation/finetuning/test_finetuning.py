@@ -73,6 +73,7 @@ def test_digits_are_learnt() -> None:
     assert score_classifier(classifier, data, Accelerator(cpu=True))["top1"] > 0.5  # a tenth is chance
 
 
+@pytest.mark.slow
 def test_paths_are_open_when_scored(data: LabelledData) -> None:
     classifier = Classifier(fresh_encoder(debug_config(*DIGITS), 0), 10)
     accelerator, seen = Accelerator(cpu=True), list[object]()
@@ -93,6 +94,7 @@ def test_a_seed_repeats_and_another_differs(run: Run, data: LabelledData, report
     assert report["curves"]["0"] != report["curves"]["1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [EVERYTHING, QUICK])
 def test_how_a_batch_is_accumulated_changes_nothing(settings: list[str], run: Run, data: LabelledData) -> None:
     settings = [*settings, "batch_size=32"]

@@ -44,7 +44,7 @@ def network(tmp_path: Path) -> str:
 
 
 def setting(num_images: int, *features: str) -> Setting:
-    return Setting((32, 32), 3, CPU, num_images, find_weights, 8, features=features)
+    return Setting((32, 32), 3, CPU, num_images, find_weights, 8, features=features, trust_code=True)
 
 
 def random_images(num_images: int, seed: int) -> Tensor:
@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_functions_on_the_network_s_features(network: st
     for part in torch.arange(40).split(16):
         accumulator.update(seen(originals, part))
     found = accumulator.compute(Gather(Accelerator(cpu=True)))
-    own = open_features(network, (32, 32), CPU)
+    own = open_features(network, (32, 32), CPU, trust_code=True)
     looked = {name: own.extract(images) for name, images in _subjects(originals).items()}
     reference = looked["originals"].features
     for subject in ("raw", "composite"):
@@ -194,7 +194,7 @@ def test_the_command_scores_through_a_network_of_one_s_own_and_through_a_run(
     run: Path, network: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features = ["--features", network, "--features", f"run:{run},name=itself"]
-    metrics = ["--metrics", "psnr,fid,kid,is", *features]
+    metrics = ["--metrics", "psnr,fid,kid,is", *features, "--trust-code"]
     assert main(["evaluate", str(run), "data.num_images=400", *metrics]) == 0
     report = json.loads(next((run / "evaluation").glob("evaluate*.json")).read_text())
     for subject in ("raw", "composite", "originals"):
@@ -218,7 +218,9 @@ def test_a_required_score_that_cannot_be_had_stops_the_command_before_the_pass(
     assert "pmae weights fetch inception" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--require", "is", "--features", f"run:{run}"]) == 2
     assert "no classes" in capsys.readouterr().err
-    assert main(["evaluate", str(run), "--require", "fid", "--features", network]) == 2  # it has 9 test images
+    assert (
+        main(["evaluate", str(run), "--require", "fid", "--features", network, "--trust-code"]) == 2
+    )  # it has 9 test images
     assert "too few for the covariance" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--features", "incepton"]) == 2
     assert "did you mean 'inception'" in capsys.readouterr().err
@@ -234,7 +236,16 @@ def test_without_any_weights_the_other_scores_are_there(run: Path, weights: Path
 
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(run: Path, network: str, weights: Path, tmp_path: Path) -> None:
-    arguments = ["evaluate", str(run), "data.num_images=420", "--metrics", "fid,kid,is", "--features", network]
+    arguments = [
+        "evaluate",
+        str(run),
+        "data.num_images=420",
+        "--metrics",
+        "fid,kid,is",
+        "--features",
+        network,
+        "--trust-code",
+    ]
     assert main([*arguments, "--batch-size", "5", "--out", str(tmp_path / "one.json")]) == 0
     both = [*arguments, "--batch-size", "5", "--out", str(tmp_path / "both.json")]
     run_two_processes("-m", "perceptual_mae.cli", *both)

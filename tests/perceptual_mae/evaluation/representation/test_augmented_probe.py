@@ -57,6 +57,7 @@ def test_the_head_and_its_statistics_move_and_the_encoder_does_not(protocol: str
         assert not heads[name].training
 
 
+@pytest.mark.slow
 def test_the_warm_up_ends_at_the_peak_and_the_cosine_near_zero(
     digits: LabelledData, monkeypatch: pytest.MonkeyPatch
 ) -> None:

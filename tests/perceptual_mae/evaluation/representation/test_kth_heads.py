@@ -33,6 +33,7 @@ def test_the_rate_rises_over_a_fifth_and_falls_over_the_rest_as_published() -> N
     assert rate(400, 1000) == pytest.approx(1e-5 + (1e-3 - 1e-5) * 0.5 * (1 + math.cos(math.pi / 4)))
 
 
+@pytest.mark.slow
 def test_an_mlp_head_reads_what_a_linear_layer_cannot() -> None:
     generator = torch.Generator().manual_seed(0)
     angles = 2 * math.pi * torch.rand(600, generator=generator)
@@ -46,6 +47,7 @@ def test_an_mlp_head_reads_what_a_linear_layer_cannot() -> None:
     assert scores["dense"].accuracy < 0.7 < 0.9 < scores["mlp"].accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_train_and_test_are_each_scored_on_their_own_images(head: str) -> None:
     features, labels = noise(120, seed=1, classes=5)

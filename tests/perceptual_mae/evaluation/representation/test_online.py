@@ -75,7 +75,7 @@ def everything(path: Path) -> dict[str, torch.Tensor]:
     return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
 
 
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p"])
+@pytest.mark.parametrize("method", ["mse", pytest.param("ls_gan_p", marks=pytest.mark.slow)])
 def test_a_run_with_a_probe_has_the_very_weights_of_one_without(method: str, tmp_path: Path) -> None:
     with_state = []
     for name, options in (("with", ["evaluation.probe_images=40"]), ("without", ["evaluation.every=0"])):

@@ -48,6 +48,7 @@ def report(run: Run, data: LabelledData, reported: set[str]) -> dict[str, Any]:
     return probe_run(run, data, make_accelerator(run.config), seeds=(0, 1), baselines=True, on_progress=on_progress)
 
 
+@pytest.mark.slow
 def test_trained_encoder_random_encoder_and_pixels_score_differently(report: dict[str, Any]) -> None:
     scores = report["scores"]
     assert list(scores) == ["encoder", "random encoder", "raw pixels"]
@@ -156,6 +157,7 @@ def test_other_protocols_have_the_linear_head_alone(run: Run, data: LabelledData
         probe_run(run, data, make_accelerator(run.config), protocol="mae", head="mlp")
 
 
+@pytest.mark.slow
 def test_the_layer_map_has_both_poolings_of_every_block_and_a_picture(
     run: Run, data: LabelledData, report: dict[str, Any], tmp_path: Path
 ) -> None:

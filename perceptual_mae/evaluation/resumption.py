@@ -1,0 +1,233 @@
+"""Trainings of an evaluation that go on where a stopped call left them: fine-tuning, probes on augmented images.
+
+Such a command trains one network after the other, a seed each, and scores it. Until its result is written, checkpoints
+next to the result hold what the finished trainings came to and the tensors of the one under way. Order, augmentation
+and masks are functions of seed, epoch, step and image, so there is no random state to keep.
+"""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from perceptual_mae.config.layers import flatten
+from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.processes import as_main_process, most_urgent
+from perceptual_mae.progress import OnProgress
+from perceptual_mae.run import checkpoint
+from perceptual_mae.run.signals import Interrupted, StopSignal
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN = 30.0
+"""The shortest time between two checkpoints of a training; its end is saved in any case."""
+LARGEST_SHARE = 0.05
+"""Of the time that saving may take: large networks are saved less often."""
+KEEP_LAST = 2
+"""The one before the last serves where the last is damaged."""
+SAVE, STOP = 1, 2
+
+Trained = Mapping[str, nn.Module | Optimizer]
+"""What changes in a training by its name: each is a group of tensors of the checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where the checkpoints of an evaluation are, whether those of an earlier call are dropped, who says so."""
+
+    folder: Path
+    fresh: bool = False
+    log: Callable[[str], None] = logger.info
+
+    @classmethod
+    def of(cls, result: Path, *, fresh: bool = False, log: Callable[[str], None] = logger.info) -> "Checkpoints":
+        """Return those next to the file that the result is written to."""
+        return cls(result.with_suffix(".unfinished"), fresh, log)
+
+    def discard(self) -> None:
+        """Delete the folder, in one piece for whoever may look for it meanwhile."""
+        removed = self.folder.with_name(f".{self.folder.name}.removed")
+        shutil.rmtree(removed, ignore_errors=True)
+        if self.folder.exists():
+            os.replace(self.folder, removed)
+            shutil.rmtree(removed, ignore_errors=True)
+
+
+class ResumableTrainings:
+    """The trainings of one command, each under a name: `results` has what came of those that are finished.
+
+    settings: all that decides the results, as JSON; checkpoints of other settings are refused with UserError. As a
+    context it listens to SIGINT and SIGTERM; the training under way is then saved and Interrupted raised. Without
+    `checkpoints` nothing is read, written or listened to. All processes make the same calls.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        settings: Mapping[str, Any] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
+        self.accelerator, self.checkpoints = accelerator, checkpoints
+        self.settings = json.loads(json.dumps(settings or {}))
+        self.results: dict[str, Any] = {}
+        self.name, self.step = "", 0
+        self.has_saved = False
+        self._steps_before = 0
+        self._source: Path | None = None
+        self._under_way: dict[str, Any] = {}
+        self._stop_signal = StopSignal()
+        self._next_save = time.monotonic() + SECONDS_BETWEEN
+        if checkpoints is not None:
+            self._open(checkpoints)
+
+    def __enter__(self) -> "ResumableTrainings":
+        if self.checkpoints is not None:
+            self._stop_signal.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.checkpoints is not None:
+            self._stop_signal.__exit__(kind, error, trace)
+
+    def begin(self, name: str) -> dict[str, Any]:
+        """Begin a training or go on with it: return what was kept of it, with its `step`; nothing where it is new."""
+        self.name = name
+        kept = self._under_way if self._under_way.get("name") == name else {}
+        self.step = kept.get("step", 0)
+        if kept and self.checkpoints is not None:
+            self.checkpoints.log(f"{name} goes on after step {self.step}: {self._source}")
+        return kept
+
+    def load(self, trained: Trained) -> None:
+        """Give networks and optimisers the state that the training under way was saved with, if it was."""
+        if self._source is None or self._under_way.get("name") != self.name:
+            return
+        for group, each in trained.items():
+            tensors = checkpoint.load_tensors(self._source, _group(group))
+            if isinstance(each, nn.Module):
+                checkpoint.load_module(each, tensors, self._source)
+            else:
+                checkpoint.load_optimizer(each, tensors or {})
+        if self.accelerator.scaler is not None and self._under_way["scaler"]:
+            self.accelerator.scaler.load_state_dict(self._under_way["scaler"])
+
+    def after_step(self, step: int, total: int, trained: Trained, keep: Callable[[], dict[str, Any]]) -> None:
+        """Save where it is due and after the last step; raise Interrupted where a stop was requested.
+
+        step: how many were taken. keep: called by all processes, returns what else `begin` has to return, as JSON.
+        """
+        if self.checkpoints is None:
+            return
+        self.step = step
+        request = self._agreed_request(always=step == total)
+        if request or step == total:
+            tensors = {_group(group): _tensors(each) for group, each in trained.items()}
+            scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+            self._save(tensors, {**keep(), "name": self.name, "step": step, "scaler": scaler})
+        if request == STOP:
+            raise Interrupted(self._stopped(f"after step {step} of {total} of {self.name}"))
+
+    def finish(self, result: Any) -> None:
+        """Keep what came of the training under way: plain values. Raises Interrupted where a stop was requested."""
+        self.results[self.name] = result
+        if self.checkpoints is None:
+            return
+        self._steps_before, self.step = self._steps_before + self.step, 0
+        self._save({}, {})
+        if self._agreed_request(always=True) == STOP:
+            raise Interrupted(self._stopped(f"after {self.name}"))
+
+    def stoppable(self, on_progress: OnProgress) -> OnProgress:
+        """Return an OnProgress for passes over images, which are repeated: a stop ends them at once, as Interrupted.
+
+        Several processes end theirs first, or some of them would wait for those that have left.
+        """
+
+        def on_images(task: str, done: int, total: int) -> None:
+            on_progress(task, done, total)
+            if self._stop_signal.requested and self.accelerator.num_processes == 1:
+                raise Interrupted(self._stopped(f"during {task}"))
+
+        return on_images
+
+    def discard(self) -> None:
+        """Drop all that is kept: no other call may go on from it."""
+        self.accelerator.wait_for_everyone()
+        if self.checkpoints is not None and self.accelerator.is_main_process:
+            self.checkpoints.discard()
+
+    def _open(self, checkpoints: Checkpoints) -> None:
+        if checkpoints.fresh:
+            self.discard()
+        is_main = self.accelerator.is_main_process
+        self._source = as_main_process(checkpoint.newest(checkpoints.folder, ()) if is_main else None)
+        if self._source is None:
+            return
+        metadata = checkpoint.load_metadata(self._source)
+        before, now = (dict(flatten(settings)) for settings in (metadata["settings"], self.settings))
+        if changed := [key for key in {**before, **now} if before.get(key, ...) != now.get(key, ...)]:
+            raise UserError(
+                f"{checkpoints.folder}: is of a stopped command with other values of {', '.join(changed)}; repeat that "
+                "to go on with it, or choose another --out, or drop it with --fresh"
+            )
+        self.results, self._steps_before = metadata["results"], metadata["steps_before"]
+        self._under_way = metadata["under_way"]
+        self.has_saved = True
+        if self.results:
+            checkpoints.log(f"finished before: {', '.join(self.results)}")
+
+    def _agreed_request(self, *, always: bool) -> int:
+        is_due = self.accelerator.is_main_process and time.monotonic() >= self._next_save
+        own = STOP if self._stop_signal.requested else SAVE if is_due else 0
+        return most_urgent(own, self.accelerator, self.step, always=always)
+
+    def _save(self, tensors: Mapping[str, Mapping[str, Tensor]], under_way: Mapping[str, Any]) -> None:
+        assert self.checkpoints is not None
+        started = time.monotonic()
+        if self.accelerator.is_main_process:
+            # Each training counts one more than its steps: its end and its result are different checkpoints.
+            number = self._steps_before + self.step + len(self.results)
+            metadata = {"settings": self.settings, "results": self.results, "steps_before": self._steps_before}
+            checkpoint.save(self.checkpoints.folder, number, tensors, {**metadata, "under_way": under_way})
+            checkpoint.prune(self.checkpoints.folder, number, KEEP_LAST, None)
+        self.accelerator.wait_for_everyone()
+        self.has_saved = True
+        now = time.monotonic()
+        self._next_save = now + max(SECONDS_BETWEEN, (now - started) / LARGEST_SHARE)
+
+    def _stopped(self, place: str) -> str:
+        """Return the last line of a command that a signal stopped."""
+        assert self.checkpoints is not None
+        if not self.has_saved:
+            return f"stopped {place}, with nothing to save yet; the same command starts anew"
+        return f"stopped {place}, saved in {self.checkpoints.folder}; the same command goes on from there"
+
+
+def decisive(report: Mapping[str, Any], data: LabelledData) -> dict[str, Any]:
+    """Return settings from what a report says of its protocol, with the images; not what a run's folder is called.
+
+    Nor how many processes there were: they change no result but in the order of sums.
+    """
+    kept = {key: value for key, value in report.items() if key not in ("run", "processes")}
+    return kept | {"classes": list(data.train.classes), "section": dict(data.section)}
+
+
+def _group(name: str) -> str:
+    return name.replace(" ", "_")
+
+
+def _tensors(trained: nn.Module | Optimizer) -> Mapping[str, Tensor]:
+    return trained.state_dict() if isinstance(trained, nn.Module) else checkpoint.optimizer_tensors(trained)

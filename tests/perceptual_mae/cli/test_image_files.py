@@ -1,0 +1,137 @@
+"""What a run says of its image files before its first step, and in the middle of it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import DEBUG
+from perceptual_mae.cli import main
+from perceptual_mae.data.image_folder import ImageFolder
+from perceptual_mae.run.run import Run
+
+
+def photos(root: Path, each: int = 24) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for number in range(each):
+            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root
+
+
+def arguments(root: Path, *options: str) -> list[str]:
+    data = ", ".join((f"kind: image_folder, root: {root}, image_size: 32, size: null, num_images: null", *options))
+    return ["pretrain", DEBUG, "mse", f"data={{{data}}}", "training.epochs=1"]
+
+
+def test_a_folder_with_bad_files_is_refused_before_the_first_step_and_all_are_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    bad = [root / "a" / "x0.png", root / "b" / "x1.png", root / "b" / "x2.png"]
+    for path in bad:
+        path.write_text("no image")
+    asked = arguments(root, "split_fractions: [0.8, 0, 0.2]")
+    assert main([*asked, "--dry-run", "--out", str(run)]) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    assert "images cannot be read, more than 1%" in message
+    assert not run.exists()
+
+    assert main([*asked, "--out", str(run)]) == 2
+    assert f"all are listed in {run / 'unreadable.txt'}" in capsys.readouterr().err
+    listed = (run / "unreadable.txt").read_text().splitlines()
+    assert sorted(listed) == [f"{path}: no image of a known format" for path in bad]
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_the_advice_to_raise_the_share_is_followed_in_the_same_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    bad = [root / "a" / "x0.png", root / "b" / "x1.png", root / "b" / "x2.png"]
+    for path in bad:
+        path.write_text("no image")
+    assert main([*arguments(root, "split_fractions: [0.8, 0, 0.2]"), "--out", str(run)]) == 2
+    capsys.readouterr()
+    more = arguments(root, "split_fractions: [0.8, 0, 0.2]", "max_unreadable: 0.3")
+    assert main([*more, "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "of which cannot be read: " in printed
+    assert "x0.png: no image of a known format" in printed
+    assert main([*more, "--out", str(run)]) == 0
+    train = Run(run).config.data.build("train")
+    trained_on = {train.file_path(index) for index in range(len(train))} & set(bad)
+    assert Run(run).summary()["unreadable_images"] == len(trained_on)
+
+
+@pytest.mark.slow
+def test_whole_headers_over_cut_pixels_are_replaced_counted_and_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    cut = ImageFolder("train", root=str(root), holdout=0.2).file_path(3)
+    cut.write_bytes(cut.read_bytes()[:2000])
+    asked = [*arguments(root, "holdout: 0.2", "max_unreadable: 0.1"), "training.epoch_images=64"]
+    assert main([*asked, "--dry-run"]) == 0
+    assert "cannot be read" not in capsys.readouterr().out
+    assert main([*asked, "--out", str(run)]) == 0
+    listed = (run / "unreadable.txt").read_text().splitlines()
+    assert [line.partition(": ")[0] for line in listed] == [str(cut)]
+    assert Run(run).summary()["unreadable_images"] == 1
+
+
+def test_the_dry_run_prints_both_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments(photos(tmp_path / "photos")), "--dry-run"]) == 0
+    assert (
+        "crops of 32x32: in training 20 to 100 % of an image's area; of held-out images shorter side 37, then the "
+        "centre (75 % of a square image)"
+    ) in capsys.readouterr().out
+    assert main(["pretrain", DEBUG, "mse", "data.crop=center", "--dry-run"]) == 0
+    assert "in training the centre; of held-out images as large as covers it" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_scores_on_few_images_come_with_their_interval_and_the_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    trained = [*arguments(root, "holdout: 0.25"), "evaluation.probe_images=48", "evaluation.limit=8"]
+    assert main([*trained, "--out", str(run)]) == 0
+    few = "probe and kNN while training: 8 test images tell little: the 95 % interval of 50.00 % is 21.5 to 78.5 %"
+    assert f"{few}; raise evaluation.limit" in (run / "log.txt").read_text()
+    capsys.readouterr()
+    assert main(["knn", str(run), "--neighbours", "3"]) == 0
+    warning = capsys.readouterr().err
+    assert "12 test images tell little: the 95 % interval of " in warning
+    assert "hold out more with data.holdout" in warning
+    assert main(["knn", str(run), "--neighbours", "3", "--test-limit", "6"]) == 0
+    warning = capsys.readouterr().err
+    assert "6 test images tell little" in warning
+    assert "raise --test-limit" in warning
+
+
+@pytest.mark.slow
+def test_a_picture_next_to_class_folders_is_named_where_labels_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    Image.new("RGB", (40, 40)).save(root / "cover.png")
+    assert main([*arguments(root, "holdout: 0.2"), "--out", str(run)]) == 0
+    assert main(["knn", str(run)]) == 2
+    assert f"carry no labels, for {root / 'cover.png'} lies next to the class folders" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_pictures_of_the_users_own_have_the_limit_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    assert main([*arguments(root, "max_pixels: 2000"), "--out", str(run)]) == 0
+    Image.new("RGB", (60, 40)).save(tmp_path / "own.png")
+    assert main(["visualize", str(run), str(tmp_path / "own.png")]) == 2
+    assert "60 x 40 pixels are more than 2,000" in capsys.readouterr().err
