@@ -5,8 +5,7 @@
 A small stylegan2_ada_p run with averaged weights, R1, path length, ADA and two data workers is started as `pmae
 pretrain` starts it; a fault of a random kind hits it at a random time; the same command resumes it; and so on to its
 last step. Then every tensor of its last checkpoint, metrics.jsonl (but for times), the pictures and summary.json are
-compared with those of an unbroken run. Prints a table, and writes it to FOLDER/soak.md. Exits with 1 where something
-differs or where a run ended in another way than it should.
+compared with those of an unbroken run. Prints a table, and writes it to FOLDER/soak.md. Exits with 1 where anything is wrong.
 """
 
 import argparse
@@ -50,9 +49,8 @@ METHOD = (
 )
 """48 steps in 6 epochs; lines of metrics.jsonl do not fall together with the ends of epochs."""
 
-PATIENCE = 120.0
-"""Seconds within which a run that was hit must have ended."""
-TIMES = ("images_per_second", "data_wait")
+PATIENCE, TIMES = 120.0, ("images_per_second", "data_wait")
+"""Seconds within which a run that was hit must have ended; keys of records that no two runs have in common."""
 SIGNALS = {name: signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")}
 
 
@@ -135,10 +133,7 @@ def _free_port() -> int:
 
 @dataclass(frozen=True)
 class Fault:
-    """inflict: hits a running attempt. codes: exit codes of which one must be the first rank's, None: it goes on.
-
-    says: what the output must have, unless the run had not begun to train.
-    """
+    """codes: exit codes of which one must be the first rank's, None: it goes on. says: what must be printed then."""
 
     inflict: Callable[[Attempt, random.Random], None]
     codes: tuple[int, ...] | None
@@ -165,12 +160,9 @@ def _full_disk(attempt: Attempt, draw: random.Random) -> None:
 def _damaged(attempt: Attempt, draw: random.Random) -> None:
     attempt.send(signal.SIGKILL)
     attempt.wait(PATIENCE)
-    whole = [
-        path for path in checkpoint.checkpoints(attempt.out / "checkpoints") if checkpoint.corruption(path) is None
-    ]
-    if len(whole) < 2:
+    if len(kept := whole(attempt.out)) < 2:
         return  # nothing to go back to: such a run is refused, which tests show
-    victim = draw.choice(sorted(whole[-1].iterdir()))
+    victim = draw.choice(sorted(kept[-1].iterdir()))
     content = victim.read_bytes()
     place = draw.randrange(len(content))
     flipped = content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
@@ -193,7 +185,7 @@ FAULTS = {
     "full disk": Fault(_full_disk, (2,), "File too large"),
     "newest checkpoint damaged": Fault(_damaged, (-9,)),
     "data worker killed": Fault(_worker_killed, None),
-    "rank killed": Fault(_rank_killed, (1,), "process 1 (pid ", processes=2),
+    "rank killed": Fault(_rank_killed, (1,), "was lost ", processes=2),
 }
 
 
@@ -211,10 +203,14 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
+def whole(out: Path) -> list[Path]:
+    """Return the whole checkpoints of a run, in the order of their steps."""
+    return [path for path in checkpoint.checkpoints(out / "checkpoints") if checkpoint.corruption(path) is None]
+
+
 def newest_step(out: Path) -> int:
     """Return the step of the newest whole checkpoint, 0 where there is none."""
-    paths = checkpoint.checkpoints(out / "checkpoints")
-    return max((checkpoint.step_of(path) for path in paths if checkpoint.corruption(path) is None), default=0)
+    return max(map(checkpoint.step_of, whole(out)), default=0)
 
 
 def inflict(attempt: Attempt, processes: int, draw: random.Random, tally: Tally) -> str | None:
@@ -281,10 +277,8 @@ def soak_one(out: Path, processes: int, draw: random.Random, tally: Tally, may_h
 
 def compare(out: Path, reference: Path, tally: Tally) -> None:
     """Count what a broken run has in common with the unbroken one, and write down what differs."""
-    tally.runs += 1
     ours, theirs = (checkpoint.newest(folder / "checkpoints") for folder in (out, reference))
-    assert ours is not None
-    assert theirs is not None
+    assert ours is not None and theirs is not None  # noqa: PT018
     files = {folder: sorted(path.name for path in folder.iterdir()) for folder in (ours, theirs)}
     if files[ours] != files[theirs]:
         tally.wrong.append(f"{out.name}: files {files[ours]}, should be {files[theirs]}")
@@ -301,6 +295,7 @@ def compare(out: Path, reference: Path, tally: Tally) -> None:
         own, other = (read(folder / name) for folder in ((ours, theirs) if name == "state.json" else (out, reference)))
         if own != other:
             tally.wrong.append(f"{out.name}: {name} differs: {_first_difference(own, other)}")
+    tally.runs += 1
     tally.records += len(_records(out / "metrics.jsonl"))
     pictures = [{path.name: path.read_bytes() for path in (folder / "images").iterdir()} for folder in (out, reference)]
     tally.pictures += len(pictures[0])
@@ -328,10 +323,11 @@ def _first_difference(own: Any, other: Any) -> str:
 
 def report(tallies: dict[int, Tally], command: str, minutes: float) -> str:
     """Return the page of results."""
-    kinds = [name for name in FAULTS if any(tally.faults[name] for tally in tallies.values())]
     heads = [f"{count} process{'es' if count > 1 else ''}" for count in tallies]
     lines = ["| fault | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
-    lines += [f"| {name} | " + " | ".join(str(each.faults[name]) for each in tallies.values()) + " |" for name in kinds]
+    lines += [
+        f"| {name} | " + " | ".join(str(each.faults[name]) for each in tallies.values()) + " |" for name in FAULTS
+    ]
     rows: dict[str, Callable[[Tally], object]] = {
         "**faults**": lambda each: each.faults.total(),
         "runs brought to their last step and compared": lambda each: each.runs,

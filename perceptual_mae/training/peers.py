@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 BROKEN = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "remote process")
-PATIENCE = 1.0
+PATIENCE = 5.0
 """Seconds a process is given to be gone after its connection broke."""
 
 
