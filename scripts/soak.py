@@ -5,7 +5,8 @@
 A small stylegan2_ada_p run with averaged weights, R1, path length, ADA and two data workers is started as `pmae
 pretrain` starts it; a fault of a random kind hits it at a random time; the same command resumes it; and so on to its
 last step. Then every tensor of its last checkpoint, metrics.jsonl (but for times), the pictures and summary.json are
-compared with those of an unbroken run. Prints a table, and writes it to FOLDER/soak.md. Exits with 1 where anything is wrong.
+compared with those of an unbroken run. Prints a table, and writes it to FOLDER/soak.md. Exits with 1 where
+anything is wrong.
 """
 
 import argparse
@@ -70,9 +71,7 @@ class Attempt:
             process.start()
         os.close(writing)
 
-    @property
-    def is_running(self) -> bool:
-        return any(process.is_alive() for process in self.ranks)
+    is_running = property(lambda self: any(process.is_alive() for process in self.ranks))
 
     def read(self) -> str:
         """Return everything it has printed so far."""
@@ -389,7 +388,6 @@ def main() -> int:
     if any(options.out.iterdir()):
         parser.error(f"{options.out}: is not empty; choose another folder with --out")
     (options.out / "layer.yaml").write_text(LAYER)
-    torch.set_num_threads(1)
     begun = time.monotonic()
     tallies = soak(options.faults, options.processes, options.seed, options.out, options.minutes)
     words = f"--faults {options.faults} --processes {' '.join(map(str, options.processes))} --seed {options.seed}"
