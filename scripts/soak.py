@@ -29,7 +29,6 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"  # before PyTorch reads it: a process that has begun threads cannot be forked
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import torch
 from safetensors.torch import load_file
 
 import perceptual_mae.training.loop  # noqa: F401  (imported once, here: every run is a fork of this process)

@@ -158,6 +158,7 @@ GUARDED = {
     "perceptual_mae/evaluation/feature_networks/torchscript.py": PROGRAMS,
     "perceptual_mae/config/own_kinds.py": {"importlib.import_module"},
     "perceptual_mae/__init__.py": {"import_module"},  # of this package's own modules
+    "perceptual_mae/data/decoding.py": {"importlib.import_module"},  # of pillow_heif, where it is installed
 }
 """The places that run what a file or a configuration holds, behind a question of trust."""
 

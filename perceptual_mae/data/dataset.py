@@ -1,5 +1,7 @@
 """The protocol of data sets, and their split into training and validation images."""
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +42,36 @@ def file_path(dataset: object, index: int) -> Path | None:
     """Return the path of the file an image is read from, None where it has none; see `file_name`."""
     path = getattr(dataset, "file_path", None)
     return None if path is None else path(index)
+
+
+def files_sha256(dataset: ImageDataset) -> str | None:
+    """Return the SHA-256 of the names and sizes of a data set's files, in its order, or None where it has none.
+
+    No file is opened. See `file_name` and `file_path`.
+    """
+    digest, has_files = hashlib.sha256(), False
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, len(dataset), _PART):
+            indices = range(start, min(start + _PART, len(dataset)))
+            names = [file_name(dataset, index) for index in indices]
+            if not any(names):
+                continue
+            has_files = True
+            for name, size in zip(names, pool.map(lambda index: _size(dataset, index), indices), strict=True):
+                digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest() if has_files else None
+
+
+def _size(dataset: ImageDataset, index: int) -> int | None:
+    path = file_path(dataset, index)
+    try:
+        return None if path is None else path.stat().st_size
+    except OSError:  # reading it will say what is wrong
+        return None
+
+
+_AT_ONCE, _PART = 16, 4096
+"""Files whose sizes are asked for at once: over a network each answer takes a while."""
 
 
 def max_unreadable(dataset: object) -> float:

@@ -1,13 +1,17 @@
 """A run's folder: claimed without harming anybody's files, resumed only by the run it belongs to."""
 
+import json
 import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from perceptual_mae.config.layers import flatten, read_yaml, to_yaml
@@ -15,18 +19,16 @@ from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
-from perceptual_mae.files import write_atomically, write_json
+from perceptual_mae.files import naming, write_atomically, write_json
+from perceptual_mae.run.lock import is_unused
 
-CONFIG, LOG = "config.yaml", "log.txt"
+CONFIG = "config.yaml"
 MAY_DIFFER = (
     *("training.epochs", "training.checkpoint_minutes"),
     *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )
 """What a resumed run may change: how long it trains, where its images are, how it reads, saves, reports, evaluates."""
-
-LEFT_BY_A_START = (LOG, f".{CONFIG}.partial")
-"""All that a run leaves that was killed before it had described itself: nothing to resume, and nothing to lose."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -38,10 +40,10 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     Nothing is written here.
     """
     if fresh:
-        return next(path for path in _names(out) if _is_free(path))
+        return next(path for path in _names(out) if not path.exists() or (path.is_dir() and not any(path.iterdir())))
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another folder with --out")
-    if _is_free(out):
+    if is_unused(out):
         return out
     if not (out / CONFIG).exists():
         raise UserError(f"{out}: holds files that are not a run's; choose an empty folder with --out")
@@ -68,20 +70,33 @@ def check_not_emptied(folder: Path) -> None:
 
 
 def describe(
-    folder: Path, config: RunConfig, device: str, precision: str, started_from: dict[str, Any] | None = None
+    folder: Path,
+    config: RunConfig,
+    device: str,
+    precision: str,
+    started_from: dict[str, Any] | None = None,
+    passed_over: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the resolved configuration of a run into its folder, and the environment.
 
-    started_from: whose weights the encoder starts with, if it is about to.
+    started_from: whose weights the encoder starts with, if it is about to. passed_over: damaged checkpoints that the
+    run goes on from before, by name what is wrong with them; they are added to those of earlier starts.
     """
     values = config.model_dump(mode="json", by_alias=True)
     if config.data.kind in DATASETS and (root := values["data"].get("root")):
         values["data"]["root"] = os.path.abspath(Path(root).expanduser())  # the folder may be opened from anywhere
     write_atomically(folder / CONFIG, to_yaml(values))
+    path = folder / "environment.json"
+    known = None if started_from is not None else _read_environment(path)
+    values = environment(device, precision) if known is None else known
     if started_from is not None:
-        write_json(folder / "environment.json", environment(device, precision) | {"started_from": started_from})
-    elif not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", environment(device, precision))
+        values["started_from"] = started_from
+    if passed_over:
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        now = [{"checkpoint": name, "reason": flaw, "resumed": when} for name, flaw in passed_over.items()]
+        values["passed_over"] = [*values.get("passed_over", []), *now]
+    if known is None or passed_over:
+        write_json(path, values)
 
 
 def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
@@ -132,14 +147,31 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     }
 
 
-def log_to_file(folder: Path) -> logging.Handler:
-    """Append the package's log to `log.txt` of the folder."""
-    handler = logging.FileHandler(folder / LOG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    package = logging.getLogger("perceptual_mae")
-    package.addHandler(handler)
-    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
-    return handler
+class LogFile(logging.FileHandler):
+    """The package's log, appended to `log.txt` of a folder until it is closed; where it cannot be, an OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "log.txt")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        package = logging.getLogger("perceptual_mae")
+        package.addHandler(self)
+        package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Let a full disk be an error as that of any other file; logging would print a traceback and go on."""
+        failure = sys.exception()
+        if not isinstance(failure, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger("perceptual_mae").removeHandler(self)  # what is still to be said is not lost here, too
+        with naming(Path(self.baseFilename)):
+            raise failure
+
+    def close(self) -> None:
+        """Let go of the file; what is left of a line that could not be written is dropped."""
+        logging.getLogger("perceptual_mae").removeHandler(self)
+        with suppress(OSError):
+            super().close()
 
 
 _ABSENT = object()
@@ -153,16 +185,21 @@ def _names(out: Path) -> Iterator[Path]:
         number += 1
 
 
-def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and all(each.name in LEFT_BY_A_START for each in path.iterdir()))
-
-
 def version_of(name: str) -> str | None:
     """Return the installed version of a distribution, or None where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _read_environment(path: Path) -> dict[str, Any] | None:
+    """Return what is known of a run's environment, or None where that is not there or broken."""
+    try:
+        values = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -27,9 +27,12 @@ class Run:
         is_checkpoint = path.parent.name == "checkpoints" and path.name.startswith("step_")
         self.path = path.parent.parent if is_checkpoint else path
         self.config: RunConfig = read_config(self.path, trust_code=trust_code)
-        if is_checkpoint and (flaw := checkpoint.corruption(path)):
-            raise UserError(f"{path}: is not a whole checkpoint: {flaw}")
-        chosen = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")
+        groups = ["generator", *(["generator_ema"] if self.config.training.ema_kimg else [])]
+        if is_checkpoint and not checkpoint.is_name(path.name):
+            raise UserError(f"{path}: is not the name of a checkpoint, such as step_00001234; give one, or the run")
+        if is_checkpoint and (flaw := checkpoint.corruption(path, groups)):
+            raise UserError(f"{path}: is not a whole checkpoint: {flaw}; give another one, or the run's folder")
+        chosen = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints", groups)
         if chosen is None:
             raise UserError(f"{self.path}: holds no checkpoint yet; let the run go on until it has saved one")
         self.checkpoint: Path = chosen
@@ -41,7 +44,7 @@ class Run:
 
     @property
     def has_ema(self) -> bool:
-        return (self.checkpoint / "generator_ema.safetensors").exists()
+        return checkpoint.has_group(self.checkpoint, "generator_ema")
 
     def generator(self, *, ema: bool | None = None) -> MaskedAutoencoder:
         """Return the generator in evaluation mode; `ema` None takes the averaged weights where there are any."""

@@ -5,6 +5,8 @@ import signal
 import sys
 from types import FrameType, TracebackType
 
+from perceptual_mae.run.lock import release_all
+
 EXIT_CODE = 130
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -53,6 +55,7 @@ class StopSignal:
             if sys.stderr.isatty():
                 sys.stderr.write("\x1b[?25h\n")  # give the terminal back the cursor that the progress bar hid
                 sys.stderr.flush()
+            release_all()
             os._exit(EXIT_CODE)
         self.number = self.number or number
         if not self.is_deferred:

@@ -10,17 +10,19 @@ import torch
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.data.dataset import files_sha256
 from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.errors import LostProcessError, UserError
-from perceptual_mae.evaluation.open_run import make_accelerator
+from perceptual_mae.evaluation.open_run import in_main_process, make_accelerator
 from perceptual_mae.evaluation.processes import as_main_process
-from perceptual_mae.files import write_json
+from perceptual_mae.files import naming, write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
+from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.run.signals import Interrupted, StopSignal
-from perceptual_mae.training import messages, peers, trainer_state
+from perceptual_mae.training import messages, peers, resume, trainer_state
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
@@ -40,7 +42,7 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
     Interrupted when a signal asked the run to stop (it is saved then).
     """
     path = folder.claim(Path(out), config, fresh=fresh)
-    with StopSignal(is_deferred=False) as stop_signal:
+    with naming(path), StopSignal(is_deferred=False) as stop_signal:
         try:
             run = Pretraining(config, path, stop_signal, quiet=quiet)
         except KeyboardInterrupt:
@@ -48,7 +50,7 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         except (MemoryError, RuntimeError) as failure:
             if peers.is_broken_connection(failure):
                 raise LostProcessError(messages.lost_processes(path, None, [], [])) from failure
-            if not is_out_of_memory(failure):
+            if not messages.is_out_of_memory(failure):
                 raise
             raise UserError(
                 "out of memory before the first step: choose a smaller generator or smaller images"
@@ -58,7 +60,7 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
         except (UserError, Interrupted, OSError, LostProcessError):
             raise
         except Exception as failure:
-            if is_out_of_memory(failure):
+            if messages.is_out_of_memory(failure):
                 raise UserError(messages.out_of_memory(config.training)) from failure
             if peers.is_broken_connection(failure):
                 lost = peers.lost_peers(run.peers)
@@ -67,11 +69,6 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
             raise
         finally:
             run.close()
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
 
 
 class Pretraining:
@@ -107,7 +104,10 @@ class Pretraining:
         self.step = 0
         self.last_losses: dict[str, float] = {}
         self.has_warned_of_leaks = False
-        self.log_handler: logging.Handler | None = None
+        self.lock = FolderLock(path)
+        self.passed_over: dict[str, str] = {}
+        self.images_sha256: str | None = None
+        self.log_file: folder.LogFile | None = None
         self.quiet = quiet or not self.accelerator.is_main_process
 
     @property
@@ -122,17 +122,16 @@ class Pretraining:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
         self.stop_signal.is_deferred = True
         self.accelerator.wait_for_everyone()  # all processes have read the folder as it was
-        if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.log_handler = folder.log_to_file(self.path)
+        in_main_process(self.accelerator, self.enter_folder)
         resumed_from = self.find_checkpoint()
+        self.images_sha256 = in_main_process(self.accelerator, lambda: files_sha256(self.train_data))
         if resumed_from is not None:
             self.load(resumed_from)
         if self.accelerator.is_main_process:
             started_from = self.origin.metadata() if self.origin is not None else None
             # A resume that is refused writes nothing.
             device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
-            folder.describe(self.path, self.config, device, precision, started_from)
+            folder.describe(self.path, self.config, device, precision, started_from, self.passed_over)
             self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
@@ -152,6 +151,12 @@ class Pretraining:
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
             return self.finish()
+
+    def enter_folder(self) -> None:
+        """Keep other trainers out of the run's folder, and begin to log there; UserError where another is in it."""
+        self.lock.acquire()
+        folder.claim(self.path, self.config)  # another may have trained here, and be gone, since this was asked first
+        self.log_file = folder.LogFile(self.path)
 
     def train_epoch(self) -> None:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
@@ -286,9 +291,11 @@ class Pretraining:
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
+        self.lock.check()
         self.metrics.flush_to_disk()
         tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
+        metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
         metadata |= {"pending": pending} if pending else {}
         checkpoint.save(self.checkpoints, self.step, tensors, metadata)
@@ -300,26 +307,20 @@ class Pretraining:
 
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, as the main process sees it: all must go on from the same one."""
-        return as_main_process(checkpoint.newest(self.checkpoints) if self.accelerator.is_main_process else None)
+        groups = trainer_state.groups(self.trainer, self.accelerator)
+        newest = in_main_process(self.accelerator, lambda: checkpoint.newest_whole(self.checkpoints, groups))
+        path, self.passed_over = newest
+        return path
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
         metadata = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
-        before, now = metadata.get("training_images", len(self.train_data)), len(self.train_data)
-        if now != before:
-            raise UserError(
-                f"data.root: there are {now} training images, but the run in {self.path} has been trained on {before}; "
-                "give it the same images, or start over with --fresh"
-            )
+        resume.check_images(self.path, metadata, len(self.train_data), self.images_sha256)
         self.monitor.load_state_dict(metadata["alarms"])
         self.last_losses = metadata["losses"]
         self.meter.pending = [(step, scalars) for step, scalars in metadata.get("pending", [])]
         self.step = metadata["step"]
-        if self.step > self.timetable.total_steps:
-            raise UserError(
-                f"training.epochs: {self.config.training.epochs} epochs are {self.timetable.total_steps} steps, but "
-                f"the run in {self.path} has taken {self.step} already; ask for more epochs, or start over with --fresh"
-            )
+        resume.check_length(self.path, self.step, self.timetable.total_steps, self.config.training.epochs)
 
     def finish(self) -> dict[str, Any]:
         """Score the held-out images, and the baselines on them, and write summary.json."""
@@ -364,7 +365,9 @@ class Pretraining:
             self.log(f"resumed from {resumed_from} after {self.step} steps")
         elif self.origin is not None:
             self.log(str(self.origin))
-        for warning in messages.warnings_of(self.trainer):
+        if (gone := self.lock.replaced) is not None:
+            self.warn(f"{gone} ended without giving this folder back")
+        for warning in [*resume.passed_over(self.passed_over, self.step), *messages.warnings_of(self.trainer)]:
             self.warn(warning)
 
     def log(self, message: str) -> None:
@@ -376,9 +379,11 @@ class Pretraining:
         self.progress.log(f"warning: {message}")
 
     def close(self) -> None:
-        """End the loader's workers and the trackers, and let go of log.txt."""
-        self.loader.close()
-        self.accelerator.end_training()
-        if self.log_handler is not None:
-            logging.getLogger("perceptual_mae").removeHandler(self.log_handler)
-            self.log_handler.close()
+        """End the loader's workers and the trackers, and give the folder back."""
+        try:
+            self.loader.close()
+            self.accelerator.end_training()
+        finally:
+            if self.log_file is not None:
+                self.log_file.close()
+            self.lock.release()

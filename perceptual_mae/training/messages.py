@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from perceptual_mae.config.training_sections import TrainingSection
 from perceptual_mae.evaluation.open_run import computes_in_bf16
 from perceptual_mae.evaluation.representation.online import NEIGHBOURS
@@ -152,3 +154,8 @@ def out_of_memory(training: TrainingSection) -> str:
         f"{training.accumulation} micro-batches; try training.accumulation={training.accumulation * 2} "
         "(same result, half the memory) or a smaller training.batch_size"
     )
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)

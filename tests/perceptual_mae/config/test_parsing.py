@@ -8,6 +8,7 @@ import yaml
 from conftest import recipes_and_methods, without_weights
 from perceptual_mae.config.build import generator_adam
 from perceptual_mae.config.layers import read_yaml
+from perceptual_mae.config.own_kinds import EVERYTHING
 from perceptual_mae.config.parsing import RunConfig, json_schema, load_config, parse_config, to_yaml
 from perceptual_mae.errors import UserError
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
@@ -372,10 +373,10 @@ def test_a_discriminator_of_ones_own_is_read_and_built(tmp_path, monkeypatch):
         "        self.width = width\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    config = parse_config({"discriminator": {"kind": "my_critics:Critic", "width": 4}})
+    config = parse_config({"discriminator": {"kind": "my_critics:Critic", "width": 4}}, trust=EVERYTHING)
     assert config.discriminator is not None
     assert config.discriminator.build([(32, 32)], 3).width == 4
-    assert parse_config(read_back(to_yaml(config))) == config
+    assert parse_config(read_back(to_yaml(config)), trust=EVERYTHING) == config
 
 
 def test_values_from_python_are_reported_under_a_name_of_their_own():
