@@ -81,6 +81,8 @@ class TrainingSection(Section):
         ema_kimg: half-life of the averaged generator, in thousand images; null: no average is kept [none]
         log_every: steps from one line of metrics.jsonl to the next [ours]
         checkpoint_every: epochs from one checkpoint to the next [ours]
+        checkpoint_minutes: minutes from one checkpoint to the next, wherever in an epoch; 0 or null: epochs alone
+            decide [ours]
         keep_last: newest checkpoints that are kept [ours]
         keep_every: of older checkpoints, one every so many epochs is kept; null: none is [none]
     """
@@ -95,6 +97,7 @@ class TrainingSection(Section):
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     log_every: Positive = 50
     checkpoint_every: Positive = 1
+    checkpoint_minutes: Annotated[float, Field(ge=0)] | None = 10.0
     keep_last: Positive = 2
     keep_every: Positive | None = None
 

@@ -65,7 +65,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], m
             if not os.path.lexists(final) and replaced.is_dir():
                 replaced.rename(final)
         full = getattr(failure, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(failure).lower()
-        if not full and not isinstance(failure, OSError):
+        if "os error" not in str(failure).lower() and not isinstance(failure, OSError):  # safetensors' own OSError
             raise
         last = next((path for path in reversed(checkpoints(folder)) if corruption(path, tensors) is None), None)
         reason = "the disk is full" if full else str(failure)

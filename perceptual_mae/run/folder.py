@@ -24,10 +24,11 @@ from perceptual_mae.run.lock import is_unused
 
 CONFIG = "config.yaml"
 MAY_DIFFER = (
-    *("training.epochs", "data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
+    *("training.epochs", "training.checkpoint_minutes"),
+    *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )
-"""What a resumed run may change: how long it trains, where its images are, how it reads, reports and evaluates."""
+"""What a resumed run may change: how long it trains, where its images are, how it reads, saves, reports, evaluates."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -51,7 +52,21 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
             f"{out}: holds a run with other values of {', '.join(changed)}; repeat its command to resume it, "
             "or choose another --out, or --fresh for a new folder next to it"
         )
+    check_not_emptied(out)
     return out
+
+
+def check_not_emptied(folder: Path) -> None:
+    """Raise UserError where a run's checkpoints have been deleted: starting over would delete its metrics, too.
+
+    A run makes the folder `checkpoints` before its first record, and its first checkpoint may be long in coming.
+    """
+    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    if metrics.exists() and metrics.stat().st_size and not checkpoints.exists():
+        raise UserError(
+            f"{checkpoints}: is gone, but {metrics.name} shows that the run has trained; put it back to go on, "
+            "or start over in another folder with --fresh"
+        )
 
 
 def describe(

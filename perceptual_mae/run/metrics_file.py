@@ -29,6 +29,17 @@ class MetricsFile:
                 file.truncate(complete)  # no half of a line stays where the disk is full
                 raise
 
+    def flush_to_disk(self) -> None:
+        """Wait until all lines are on the disk: a checkpoint that outlives the machine must not be without them."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def has_scores(self, step: int) -> bool:
+        """Tell whether there is a record of scores after this step."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return any("evaluation" in record and record["step"] == step for record in map(json.loads, lines))
+
 
 def _step_of(line: str) -> float:
     try:

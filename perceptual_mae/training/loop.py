@@ -11,30 +11,26 @@ from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import files_sha256
-from perceptual_mae.data.draws import FixedMasks
-from perceptual_mae.data.loading import TrainLoader, evaluation_batches
-from perceptual_mae.data.subsets import random_subset
-from perceptual_mae.errors import UserError
+from perceptual_mae.data.loading import TrainLoader
+from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.evaluation.open_run import in_main_process, make_accelerator
-from perceptual_mae.evaluation.processes import as_main_process, most_urgent
-from perceptual_mae.evaluation.reconstruction.data import open_held_out
-from perceptual_mae.evaluation.reconstruction.scoring import score_training
-from perceptual_mae.evaluation.representation.features import pool
-from perceptual_mae.evaluation.representation.online import open_online, score_online
+from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.files import naming, write_json
-from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, Reconstruction
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.run.signals import Interrupted, StopSignal
-from perceptual_mae.training import messages, resume, trainer_state
+from perceptual_mae.training import messages, peers, resume, trainer_state
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.gan_monitor import GanMonitor
+from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
-from perceptual_mae.visualization.image_grid import reconstruction_columns, save, sheet
+from perceptual_mae.training.save_points import SavePoint, SavePoints
+from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
 
@@ -46,22 +42,29 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
     Interrupted when a signal asked the run to stop (it is saved then).
     """
     path = folder.claim(Path(out), config, fresh=fresh)
-    try:
-        run = Pretraining(config, path, quiet=quiet)
-    except (MemoryError, RuntimeError) as failure:
-        if not messages.is_out_of_memory(failure):
-            raise
-        raise UserError(
-            "out of memory before the first step: choose a smaller generator or smaller images"
-        ) from failure
-    with naming(path), run.stop_signal:
+    with naming(path), StopSignal(is_deferred=False) as stop_signal:
+        try:
+            run = Pretraining(config, path, stop_signal, quiet=quiet)
+        except KeyboardInterrupt:
+            raise Interrupted(messages.stopped_before(path)) from None
+        except (MemoryError, RuntimeError) as failure:
+            if peers.is_broken_connection(failure):
+                raise LostProcessError(messages.lost_processes(path, None, [], [])) from failure
+            if not messages.is_out_of_memory(failure):
+                raise
+            raise UserError(
+                "out of memory before the first step: choose a smaller generator or smaller images"
+            ) from failure
         try:
             return run.fit()
-        except (UserError, Interrupted, OSError):
+        except (UserError, Interrupted, OSError, LostProcessError):
             raise
         except Exception as failure:
             if messages.is_out_of_memory(failure):
                 raise UserError(messages.out_of_memory(config.training)) from failure
+            if peers.is_broken_connection(failure):
+                lost = peers.lost_peers(run.peers)
+                raise LostProcessError(messages.lost_processes(path, run.step, lost, run.peers)) from failure
             logger.exception("the run failed")
             raise
         finally:
@@ -71,13 +74,15 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
 class Pretraining:
     """Everything a run holds while it goes on. Public parts: `trainer`, `timetable`, `path`, `step`."""
 
-    def __init__(self, config: RunConfig, path: Path, *, quiet: bool = False) -> None:
-        self.config, self.path = config, path
+    def __init__(
+        self, config: RunConfig, path: Path, stop_signal: StopSignal | None = None, *, quiet: bool = False
+    ) -> None:
+        self.config, self.path, self.stop_signal = config, path, stop_signal or StopSignal()
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, training=True, path=path)
+        self.peers = peers.exchange_peers(self.accelerator)
         self.train_data = config.data.build("train")
-        self.held_out = open_held_out(config, limit=config.evaluation.limit)
-        self.representation_data = open_online(config, self.train_data, self.held_out)
+        self.held_out = HeldOut(config, self.train_data)
         plan = build.build_plan(config.training, len(self.train_data))
         self.timetable = build.build_timetable(config.schedule, config.training.epochs, plan.steps_per_epoch)
         self.loader = TrainLoader(
@@ -99,7 +104,7 @@ class Pretraining:
         self.step = 0
         self.last_losses: dict[str, float] = {}
         self.has_warned_of_leaks = False
-        self.lock, self.stop_signal = FolderLock(path), StopSignal()
+        self.lock = FolderLock(path)
         self.passed_over: dict[str, str] = {}
         self.images_sha256: str | None = None
         self.log_file: folder.LogFile | None = None
@@ -115,18 +120,19 @@ class Pretraining:
 
     def fit(self) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
+        self.stop_signal.is_deferred = True
         self.accelerator.wait_for_everyone()  # all processes have read the folder as it was
         in_main_process(self.accelerator, self.enter_folder)
         resumed_from = self.find_checkpoint()
         self.images_sha256 = in_main_process(self.accelerator, lambda: files_sha256(self.train_data))
         if resumed_from is not None:
             self.load(resumed_from)
-        self.first_step = self.step
         if self.accelerator.is_main_process:
             started_from = self.origin.metadata() if self.origin is not None else None
             # A resume that is refused writes nothing.
             device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
             folder.describe(self.path, self.config, device, precision, started_from, self.passed_over)
+            self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
         tracking = self.config.tracking
         if tracking.trackers:
@@ -135,11 +141,13 @@ class Pretraining:
             options = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
             self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
         self.accelerator.wait_for_everyone()
+        self.save_points = SavePoints(self.accelerator, self.stop_signal, self.config.training.checkpoint_minutes)
         with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
             self.progress("training", self.step, self.timetable.total_steps)
             self.log_header(resumed_from)
-            images = (self.loader, self.train_data, self.held_out, self.representation_data)
+            images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
             check_run_images(self.path, *images, self.progress, self.log, self.warn)
+            self.complete_epoch()
             while self.step < self.timetable.total_steps:
                 self.train_epoch()
             return self.finish()
@@ -158,38 +166,67 @@ class Pretraining:
         started, waited, taken = time.perf_counter(), 0.0, 0
         while True:
             asked = time.perf_counter()
-            batches = next(steps, None)
+            try:
+                batches = next(steps, None)
+            except LostProcessError as lost:  # a data worker; the other processes are in the middle of their next step
+                if self.accelerator.num_processes == 1:
+                    self.save()
+                raise LostProcessError(messages.lost_worker(self.path, lost, self.checkpoints)) from lost
             waited += time.perf_counter() - asked
             if batches is None:
-                break
+                return
             self.meter.add(self.step, self.trainer.step(batches, self.timetable.progress(self.step)))
             self.step, taken = self.step + 1, taken + 1
             self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
-            is_stopping = not is_last and self.asked_to_stop()
-            if self.step % log_every == 0 or is_last or is_stopping:
+            if self.step % log_every == 0 or is_last:
                 self.report(epoch, taken, started, waited)
                 started, waited, taken = time.perf_counter(), 0.0, 0
-            if is_stopping:
+            due = self.save_points.after(self.step, is_last=is_last)
+            if is_last:
+                self.end_epoch(epoch, due)
+            elif due.save or due.stop:
                 self.save()
-                raise Interrupted(messages.stopped(self.path, self.step))
-        self.end_epoch(epoch)
+            if due.stop and self.step < self.timetable.total_steps:
+                raise Interrupted(messages.stopped(self.path, self.step, due.stop))
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int, due: SavePoint) -> None:
         """Save a checkpoint, evaluate and draw the sample grid where this epoch is due."""
         last = epoch == self.config.training.epochs
-        every = self.config.evaluation.every
-        is_stopping = not last and self.asked_to_stop()
-        if last or is_stopping or epoch % self.config.training.checkpoint_every == 0:
+        if last or due.stop or due.save or epoch % self.config.training.checkpoint_every == 0:
             self.save()  # first: nothing that goes wrong below may cost what was learned
-        if every and epoch % every == 0 and not last:
-            scores = self.evaluate()
-            self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
-            self.log(f"epoch {epoch}  {messages.headline(scores)}")
-        if last or (every and epoch % every == 0):
+        if self.is_scored(epoch) and not last:
+            self.score(epoch)
+        if last or self.is_scored(epoch):
             self.draw(epoch)
-        if is_stopping:
-            raise Interrupted(messages.stopped(self.path, self.step))
+
+    def complete_epoch(self) -> None:
+        """Make the scores and the picture of the epoch that a checkpoint ends, if the run was cut off before them.
+
+        The scores of the last epoch are `finish`'s.
+        """
+        epoch, steps_after = divmod(self.step, self.timetable.steps_per_epoch)
+        last = self.step == self.timetable.total_steps
+        if not epoch or steps_after or not (last or self.is_scored(epoch)):
+            return
+        if not last and not self.has_scores():
+            self.score(epoch)
+        if not self.picture(epoch).exists():
+            self.draw(epoch)
+
+    def is_scored(self, epoch: int) -> bool:
+        every = self.config.evaluation.every
+        return bool(every) and epoch % every == 0
+
+    def has_scores(self) -> bool:
+        """Tell whether the scores after this step are recorded, as the main process knows."""
+        return as_main_process(self.accelerator.is_main_process and self.metrics.has_scores(self.step))
+
+    def score(self, epoch: int) -> None:
+        """Evaluate and record the scores of an epoch."""
+        scores = self.evaluate()
+        self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
+        self.log(f"epoch {epoch}  {messages.headline(scores)}")
 
     def report(self, epoch: int, taken: int, started: float, waited: float) -> None:
         """Fetch the scalars of the `taken` steps since `started`, record them and check for trouble."""
@@ -231,78 +268,41 @@ class Pretraining:
         self.accelerator.log(numbers, step=record["step"])
 
     def evaluate(self, *, baselines: bool = False) -> dict[str, Any]:
-        """Score `evaluation.limit` held-out images, by averaged weights where the run keeps them.
-
-        Reconstructions are made under fixed masks; the representation is scored on whole images.
-        """
-        scores = score_training(
-            self.reconstruct,
-            self.held_out,
-            self.fixed_masks(),
-            self.accelerator,
-            channels=self.generator.channels,
-            batch_size=self.config.evaluation.batch_size,
-            patch_size=self.generator.patch_size,
-            baselines=baselines,
-        )
-        scores["representation"] = score_online(
-            self.encode, self.representation_data, self.accelerator, batch_size=self.config.evaluation.batch_size
-        )
-        return as_main_process(scores)
-
-    @property
-    def scored_generator(self) -> MaskedAutoencoder:
-        """The generator with averaged weights, where the run keeps them."""
-        scored = self.trainer.ema.module if self.trainer.ema is not None else self.generator
-        assert isinstance(scored, MaskedAutoencoder)
-        return scored
-
-    def reconstruct(self, images: torch.Tensor, mask: torch.Tensor) -> Reconstruction:
-        reconstruction: Reconstruction = self.scored_generator(images.to(self.generator.encoder.mean.dtype), mask)
-        self.check_finite(reconstruction.pyramid[0], "reconstruction")
-        return reconstruction
-
-    def encode(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the mean patch token (B, D) of whole images (B, C, H, W) in [0, 1]."""
-        mean = pool(self.scored_generator.encoder(images.to(self.generator.encoder.mean.dtype)))["mean"]
-        self.check_finite(mean, "features")
-        return {"mean": mean}
+        """Score the held-out images."""
+        return self.held_out.score(self.trainer, self.accelerator, self.check_finite, baselines=baselines)
 
     def check_finite(self, values: torch.Tensor, name: str) -> None:
         if not bool(values.isfinite().all()):
             raise UserError(messages.non_finite(self.path, self.checkpoints, self.step, name))
 
-    def fixed_masks(self) -> FixedMasks:
-        return build.build_fixed_masks(self.config.masking, self.generator.grid, self.config.evaluation.seed)
+    def picture(self, epoch: int) -> Path:
+        return self.path / "images" / f"epoch_{epoch:04d}.png"
 
-    @torch.no_grad()
     def draw(self, epoch: int) -> None:
-        """Write the sample grid of this epoch: always the same held-out images under the same masks."""
-        count = self.config.evaluation.grid_images
-        if not count or not self.accelerator.is_main_process:
-            return
-        dataset, transform = self.held_out.dataset, self.held_out.transform
-        indices = random_subset(len(dataset), count)
-        batch = next(evaluation_batches(dataset, transform, batch_size=count, indices=indices))
-        mask = self.fixed_masks()(batch)
-        images = batch.to(self.accelerator.device).images
-        page = sheet(reconstruction_columns(images, self.reconstruct(images, mask)))
-        save(page, self.path / "images" / f"epoch_{epoch:04d}.png")
+        """Write the sample grid of this epoch."""
+        if self.config.evaluation.grid_images and self.accelerator.is_main_process:
+            save(self.held_out.grid(self.trainer, self.accelerator.device, self.check_finite), self.picture(epoch))
 
     def save(self) -> None:
         """Write a checkpoint and delete those that need not be kept."""
+        pending = self.meter.peek(self.accelerator)
+        if bad := first_non_finite(pending):
+            raise UserError(messages.non_finite(self.path, self.checkpoints, *bad))
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
         self.lock.check()
+        self.metrics.flush_to_disk()
         tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
         metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
+        metadata |= {"pending": pending} if pending else {}
         checkpoint.save(self.checkpoints, self.step, tensors, metadata)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
         checkpoint.prune(self.checkpoints, self.step, training.keep_last, keep_steps)
+        self.save_points.saved()
         self.accelerator.wait_for_everyone()
 
     def find_checkpoint(self) -> Path | None:
@@ -318,6 +318,7 @@ class Pretraining:
         resume.check_images(self.path, metadata, len(self.train_data), self.images_sha256)
         self.monitor.load_state_dict(metadata["alarms"])
         self.last_losses = metadata["losses"]
+        self.meter.pending = [(step, scalars) for step, scalars in metadata.get("pending", [])]
         self.step = metadata["step"]
         resume.check_length(self.path, self.step, self.timetable.total_steps, self.config.training.epochs)
 
@@ -338,7 +339,7 @@ class Pretraining:
             "unreadable_images": len(self.loader.unreadable),
         }
         if self.accelerator.is_main_process:
-            if self.step > self.first_step:  # a finished run that is only scored again says nothing new
+            if not self.metrics.has_scores(self.step):  # a finished run that is only scored again says nothing new
                 self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
             write_json(self.path / "summary.json", summary)
             self.log(messages.final_message(self.path, summary))
@@ -376,11 +377,6 @@ class Pretraining:
     def warn(self, message: str) -> None:
         logger.warning(message)
         self.progress.log(f"warning: {message}")
-
-    def asked_to_stop(self) -> bool:
-        """Tell whether this run, or with several processes any of them, was asked to stop."""
-        request, is_last = int(self.stop_signal.requested), self.step % self.timetable.steps_per_epoch == 0
-        return bool(most_urgent(request, self.accelerator, self.step, always=is_last))
 
     def close(self) -> None:
         """End the loader's workers and the trackers, and give the folder back."""
