@@ -59,9 +59,12 @@ def run(
     from perceptual_mae.benchmark.measure import measure
     from perceptual_mae.benchmark.report import report
     from perceptual_mae.progress import ProgressBar
+    from perceptual_mae.training.memory import check_memory
 
     size = [f"training.batch_size={batch_size}"] if batch_size is not None else []
     configs = [(" ".join(layers), load_layers([*layers, *size])) for layers in configurations]
+    for _, config in configs:
+        check_memory(config)
     with ProgressBar() as on_progress:
         candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, on_progress=on_progress)
     results = report(candidates, clock, threads)

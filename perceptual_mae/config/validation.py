@@ -20,9 +20,16 @@ from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.schedules import Balanced, FromEpoch, FromShare, Ramp, Weight, first_share
+from perceptual_mae.schedules import Balanced, FromEpoch, FromShare, Ramp, Weight, first_share, range_of
 
 Check = Callable[[RunConfig], Iterator[Mistake]]
+
+MOST_PATCHES = 2**16
+"""Attention grows with their square; more would be out of the reach of every machine."""
+
+LARGEST_WEIGHT = 1e9
+LARGE_ENOUGH = 1024
+"""Pixels of a side beyond which no term refuses an image for its size."""
 
 
 def cross_field_errors(config: RunConfig) -> list[Mistake]:
@@ -53,6 +60,12 @@ def check_image_size(config: RunConfig) -> Iterator[Mistake]:
             ("data.eval_resize", "data.image_size"),
             f"images resized to {resize} are smaller than the crop of {height}x{width}; enlarge it",
         )
+    patches = (height // patch_size) * (width // patch_size)
+    if patches > MOST_PATCHES:
+        message = (
+            f"{height}x{width} in patches of {patch_size} are {patches:,}, at most {MOST_PATCHES:,} can be attended "
+        )
+        yield Mistake(keys, message + "to; choose smaller images or a larger generator.patch_size")
     low, high = config.data.crop_scale
     if not 0 < low <= high:
         yield Mistake(("data.crop_scale",), f"found {low} to {high}, must be two ascending shares above 0")
@@ -192,17 +205,22 @@ def check_weights(config: RunConfig) -> Iterator[Mistake]:
         if isinstance(term.weight, Balanced) and not losses.term(name).acts_through_decoder:
             message = f"{name} acts on the encoder alone, past the place where gradients are balanced; give it a number"
             yield Mistake((f"losses.{name}.weight",), message)
-        lowest = min(term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else term.weight
-        if not isinstance(lowest, Balanced) and lowest < 0:
+        if isinstance(term.weight, Balanced):
+            continue
+        lowest, largest = range_of(term.weight)
+        if lowest < 0:
             yield Mistake((f"losses.{name}.weight",), f"found {lowest:g}, must be >= 0: terms are minimised")
+        elif largest > LARGEST_WEIGHT:
+            yield Mistake((f"losses.{name}.weight",), f"found {largest:g}, must be at most {LARGEST_WEIGHT:g}")
 
 
 def check_term_options(config: RunConfig) -> Iterator[Mistake]:
     """Call each term once, on a black image: what it refuses is a mistake of the configuration."""
     if any(check_image_size(config)) or any(check_channels(config)):
         return  # reported already
-    size, patch_size = config.data.size, config.generator.patch_size or SIZES[config.generator.size].patch_size
-    grid = (size[0] // patch_size, size[1] // patch_size)
+    patch_size = config.generator.patch_size or SIZES[config.generator.size].patch_size
+    grid = tuple(min(side, LARGE_ENOUGH) // patch_size for side in config.data.size)
+    size = (grid[0] * patch_size, grid[1] * patch_size)
     with torch.device("cpu"):
         image = torch.zeros(1, len(config.data.mean), *size)
         mask = torch.ones(1, grid[0] * grid[1], dtype=torch.bool)
@@ -279,9 +297,7 @@ def check_terms(config: RunConfig) -> Iterator[Mistake]:
 
 def check_masking(config: RunConfig) -> Iterator[Mistake]:
     ratio = config.masking.ratio
-    low, high = (
-        (min(ratio.start, ratio.end), max(ratio.start, ratio.end)) if isinstance(ratio, Ramp) else (ratio, ratio)
-    )
+    low, high = range_of(ratio)
     if low < 0 or high >= 1:
         yield Mistake(("masking.ratio",), f"found {low} to {high}, must stay >= 0 and < 1")
         return
@@ -291,15 +307,21 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
     grid = (config.data.size[0] // patch_size, config.data.size[1] // patch_size)
     num_patches = grid[0] * grid[1]
     try:
-        num_hidden(num_patches, high)
+        hidden = num_hidden(num_patches, high)
     except ValueError as error:
         yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
-    else:
-        uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
-        try:
-            draw_masks(config.masking.bind(), grid, num_hidden(num_patches, high), [torch.Generator()], uniform)
-        except (ValueError, TypeError) as error:
-            yield Mistake(("masking.*",), " ".join(str(error).split()))
+        return
+    if high > 0 and hidden == 0:
+        message = (
+            f"masking ratio {high:g} hides none of {num_patches} patches; use at least {1 / num_patches:.4g}, or 0"
+        )
+        yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), message)
+        return
+    uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
+    try:
+        draw_masks(config.masking.bind(), grid, hidden, [torch.Generator()], uniform)
+    except (ValueError, TypeError) as error:
+        yield Mistake(("masking.*",), " ".join(str(error).split()))
     for name, term in config.losses.items():
         if term.options().get("region") == "masked" and num_hidden(num_patches, low) == 0:
             message = f"{name} compares hidden patches only, but masking.ratio comes to hide none; use region: all"
@@ -311,6 +333,11 @@ def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
     if optimizer.lr is not None and optimizer.base_lr is not None:
         keys = ("optimizer.base_lr", "optimizer.lr")
         yield Mistake(keys, f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null")
+    keys: tuple[str, ...]
+    peak = optimizer.lr if optimizer.lr is not None else (optimizer.base_lr or 0) * training.batch_size / 256
+    if schedule.min_lr > peak:
+        keys = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
+        yield Mistake(keys, f"min_lr {schedule.min_lr:g} is above the peak learning rate {peak:g}; lower it")
     if schedule.warmup_epochs is not None and schedule.warmup_ratio is not None:
         keys = ("schedule.warmup_ratio", "schedule.warmup_epochs")
         yield Mistake(keys, "both warmup_ratio and warmup_epochs are set; set one of them to null")
@@ -367,9 +394,14 @@ def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake
     try:
         with torch.device("meta"):
             build()
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
-    except (RuntimeError, AttributeError, ImportError):
+    except RuntimeError as error:
+        if "numel" in str(error) or "overflow" in str(error):
+            yield Mistake(
+                keys, "cannot be built: its tensors would have more values than can be counted; make it smaller"
+            )
+    except (AttributeError, ImportError):
         pass  # a class of the user's own may not build without memory, a library not be here: it is built later
 
 
