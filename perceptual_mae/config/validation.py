@@ -6,7 +6,6 @@ Each mistake names all the keys it depends on, and is left out where one of them
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +13,8 @@ from torch import nn
 from perceptual_mae.config.loss_sections import LossNetworkSection, TermSection
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import RunConfig
+from perceptual_mae.config.trial_builds import refusals, trial_discriminator, trial_generator
 from perceptual_mae.data import DATASETS
-from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.losses import TERMS
@@ -92,10 +91,10 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
         return  # reported already
     if config.generator.norm_pix and config.generator.rgb_heads:
         return  # reported by check_norm_pix
-    mistakes = list(_try(partial(_generator, config), ("generator.*", "data.image_size")))
+    mistakes = list(refusals(partial(trial_generator, config), ("generator.*", "data.image_size")))
     yield from mistakes
     if config.discriminator is not None and not (mistakes and config.discriminator.reads_encoder):
-        yield from _try(partial(_discriminator, config), ("discriminator.*", "data.image_size"))
+        yield from refusals(partial(trial_discriminator, config), ("discriminator.*", "data.image_size"))
 
 
 def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
@@ -144,7 +143,7 @@ def check_loss_networks(config: RunConfig) -> Iterator[Mistake]:
         has_no_weights = network.options().get("weights", "") is None
         keys = (f"{place}.weights",) if has_no_weights else (f"{place}.*", "data.image_size")
         positional = (nn.Identity(),) if network.reads_discriminator else (config.data.size, len(config.data.mean))
-        mistakes = list(_try(partial(network.build, *positional), keys))
+        mistakes = list(refusals(partial(network.build, *positional), keys))
         yield from mistakes
         if not mistakes:
             sound.append(network)
@@ -160,10 +159,10 @@ def check_augmentation_and_penalties(config: RunConfig) -> Iterator[Mistake]:
         return
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     if (augment := config.augment) is not None:
-        yield from _try(lambda: augment.build(sizes, channels), ("augment.*", "data.image_size"))
+        yield from refusals(lambda: augment.build(sizes, channels), ("augment.*", "data.image_size"))
     for name, penalty in config.penalties.root.items():
         build = partial(penalty.build, config.data.size, config.training.batch_size)
-        yield from _try(build, (f"penalties.{name}.*", "data.image_size"))
+        yield from refusals(build, (f"penalties.{name}.*", "data.image_size"))
 
 
 def check_heads(config: RunConfig) -> Iterator[Mistake]:
@@ -174,7 +173,7 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     reads_heads = any(name in always for name in config.losses.discriminator_readers())
     if (section := config.discriminator) is not None and section.pyramid == "heads" and reads_heads:
         with suppress(Exception), torch.device("meta"):
-            if _discriminator(config).levels > 1:
+            if trial_discriminator(config).levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
     yield Mistake(
@@ -256,7 +255,7 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake((key, "discriminator.fake"), message)
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     with suppress(Exception), torch.device("meta"):
-        logits = _discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
+        logits = trial_discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
             message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
             yield Mistake(
@@ -376,33 +375,6 @@ CHECKS: tuple[Check, ...] = (
     check_masking,
     check_optimisation,
 )
-
-
-def _generator(config: RunConfig) -> MaskedAutoencoder:
-    image = config.data.image
-    return MaskedAutoencoder(image.size, image.channels, image.mean, image.std, **config.generator.options())
-
-
-def _discriminator(config: RunConfig) -> Any:
-    section, image = config.discriminator, config.data.image
-    assert section is not None
-    made_of = (_generator(config).encoder,) if section.reads_encoder else ()
-    return section.build(*made_of, pyramid_sizes(image.size), image.channels)
-
-
-def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake]:
-    try:
-        with torch.device("meta"):
-            build()
-    except (ValueError, TypeError, OverflowError) as error:
-        yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
-    except RuntimeError as error:
-        if "numel" in str(error) or "overflow" in str(error):
-            yield Mistake(
-                keys, "cannot be built: its tensors would have more values than can be counted; make it smaller"
-            )
-    except (AttributeError, ImportError):
-        pass  # a class of the user's own may not build without memory, a library not be here: it is built later
 
 
 def _always_on(terms: list[TermSection]) -> bool:
