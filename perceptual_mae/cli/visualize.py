@@ -31,7 +31,7 @@ def visualize_command(
         list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files of any size; none: held-out ones.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write; none: in images/ of the run.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many held-out images.")] = 8,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many held-out images.")] = 8,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the masks; none: 0.")] = None,
     against: Annotated[

@@ -277,7 +277,7 @@ def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
         if config.generator.options().get("drop_path"):
             message = "stochastic depth regularises an encoder that learns, but this one is frozen; set it to 0"
             yield Mistake(("generator.drop_path", "generator.freeze_encoder"), message)
-    elif terms and not _always_on([term for term in terms.values() if term.reach == "all"]):
+    elif _always_on(list(terms.values())) and not _always_on([term for term in terms.values() if term.reach == "all"]):
         message = "no term that is always on reaches the encoder; set reach: all, or generator.freeze_encoder=true"
         yield Mistake(("losses.*", "generator.freeze_encoder"), message)
 

@@ -67,8 +67,9 @@ def check_memory(config: RunConfig) -> None:
     """Raise UserError where a run needs more memory than the machine has: of its GPU, or of the host without one."""
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
-        seed, encoder = config.training.seed, generator.encoder
-        discriminator = build.build_discriminator(config.discriminator, config.data.image, seed, encoder)
+        seed, encoder, discriminator = config.training.seed, generator.encoder, None
+        with suppress(RuntimeError, AttributeError, NotImplementedError):  # one of the user's own may need memory
+            discriminator = build.build_discriminator(config.discriminator, config.data.image, seed, encoder)
     estimate = estimate_memory(config, generator, discriminator, _processes())
     if (excess := beyond_the_machine(estimate)) is not None:
         raise UserError(f"training needs at least {estimate} of memory, {excess}")
