@@ -54,7 +54,9 @@ def estimate_memory(
     """
     networks = [network for network in (generator, discriminator) if network is not None]
     held = sum(_bytes(tensor) for network in networks for tensor in (*network.parameters(), *network.buffers()))
-    trained = sum(_bytes(each) for network in networks for each in network.parameters() if each.requires_grad)
+    learning = [each for network in networks for each in network.parameters() if each.requires_grad]
+    frozen = {id(each) for each in generator.encoder.parameters()} if config.generator.freeze_encoder else set()
+    trained = sum(_bytes(each) for each in learning if id(each) not in frozen)
     average = sum(map(_bytes, generator.state_dict().values())) if config.training.ema_kimg else 0
     training = config.training
     images = max(1, training.batch_size // (training.accumulation * processes))
