@@ -41,9 +41,12 @@ def finetune_command(
             help="A value of the recipe, e.g. layer_decay=0.75, drop_path=0.1, pool=class_token, mixup=0; repeatable.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="None: the recipe's. Its warm-up shortens too.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="None: the recipe's. Its warm-up shortens too.")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images of one step over all processes; none: the recipe's.")
+        int | None,
+        typer.Option(min=2, max=1_000_000, help="Images of one step over all processes; none: the recipe's."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of the head; none: the recipe's.")] = None,
     fraction: Annotated[

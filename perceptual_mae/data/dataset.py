@@ -3,9 +3,10 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from perceptual_mae.errors import UserError
@@ -14,6 +15,13 @@ from perceptual_mae.seeding import stream
 SPLITS = ("train", "val", "test")
 MAX_UNREADABLE = 0.01
 """Share of a data set's images that may be unreadable where the set says nothing else."""
+
+# Ranges of options that several data sets have; constructors check what a file cannot say wrong.
+Side = Annotated[int, Field(ge=8, le=4096)]
+NumImages = Annotated[int, Field(ge=1, le=10_000_000)]
+ValImages = Annotated[int, Field(ge=0, le=1_000_000_000)]
+MaxPixels = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ImageDataset(Protocol):

@@ -109,7 +109,10 @@ def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
         raise UserError(
             f"{folder}: is not a run folder (it has no {CONFIG}); give the folder that a run was written to"
         )
-    return parse_config(read_yaml(path), {}, origin=str(path), trust=EVERYTHING if trust_code else NOTHING)
+    values = read_yaml(path)
+    if not values:
+        raise UserError(f"{path}: is empty; restore it, or give another run folder")
+    return parse_config(values, {}, origin=str(path), trust=EVERYTHING if trust_code else NOTHING)
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:

@@ -28,6 +28,7 @@ from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
+from perceptual_mae.training.memory import check_memory
 from perceptual_mae.training.metrics import Meter, average, check_trackers, first_non_finite, nest
 from perceptual_mae.training.save_points import SavePoint, SavePoints
 from perceptual_mae.visualization.image_grid import save
@@ -41,6 +42,7 @@ def pretrain(config: RunConfig, out: str | Path, *, fresh: bool = False, quiet: 
     An unfinished run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can fix and
     Interrupted when a signal asked the run to stop (it is saved then).
     """
+    check_memory(config)
     path = folder.claim(Path(out), config, fresh=fresh)
     with naming(path), StopSignal(is_deferred=False) as stop_signal:
         try:
