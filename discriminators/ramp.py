@@ -13,7 +13,7 @@ class Ramp(BaseModel):
     or half a cosine, which begins and ends slowly: end + (start - end) (1 + cos(pi x)) / 2 at the share x of the ramp.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     start: float = Field(alias="from", description="value at the first step [none]")
     end: float = Field(alias="to", description="value at the end of the ramp, and from then on [none]")

@@ -1,4 +1,4 @@
-"""UserError, the exception for mistakes of the user's, and the nearest known word to a misspelt one."""
+"""Exceptions that are one line to the user (mistakes, lost processes), and the nearest known word to a misspelt one."""
 
 import difflib
 import re
@@ -9,6 +9,13 @@ class UserError(ValueError):
     """A mistake of the user's, in one line: what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with code 2.
+    """
+
+
+class LostProcessError(RuntimeError):
+    """A process that a command needs has died, in one line: which one, what is saved, how to go on.
+
+    The command line prints the message without a traceback and exits with code 1.
     """
 
 

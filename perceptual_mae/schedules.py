@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch.optim import Optimizer
 
 from discriminators.ramp import Ramp as Ramp
+from discriminators.ramp import range_of as range_of
 from discriminators.ramp import value_at as value_at
 
 
@@ -26,7 +27,7 @@ class TrainingProgress:
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 Place = Literal["decoder_input", "decoder", "last_layer"]
@@ -51,14 +52,16 @@ class Balanced(_Spec):
         description="what the term is balanced against, as weighted: l1, or all terms that are neither balanced nor "
         "read the discriminator (reconstruction) [ours]",
     )
-    every: int = Field(8, ge=1, description="steps from one measurement to the next [ours]")
+    every: int = Field(8, ge=1, le=1_000_000, description="steps from one measurement to the next [ours]")
     cap: float = Field(1.0, gt=0, description="the largest weight that the balance may set [ours]")
 
 
 class FromEpoch(_Spec):
     """On from this epoch; the first epoch is 1."""
 
-    from_epoch: int = Field(ge=1, description="first epoch in which the term counts; epochs begin with 1 [none]")
+    from_epoch: int = Field(
+        ge=1, le=1_000_000, description="first epoch in which the term counts; epochs begin with 1 [none]"
+    )
 
 
 class FromShare(_Spec):
@@ -72,7 +75,9 @@ class FromShare(_Spec):
 class Every(_Spec):
     """On in every n-th optimiser step, the first included."""
 
-    every: int = Field(ge=1, description="the term counts in every n-th optimiser step, the first included [none]")
+    every: int = Field(
+        ge=1, le=1_000_000, description="the term counts in every n-th optimiser step, the first included [none]"
+    )
 
 
 Weight = float | Ramp | Balanced

@@ -24,7 +24,7 @@ from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.build import build_trainer
-from perceptual_mae.training.loop import is_out_of_memory
+from perceptual_mae.training.messages import is_out_of_memory
 from perceptual_mae.training.trainer import Trainer
 
 HELD_P = 0.3

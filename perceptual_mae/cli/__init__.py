@@ -26,7 +26,7 @@ from perceptual_mae.cli import (
 )
 from perceptual_mae.cli.options import AgainstCommand
 from perceptual_mae.cli.output import print_version
-from perceptual_mae.errors import UserError
+from perceptual_mae.errors import LostProcessError, UserError
 
 app = typer.Typer(
     help="Pre-train masked autoencoders with perceptual and adversarial losses.",
@@ -62,13 +62,16 @@ def _options(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return 0 when done, 2 for the user's mistakes, 130 when interrupted, 1 for our own."""
+    """Run one command; return 0 when done, 2 for the user's mistakes, 130 when interrupted, 1 for what is not."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="pmae", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except UserError as mistake:
         return _report_mistake(str(mistake))
+    except LostProcessError as lost:
+        _report_mistake(str(lost))
+        return 1
     except (KeyboardInterrupt, typer.Abort):
         return 130
     except RecursionError:

@@ -26,10 +26,12 @@ def bench_command(
         list[str] | None,
         typer.Option(metavar="LAYER...", help="Another configuration; may be repeated. Ratios are to the first."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each kind of step is measured.")] = 10,
-    warmup: Annotated[int, typer.Option(min=1, help="Rounds before, which do not count.")] = 1,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images of a step; none: each configuration's.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a CPU.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=1_000_000, help="How often each kind of step is measured.")] = 10,
+    warmup: Annotated[int, typer.Option(min=1, max=1_000_000, help="Rounds before, which do not count.")] = 1,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Images of a step; none: each configuration's.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of a CPU.")] = 1,
     file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to a file.")] = None,
 ) -> None:
     """Measure what a training step costs, e.g. pmae bench cifar10 ls_gan_p --against cifar10 mse.
@@ -59,9 +61,12 @@ def run(
     from perceptual_mae.benchmark.measure import measure
     from perceptual_mae.benchmark.report import report
     from perceptual_mae.progress import ProgressBar
+    from perceptual_mae.training.memory import check_memory
 
     size = [f"training.batch_size={batch_size}"] if batch_size is not None else []
     configs = [(" ".join(layers), load_layers([*layers, *size])) for layers in configurations]
+    for _, config in configs:
+        check_memory(config)
     with ProgressBar() as on_progress:
         candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, on_progress=on_progress)
     results = report(candidates, clock, threads)

@@ -63,7 +63,9 @@ def evaluate_command(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also mean colour, nearest patch and inverse distance.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once; none: the run's.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="Images at once; none: the run's.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(metavar="LAYER|FOLDER", help="Images, labelled or not: a recipe or a folder; none: the run's."),

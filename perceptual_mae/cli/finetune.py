@@ -23,6 +23,7 @@ from perceptual_mae.cli.options import (
 from perceptual_mae.cli.output import check_out, scoring, write_scores
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.errors import UserError
+from perceptual_mae.run.lock import is_unused
 
 
 def finetune_command(
@@ -40,9 +41,12 @@ def finetune_command(
             help="A value of the recipe, e.g. layer_decay=0.75, drop_path=0.1, pool=class_token, mixup=0; repeatable.",
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="None: the recipe's. Its warm-up shortens too.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="None: the recipe's. Its warm-up shortens too.")
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=2, help="Images of one step over all processes; none: the recipe's.")
+        int | None,
+        typer.Option(min=2, max=1_000_000, help="Images of one step over all processes; none: the recipe's."),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate of the head; none: the recipe's.")] = None,
     fraction: Annotated[
@@ -77,11 +81,12 @@ def finetune_command(
     check_out(out)
     from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
     from perceptual_mae.evaluation.finetuning.recipes import read_recipe
+    from perceptual_mae.evaluation.open_run import locked
     from perceptual_mae.evaluation.resumption import Checkpoints
 
     name = f"finetune_{recipe}" + ("_scratch" if from_scratch else "")
     name += f"_fraction_{fraction:g}" if fraction is not None else ""
-    with scoring(scored) as (evaluation, on_progress):
+    with scoring(scored) as (evaluation, on_progress), locked(save, evaluation.accelerator):
         written = out or evaluation.default_path(name)
         checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log)
         check_save(save, is_resumed=checkpoints.folder.exists() and not fresh)
@@ -132,6 +137,5 @@ def check_options(scored: Scored, fraction: float | None, from_scratch: bool) ->
 
 def check_save(save: Path | None, *, is_resumed: bool) -> None:
     """Refuse a place the network cannot be written to; a stopped command that goes on has begun to fill its own."""
-    is_in_use = save is not None and save.is_dir() and any(save.iterdir()) and not is_resumed
-    if save is not None and (save.is_file() or is_in_use):
+    if save is not None and (save.is_file() or not (is_resumed or is_unused(save))):
         raise UserError(f"--save: {save} is in use; name a new folder")

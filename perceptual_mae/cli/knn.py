@@ -27,7 +27,9 @@ def knn_command(
     folder: Folder,
     overrides: DataKeys = None,
     neighbours: Annotated[str, typer.Option(metavar="K,K,...", help="Numbers of neighbours.")] = "10,20,100,200",
-    temperature: Annotated[float, typer.Option(min=1e-2, help="Votes count exp(cosine / temperature).")] = 0.07,
+    temperature: Annotated[
+        float, typer.Option(min=1e-2, max=1e6, help="Votes count exp(cosine / temperature).")
+    ] = 0.07,
     baselines: Baselines = False,
     data: Data = None,
     split: Split = None,

@@ -24,6 +24,9 @@ Layers = Annotated[
     ),
 ]
 
+MOST = 1_000_000_000
+"""Of images, epochs, rounds: what no command reaches, and every library can count to."""
+
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a checkpoint in it.")]
 DataKeys = Annotated[
     list[str] | None,
@@ -36,8 +39,10 @@ Data = Annotated[
 Split = Annotated[
     Literal["val", "test"] | None, typer.Option(help="Images that are scored; none: the run's evaluation.split.")
 ]
-Limit = Annotated[int | None, typer.Option(min=2, help="Use that many training images, from a fixed shuffle.")]
-TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, from a fixed shuffle.")]
+Limit = Annotated[
+    int | None, typer.Option(min=2, max=MOST, help="Use that many training images, from a fixed shuffle.")
+]
+TestLimit = Annotated[int | None, typer.Option(min=1, max=MOST, help="Score that many images, from a fixed shuffle.")]
 Ema = Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged weights; none: where the run keeps them.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder before training, and raw pixels.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Drop what a stopped call left, and start over.")]
@@ -91,7 +96,7 @@ def read_numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:
         values = tuple(int(word) for word in text.split(","))
     except ValueError:
         values = ()
-    if not values or min(values) < least or len(set(values)) < len(values):
+    if not values or min(values) < least or max(values) >= 2**63 or len(set(values)) < len(values):
         raise UserError(f"{option} is {text!r}; give different whole numbers from {least} on, such as 10,20,100")
     return values
 

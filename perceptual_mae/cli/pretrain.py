@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from perceptual_mae.config.parsing import RunConfig
     from perceptual_mae.training.branching import Branch
 
-OPTIMIZER_MOMENTS = 2
-"""AdamW and Adam keep two numbers for each parameter."""
-
 
 def pretrain_command(
     arguments: Layers,
@@ -78,6 +75,7 @@ def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> 
     from perceptual_mae.config.parsing import to_yaml
     from perceptual_mae.generator.masked_autoencoder import count_parameters
     from perceptual_mae.training.initial_weights import check_start
+    from perceptual_mae.training.memory import OPTIMIZER_MOMENTS, beyond_the_machine, estimate_memory
 
     training = config.training
     with torch.device("meta"):
@@ -115,6 +113,9 @@ def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> 
     kept = (1 + OPTIMIZER_MOMENTS) * total + (with_positions if training.ema_kimg else 0)
     kept += sum(parameter.numel() for parameter in networks.copies.parameters())
     lines.append(f"one checkpoint: {4 * kept / 1e6:,.1f} MB; {training.keep_last} are kept")
+    estimate = estimate_memory(config, generator, discriminator)
+    excess = beyond_the_machine(estimate)
+    lines.append(f"memory: at least {estimate}" + (f", {excess}; here it is refused" if excess else ""))
     lines.append(f"would be written to {out}")
     return "\n".join(lines)
 

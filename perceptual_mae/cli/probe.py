@@ -52,11 +52,13 @@ def probe_command(
         str | None, typer.Option(metavar="N,N,...", help="Seeds of the probe; none: 0,1,2 if cached, else 0.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs of sgd, lars, mae and paper (none: 90), kth (50).")
+        int | None, typer.Option(min=1, max=1_000_000, help="Epochs of sgd, lars, mae and paper (none: 90), kth (50).")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=2, help="Batch of sgd and lars (none: 256), kth (64), mae and paper (as published)."),
+        typer.Option(
+            min=2, max=1_000_000, help="Batch of sgd and lars (none: 256), kth (64), mae and paper (as published)."
+        ),
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Probe every block, and draw the map.")] = False,
     baselines: Baselines = False,

@@ -21,7 +21,7 @@ def sharpen_command(
         Literal["kept", "fresh"], typer.Option(help="Start from the run's decoder, or from a new one.")
     ] = "kept",
     share: Annotated[
-        float, typer.Option(min=0.001, help="Images to train on, relative to those the run was trained on.")
+        float, typer.Option(min=0.001, max=1000, help="Images to train on, relative to those the run was trained on.")
     ] = 0.15,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run; none: RUN-sharpened.")] = None,
     trust_code: TrustCode = False,

@@ -54,6 +54,7 @@ def run(
     arguments: list[str], axes: list[Axis], *, seeds: tuple[int, ...], out: Path, metrics: list[str], dry_run: bool
 ) -> None:
     """Run what of the grid is not finished yet, then set all of it in a table; exit code 1 where a cell failed."""
+    from perceptual_mae.run.lock import FolderLock
     from perceptual_mae.sweep.folder import finished_unrecorded, plan, write_record
     from perceptual_mae.sweep.results import check_metrics, draw_curves, read_points, read_summary, to_json, to_markdown
 
@@ -66,15 +67,16 @@ def run(
             print_lines(f"{each.state:9}{each.path}: pmae pretrain {' '.join(each.arguments)}")
         print_lines(f"{len(planned)} runs, {len(planned) - len(finished)} of them to go")
         return
-    write_record(out, arguments, axes, seeds, finished_unrecorded(out, planned))
-    runner = Runner(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
-    runner.run()
-    points = read_points(planned, metrics)
-    table = to_markdown(points, metrics)
-    write_atomically(out / "results.md", f"{table}\n")
-    write_json(out / "results.json", {"kind": "sweep", "metrics": metrics, "points": to_json(points)})
-    if axes:
-        draw_curves(points, axes, metrics, out / "curve.png")
+    with FolderLock(out):
+        write_record(out, arguments, axes, seeds, finished_unrecorded(out, planned))
+        runner = Runner(planned, metrics, lambda ended: write_record(out, arguments, axes, seeds, ended))
+        runner.run()
+        points = read_points(planned, metrics)
+        table = to_markdown(points, metrics)
+        write_atomically(out / "results.md", f"{table}\n")
+        write_json(out / "results.json", {"kind": "sweep", "metrics": metrics, "points": to_json(points)})
+        if axes:
+            draw_curves(points, axes, metrics, out / "curve.png")
     print_lines(table)
     files = f"results.md, results.json{', curve.png' if axes else ''}"
     print_lines(f"written to {out}: {files}; next: pmae compare {out}/*/", to_stderr=True)

@@ -31,7 +31,7 @@ def visualize_command(
         list[Path] | None, typer.Argument(metavar="IMAGE", help="Image files of any size; none: held-out ones.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="PNG to write; none: in images/ of the run.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="How many held-out images.")] = 8,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many held-out images.")] = 8,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of the masks; none: 0.")] = None,
     against: Annotated[
@@ -104,12 +104,14 @@ def reconstruction_sheet(
     """Return the columns of reconstructions; those of several runs have the run's name, which "" leaves out."""
     import torch
 
+    from perceptual_mae.evaluation.finite import check_finite
     from perceptual_mae.visualization.image_grid import reconstruction_columns
 
     columns: dict[str, Tensor] = {}
     for name, one in generators.items():
         with torch.no_grad():
             reconstruction = one(images, masks)
+        check_finite(reconstruction.pyramid[0], "reconstructions")
         for kind, pictures in reconstruction_columns(images, reconstruction).items():
             if kind not in ("raw", "composite"):
                 columns[kind] = pictures
@@ -123,12 +125,13 @@ def attention_sheet(images: "Tensor", generators: dict[str, "MaskedAutoencoder"]
     """Return the columns of attention over whole images; those of several runs have the run's name."""
     import torch
 
+    from perceptual_mae.evaluation.finite import check_finite
     from perceptual_mae.visualization.attention import attention_columns
 
     columns: dict[str, Tensor] = {}
     for name, one in generators.items():
         with torch.no_grad():
-            weights = one.encoder.class_attention(images)
+            weights = check_finite(one.encoder.class_attention(images), "attention maps")
         for kind, pictures in attention_columns(images, weights, one.grid, keep).items():
             columns[kind if kind == "original" or not name else f"{name} {kind}"] = pictures
     return columns

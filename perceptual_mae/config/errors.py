@@ -24,7 +24,8 @@ class RejectedError(ValueError):
 def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -> list[Mistake]:
     """Translate pydantic's errors about `value` into one mistake a key, with keys relative to `model`."""
     mistakes: dict[str, Mistake] = {}
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)  # of a value that may be several things, infinity is what is wrong
+    for problem in sorted(problems, key=lambda each: each["type"] != "finite_number"):
         inner, values, prefix, place = _innermost(model, value, problem["loc"])
         cause = problem.get("ctx", {}).get("error")
         if isinstance(cause, RejectedError):
@@ -39,7 +40,7 @@ def mistakes_of(model: type[BaseModel], error: ValidationError, value: object) -
         else:
             name = str(place[0])
             key = join(prefix, name)
-            mistakes.setdefault(key, _about(inner, name, key, values))
+            mistakes.setdefault(key, _about(inner, name, key, values, _limit(problem["type"], cause)))
     return list(mistakes.values())
 
 
@@ -78,7 +79,20 @@ def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def _about(model: type[BaseModel], name: str, key: str, values: object) -> Mistake:
+def is_bounded(annotation: Any, metadata: Any = ()) -> bool:
+    """Tell whether a type, or a part of it, states the largest value that it allows."""
+    return any(getattr(part, name, None) is not None for part in _flat(metadata) for name in ("lt", "le")) or any(
+        is_bounded(part, getattr(part, "__metadata__", ())) for part in get_args(annotation)
+    )
+
+
+def _limit(kind: str, cause: object) -> str:
+    """Return what a value must be beyond what its field says: finite, or not too large."""
+    text = "must be finite" if kind == "finite_number" else str(cause or "")
+    return f", {text.removeprefix('must be ')}" if text.startswith("must be ") else ""
+
+
+def _about(model: type[BaseModel], name: str, key: str, values: object, limit: str) -> Mistake:
     field = fields_of(model).get(name)
     if field is None:
         value = values.get(name) if isinstance(values, Mapping) else None
@@ -90,7 +104,7 @@ def _about(model: type[BaseModel], name: str, key: str, values: object) -> Mista
     words = [word for word in _words(field.annotation) if isinstance(word, str)]
     given = [word for word in (value if isinstance(value, list) else [value]) if isinstance(word, str)]
     suggestion = next((nearest(word, words) for word in given if word not in words), None)
-    return Mistake((key,), f"found {show(value)}, must be {allowed}", suggestion)
+    return Mistake((key,), f"found {show(value)}, must be {allowed}{limit}", suggestion)
 
 
 def inner_keys(model: type[BaseModel]) -> dict[str, str]:
@@ -133,12 +147,18 @@ def _describe_list(arguments: tuple[Any, ...]) -> str:
 
 
 def _bounds(metadata: Any) -> str:
-    flat = [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
     signs = (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<="))
     bounds = [
-        f"{sign} {bound}" for part in flat for name, sign in signs if (bound := getattr(part, name, None)) is not None
+        f"{sign} {bound}"
+        for part in _flat(metadata)
+        for name, sign in signs
+        if (bound := getattr(part, name, None)) is not None
     ]
     return f" {' and '.join(bounds)}" if bounds else ""
+
+
+def _flat(metadata: Any) -> list[Any]:
+    return [part for item in metadata for part in (item.metadata if isinstance(item, FieldInfo) else [item])]
 
 
 def _words(annotation: Any) -> list[Any]:

@@ -28,7 +28,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
-from perceptual_mae.config.errors import RejectedError, mistakes_of
+from perceptual_mae.config.errors import RejectedError, is_bounded, mistakes_of
 from perceptual_mae.config.mistake import Mistake, join, unknown_entry
 from perceptual_mae.config.own_kinds import (
     NOTHING,
@@ -88,10 +88,20 @@ def first_line(target: object) -> str:
     return (inspect.getdoc(target) or "").partition("\n")[0]
 
 
-class Section(BaseModel):
-    """A frozen part of a configuration: no unknown keys, no NaN or infinity, and `true` is not the number 1."""
+LARGEST = 2**31 - 1
+"""Of whole numbers whose field states no bound of its own: what every library takes as a size or a count."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True, protected_namespaces=())
+
+class Section(BaseModel):
+    """A frozen part of a configuration: no unknown keys, no NaN or infinity, and `true` is not the number 1.
+
+    Words such as "inf" that would become a number are refused, too, and whole numbers beyond 31 bits where the field
+    has no bounds of its own.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, coerce_numbers_to_str=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -107,6 +117,16 @@ class Section(BaseModel):
                     raise ValueError("must be finite")
                 if isinstance(leaf, bool) and not _takes_bool(annotation):
                     raise ValueError("a truth value is no number")
+        return value
+
+    @validate_field("*", mode="after")
+    @classmethod
+    def _refuse_overflow(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        if not is_bounded(field.annotation, field.metadata):
+            for leaf in _leaves(value):
+                if isinstance(leaf, int) and abs(leaf) > LARGEST:
+                    raise ValueError(f"must be at most {LARGEST}")
         return value
 
 

@@ -28,7 +28,6 @@ from perceptual_mae.config.training_sections import (
     EvaluationSection,
     Fraction,
     OptimizerSection,
-    Positive,
     ScheduleSection,
     TrackingSection,
     TrainingSection,
@@ -43,6 +42,9 @@ from perceptual_mae.schedules import Ramp
 
 EVAL_SCALE = 256 / 224
 """MAE's, and DINO's: the shorter side of a photograph to that of the crop from its centre."""
+
+Side = Annotated[int, Field(ge=1, le=8192)]
+"""A side of an image, in pixels."""
 
 
 class DataSection(Choice):
@@ -63,16 +65,16 @@ class DataSection(Choice):
         workers: processes that decode training images; 0: the main process does [ours]
     """
 
-    image_size: Positive | tuple[Positive, Positive] = 224
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
+    image_size: Side | tuple[Side, Side] = 224
+    mean: tuple[Annotated[float, Field(ge=-1000, le=1000)], ...] = (0.485, 0.456, 0.406)
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1000)], ...] = (0.229, 0.224, 0.225)
     crop: Literal["random_resized", "center"] = "random_resized"
     crop_scale: tuple[Fraction, Fraction] = (0.2, 1.0)
     flip: Fraction = 0.5
     color_jitter: Fraction = 0.0
     grayscale: Fraction = 0.0
-    eval_resize: Positive | Literal["auto"] | None = "auto"
-    workers: Annotated[int, Field(ge=0)] = 2
+    eval_resize: Side | Literal["auto"] | None = "auto"
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
 
     @property
     def size(self) -> Size:
@@ -200,7 +202,7 @@ class DiscriminatorSection(MadeOfNetworks):
     """
 
     pyramid: Literal["heads", "pooled"] = "heads"
-    low_levels: Annotated[float, Field(ge=0)] | Literal["k^-2"] = 1.0
+    low_levels: Annotated[float, Field(ge=0, le=1000)] | Literal["k^-2"] = 1.0
     fake: Literal["raw", "composite"] = "raw"
     discretise: bool = False
     lead: Fraction | None = None

@@ -7,10 +7,15 @@ from pydantic import Field, model_validator
 
 from perceptual_mae.config.from_signature import Section, fill
 
-Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(gt=0, le=1000)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Epochs of a run, or between two things that happen in it."""
+BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Images = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class DiscriminatorOptimizerSection(Section):
@@ -22,7 +27,7 @@ class DiscriminatorOptimizerSection(Section):
         schedule: constant, or follow: the generator's warm-up and cosine, down to 0 [ours]
     """
 
-    lr: Annotated[float, Field(gt=0)] | None = 1.5e-4
+    lr: Rate | None = 1.5e-4
     betas: tuple[Decay, Decay] = (0.5, 0.999)
     schedule: Literal["constant", "follow"] = "constant"
 
@@ -39,10 +44,10 @@ class OptimizerSection(Section):
         discriminator: the discriminator's own optimiser [paper]
     """
 
-    lr: Annotated[float, Field(gt=0)] | None = None
-    base_lr: Annotated[float, Field(gt=0)] | None = None
+    lr: Rate | None = None
+    base_lr: Rate | None = None
     betas: tuple[Decay, Decay] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0, le=1000)] = 0.05
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     discriminator: DiscriminatorOptimizerSection = DiscriminatorOptimizerSection()
 
@@ -59,9 +64,9 @@ class ScheduleSection(Section):
         min_lr: learning rate of the generator at the end of the cosine [MAE]
     """
 
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    warmup_epochs: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     warmup_ratio: Fraction | None = None
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: Annotated[float, Field(ge=0, le=1000)] = 0.0
 
     _default = model_validator(mode="before")(partial(fill, names=("warmup_epochs", "warmup_ratio"), default=40.0))
 
@@ -85,24 +90,27 @@ class TrainingSection(Section):
             null: it stops [none]
         log_every: steps from one line of metrics.jsonl to the next [ours]
         checkpoint_every: epochs from one checkpoint to the next [ours]
+        checkpoint_minutes: minutes from one checkpoint to the next, wherever in an epoch; 0 or null: epochs alone
+            decide [ours]
         keep_last: newest checkpoints that are kept [ours]
         keep_every: of older checkpoints, one every so many epochs is kept; null: none is [none]
     """
 
-    epochs: Positive = 300
-    batch_size: Positive = 16
-    accumulation: Positive = 1
-    epoch_images: Positive | None = None
+    epochs: Epochs = 300
+    batch_size: BatchSize = 16
+    accumulation: BatchSize = 1
+    epoch_images: Images | None = None
     precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     seed: Seed = 0
     order: Literal["lean", "sequential"] = "lean"
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     max_skips: Annotated[int, Field(ge=0)] = 3
     rollback_lr: Annotated[float, Field(gt=0, lt=1)] | None = None
-    log_every: Positive = 50
-    checkpoint_every: Positive = 1
-    keep_last: Positive = 2
-    keep_every: Positive | None = None
+    log_every: Steps = 50
+    checkpoint_every: Epochs = 1
+    checkpoint_minutes: Annotated[float, Field(ge=0)] | None = 10.0
+    keep_last: Epochs = 2
+    keep_every: Epochs | None = None
 
 
 class EvaluationSection(Section):
@@ -118,13 +126,13 @@ class EvaluationSection(Section):
         probe_images: labelled training images of the probe and kNN that go with a score; 0: neither is fitted [ours]
     """
 
-    every: Annotated[int, Field(ge=0)] = 1
-    limit: Positive = 1000
-    batch_size: Positive = 100
+    every: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    limit: Images = 1000
+    batch_size: BatchSize = 100
     seed: Seed = 0
-    grid_images: Positive = 8
+    grid_images: Annotated[int, Field(ge=1, le=1000)] = 8
     split: Literal["val", "test"] = "test"
-    probe_images: Annotated[int, Field(ge=0)] = 2000
+    probe_images: Annotated[int, Field(ge=0, le=1_000_000_000)] = 2000
 
 
 class TrackingSection(Section):

@@ -6,7 +6,6 @@ Each mistake names all the keys it depends on, and is left out where one of them
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,15 +13,22 @@ from torch import nn
 from perceptual_mae.config.loss_sections import LossNetworkSection, TermSection
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import RunConfig
+from perceptual_mae.config.trial_builds import refusals, trial_discriminator, trial_generator
 from perceptual_mae.data import DATASETS
-from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
 from perceptual_mae.losses import TERMS
 from perceptual_mae.masking import draw_masks, num_hidden
-from perceptual_mae.schedules import Balanced, FromEpoch, FromShare, Ramp, Weight, first_share
+from perceptual_mae.schedules import Balanced, FromEpoch, FromShare, Ramp, Weight, first_share, range_of
 
 Check = Callable[[RunConfig], Iterator[Mistake]]
+
+MOST_PATCHES = 2**16
+"""Attention grows with their square; more would be out of the reach of every machine."""
+
+LARGEST_WEIGHT = 1e9
+LARGE_ENOUGH = 1024
+"""Pixels of a side beyond which no term refuses an image for its size."""
 
 
 def cross_field_errors(config: RunConfig) -> list[Mistake]:
@@ -53,6 +59,12 @@ def check_image_size(config: RunConfig) -> Iterator[Mistake]:
             ("data.eval_resize", "data.image_size"),
             f"images resized to {resize} are smaller than the crop of {height}x{width}; enlarge it",
         )
+    patches = (height // patch_size) * (width // patch_size)
+    if patches > MOST_PATCHES:
+        message = (
+            f"{height}x{width} in patches of {patch_size} are {patches:,}, at most {MOST_PATCHES:,} can be attended "
+        )
+        yield Mistake(keys, message + "to; choose smaller images or a larger generator.patch_size")
     low, high = config.data.crop_scale
     if not 0 < low <= high:
         yield Mistake(("data.crop_scale",), f"found {low} to {high}, must be two ascending shares above 0")
@@ -79,10 +91,10 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
         return  # reported already
     if config.generator.norm_pix and config.generator.rgb_heads:
         return  # reported by check_norm_pix
-    mistakes = list(_try(partial(_generator, config), ("generator.*", "data.image_size")))
+    mistakes = list(refusals(partial(trial_generator, config), ("generator.*", "data.image_size")))
     yield from mistakes
     if config.discriminator is not None and not (mistakes and config.discriminator.reads_encoder):
-        yield from _try(partial(_discriminator, config), ("discriminator.*", "data.image_size"))
+        yield from refusals(partial(trial_discriminator, config), ("discriminator.*", "data.image_size"))
 
 
 def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
@@ -131,7 +143,7 @@ def check_loss_networks(config: RunConfig) -> Iterator[Mistake]:
         has_no_weights = network.options().get("weights", "") is None
         keys = (f"{place}.weights",) if has_no_weights else (f"{place}.*", "data.image_size")
         positional = (nn.Identity(),) if network.reads_discriminator else (config.data.size, len(config.data.mean))
-        mistakes = list(_try(partial(network.build, *positional), keys))
+        mistakes = list(refusals(partial(network.build, *positional), keys))
         yield from mistakes
         if not mistakes:
             sound.append(network)
@@ -147,10 +159,10 @@ def check_augmentation_and_penalties(config: RunConfig) -> Iterator[Mistake]:
         return
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     if (augment := config.augment) is not None:
-        yield from _try(lambda: augment.build(sizes, channels), ("augment.*", "data.image_size"))
+        yield from refusals(lambda: augment.build(sizes, channels), ("augment.*", "data.image_size"))
     for name, penalty in config.penalties.root.items():
         build = partial(penalty.build, config.data.size, config.training.batch_size)
-        yield from _try(build, (f"penalties.{name}.*", "data.image_size"))
+        yield from refusals(build, (f"penalties.{name}.*", "data.image_size"))
 
 
 def check_heads(config: RunConfig) -> Iterator[Mistake]:
@@ -161,7 +173,7 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     reads_heads = any(name in always for name in config.losses.discriminator_readers())
     if (section := config.discriminator) is not None and section.pyramid == "heads" and reads_heads:
         with suppress(Exception), torch.device("meta"):
-            if _discriminator(config).levels > 1:
+            if trial_discriminator(config).levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
     yield Mistake(
@@ -192,17 +204,22 @@ def check_weights(config: RunConfig) -> Iterator[Mistake]:
         if isinstance(term.weight, Balanced) and not losses.term(name).acts_through_decoder:
             message = f"{name} acts on the encoder alone, past the place where gradients are balanced; give it a number"
             yield Mistake((f"losses.{name}.weight",), message)
-        lowest = min(term.weight.start, term.weight.end) if isinstance(term.weight, Ramp) else term.weight
-        if not isinstance(lowest, Balanced) and lowest < 0:
+        if isinstance(term.weight, Balanced):
+            continue
+        lowest, largest = range_of(term.weight)
+        if lowest < 0:
             yield Mistake((f"losses.{name}.weight",), f"found {lowest:g}, must be >= 0: terms are minimised")
+        elif largest > LARGEST_WEIGHT:
+            yield Mistake((f"losses.{name}.weight",), f"found {largest:g}, must be at most {LARGEST_WEIGHT:g}")
 
 
 def check_term_options(config: RunConfig) -> Iterator[Mistake]:
     """Call each term once, on a black image: what it refuses is a mistake of the configuration."""
     if any(check_image_size(config)) or any(check_channels(config)):
         return  # reported already
-    size, patch_size = config.data.size, config.generator.patch_size or SIZES[config.generator.size].patch_size
-    grid = (size[0] // patch_size, size[1] // patch_size)
+    patch_size = config.generator.patch_size or SIZES[config.generator.size].patch_size
+    grid = tuple(min(side, LARGE_ENOUGH) // patch_size for side in config.data.size)
+    size = (grid[0] * patch_size, grid[1] * patch_size)
     with torch.device("cpu"):
         image = torch.zeros(1, len(config.data.mean), *size)
         mask = torch.ones(1, grid[0] * grid[1], dtype=torch.bool)
@@ -238,7 +255,7 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake((key, "discriminator.fake"), message)
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     with suppress(Exception), torch.device("meta"):
-        logits = _discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
+        logits = trial_discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
             message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
             yield Mistake(
@@ -260,7 +277,7 @@ def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
         if config.generator.options().get("drop_path"):
             message = "stochastic depth regularises an encoder that learns, but this one is frozen; set it to 0"
             yield Mistake(("generator.drop_path", "generator.freeze_encoder"), message)
-    elif terms and not _always_on([term for term in terms.values() if term.reach == "all"]):
+    elif _always_on(list(terms.values())) and not _always_on([term for term in terms.values() if term.reach == "all"]):
         message = "no term that is always on reaches the encoder; set reach: all, or generator.freeze_encoder=true"
         yield Mistake(("losses.*", "generator.freeze_encoder"), message)
 
@@ -279,9 +296,7 @@ def check_terms(config: RunConfig) -> Iterator[Mistake]:
 
 def check_masking(config: RunConfig) -> Iterator[Mistake]:
     ratio = config.masking.ratio
-    low, high = (
-        (min(ratio.start, ratio.end), max(ratio.start, ratio.end)) if isinstance(ratio, Ramp) else (ratio, ratio)
-    )
+    low, high = range_of(ratio)
     if low < 0 or high >= 1:
         yield Mistake(("masking.ratio",), f"found {low} to {high}, must stay >= 0 and < 1")
         return
@@ -291,15 +306,21 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
     grid = (config.data.size[0] // patch_size, config.data.size[1] // patch_size)
     num_patches = grid[0] * grid[1]
     try:
-        num_hidden(num_patches, high)
+        hidden = num_hidden(num_patches, high)
     except ValueError as error:
         yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
-    else:
-        uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
-        try:
-            draw_masks(config.masking.bind(), grid, num_hidden(num_patches, high), [torch.Generator()], uniform)
-        except (ValueError, TypeError) as error:
-            yield Mistake(("masking.*",), " ".join(str(error).split()))
+        return
+    if high > 0 and hidden == 0:
+        message = (
+            f"masking ratio {high:g} hides none of {num_patches} patches; use at least {1 / num_patches:.4g}, or 0"
+        )
+        yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), message)
+        return
+    uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
+    try:
+        draw_masks(config.masking.bind(), grid, hidden, [torch.Generator()], uniform)
+    except (ValueError, TypeError) as error:
+        yield Mistake(("masking.*",), " ".join(str(error).split()))
     for name, term in config.losses.items():
         if term.options().get("region") == "masked" and num_hidden(num_patches, low) == 0:
             message = f"{name} compares hidden patches only, but masking.ratio comes to hide none; use region: all"
@@ -311,6 +332,11 @@ def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
     if optimizer.lr is not None and optimizer.base_lr is not None:
         keys = ("optimizer.base_lr", "optimizer.lr")
         yield Mistake(keys, f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null")
+    keys: tuple[str, ...]
+    peak = optimizer.lr if optimizer.lr is not None else (optimizer.base_lr or 0) * training.batch_size / 256
+    if schedule.min_lr > peak:
+        keys = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
+        yield Mistake(keys, f"min_lr {schedule.min_lr:g} is above the peak learning rate {peak:g}; lower it")
     if schedule.warmup_epochs is not None and schedule.warmup_ratio is not None:
         keys = ("schedule.warmup_ratio", "schedule.warmup_epochs")
         yield Mistake(keys, "both warmup_ratio and warmup_epochs are set; set one of them to null")
@@ -349,28 +375,6 @@ CHECKS: tuple[Check, ...] = (
     check_masking,
     check_optimisation,
 )
-
-
-def _generator(config: RunConfig) -> MaskedAutoencoder:
-    image = config.data.image
-    return MaskedAutoencoder(image.size, image.channels, image.mean, image.std, **config.generator.options())
-
-
-def _discriminator(config: RunConfig) -> Any:
-    section, image = config.discriminator, config.data.image
-    assert section is not None
-    made_of = (_generator(config).encoder,) if section.reads_encoder else ()
-    return section.build(*made_of, pyramid_sizes(image.size), image.channels)
-
-
-def _try(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake]:
-    try:
-        with torch.device("meta"):
-            build()
-    except (ValueError, TypeError) as error:
-        yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
-    except (RuntimeError, AttributeError, ImportError):
-        pass  # a class of the user's own may not build without memory, a library not be here: it is built later
 
 
 def _always_on(terms: list[TermSection]) -> bool:

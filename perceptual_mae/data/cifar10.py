@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from perceptual_mae.data.dataset import check_split, file_name, file_path, hold_out
+from perceptual_mae.data.dataset import ValImages, check_split, file_name, file_path, hold_out
 from perceptual_mae.data.image_tree import ImageTree, check_root, find_folder
 from perceptual_mae.errors import UserError
 
@@ -28,7 +28,7 @@ class Cifar10:
 
     classes: tuple[str, ...] = CLASSES
 
-    def __init__(self, split: str, *, root: str, download: bool = False, val_images: int = 0) -> None:
+    def __init__(self, split: str, *, root: str, download: bool = False, val_images: ValImages = 0) -> None:
         check_split(split)
         self._source: ImageTree | _Batches = _open(root, "test" if split == "test" else "train", download)
         num_images = len(self._source)

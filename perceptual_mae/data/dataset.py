@@ -1,9 +1,12 @@
 """The protocol of data sets, and their split into training and validation images."""
 
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from perceptual_mae.data.decoding import UnreadableImageError
@@ -13,6 +16,13 @@ from perceptual_mae.seeding import stream
 SPLITS = ("train", "val", "test")
 MAX_UNREADABLE = 0.01
 """Share of a data set's images that may be unreadable where the set says nothing else."""
+
+# Ranges of options that several data sets have; constructors check what a file cannot say wrong.
+Side = Annotated[int, Field(ge=8, le=4096)]
+NumImages = Annotated[int, Field(ge=1, le=10_000_000)]
+ValImages = Annotated[int, Field(ge=0, le=1_000_000_000)]
+MaxPixels = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class ImageDataset(Protocol):
@@ -41,6 +51,36 @@ def file_path(dataset: object, index: int) -> Path | None:
     """Return the path of the file an image is read from, None where it has none; see `file_name`."""
     path = getattr(dataset, "file_path", None)
     return None if path is None else path(index)
+
+
+def files_sha256(dataset: ImageDataset) -> str | None:
+    """Return the SHA-256 of the names and sizes of a data set's files, in its order, or None where it has none.
+
+    No file is opened. See `file_name` and `file_path`.
+    """
+    digest, has_files = hashlib.sha256(), False
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for start in range(0, len(dataset), _PART):
+            indices = range(start, min(start + _PART, len(dataset)))
+            names = [file_name(dataset, index) for index in indices]
+            if not any(names):
+                continue
+            has_files = True
+            for name, size in zip(names, pool.map(lambda index: _size(dataset, index), indices), strict=True):
+                digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest() if has_files else None
+
+
+def _size(dataset: ImageDataset, index: int) -> int | None:
+    path = file_path(dataset, index)
+    try:
+        return None if path is None else path.stat().st_size
+    except OSError:  # reading it will say what is wrong
+        return None
+
+
+_AT_ONCE, _PART = 16, 4096
+"""Files whose sizes are asked for at once: over a network each answer takes a while."""
 
 
 def max_unreadable(dataset: object) -> float:

@@ -1,7 +1,10 @@
 """Handwritten digits from scikit-learn: 1,797 grey images of 8x8, enlarged, as RGB; nothing is downloaded."""
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from perceptual_mae.data.dataset import check_split
@@ -20,7 +23,7 @@ class Digits:
 
     classes: tuple[str, ...] = tuple("0123456789")
 
-    def __init__(self, split: str, *, size: int = 32) -> None:
+    def __init__(self, split: str, *, size: Annotated[int, Field(ge=8, le=256)] = 32) -> None:
         check_split(split)
         if size < 8:
             raise UserError(f"data.size is {size}; the digits are at least 8 pixels wide")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from perceptual_mae.data.dataset import MAX_UNREADABLE, check_split
+from perceptual_mae.data.dataset import MAX_UNREADABLE, MaxPixels, Seed, check_split
 from perceptual_mae.data.decoding import MAX_PIXELS
 from perceptual_mae.data.image_tree import ImageTree, check_root, class_names, find_folder
 from perceptual_mae.data.subsets import Fractions, check_fractions, split_by_fractions
@@ -57,8 +57,8 @@ class ImageFolder:
         test: str | None = None,
         holdout: float | None = None,
         split_fractions: tuple[float, float, float] | None = None,
-        seed: int = 0,
-        max_pixels: int = MAX_PIXELS,
+        seed: Seed = 0,
+        max_pixels: MaxPixels = MAX_PIXELS,
         max_unreadable: float = MAX_UNREADABLE,
     ) -> None:
         check_split(split)

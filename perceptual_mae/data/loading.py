@@ -1,20 +1,21 @@
 """Batches for training and evaluation, the same whatever the number of workers, processes and interruptions."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from perceptual_mae.data.batch import Batch, collate
-from perceptual_mae.data.dataset import ImageDataset, max_unreadable, read_finite
+from perceptual_mae.data.dataset import ImageDataset, file_name, max_unreadable, read_finite
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.data.unreadable import SPARE_HELD_OUT, too_many_unreadable, unreadable_line
-from perceptual_mae.data.workers import BatchSampler, Samples, begin, worker_loader
-from perceptual_mae.errors import UserError
+from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
+from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.seeding import stream
 
 __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
@@ -55,7 +56,8 @@ class TrainLoader:
         self._reader = _TrainReader(dataset, transform, seed)
         self._unreadable = _Unreadable(dataset)
         self._sampler = BatchSampler()
-        self._loader = worker_loader(self._reader, self._sampler, workers, persistent=True) if workers else None
+        self._workers = workers
+        self._loader = self._make_loader()
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -70,8 +72,27 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
         """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
 
-        The iterator may be left at any point; asking for an epoch ends the one before.
+        The iterator may be left at any point; asking for an epoch ends the one before. Where a worker dies, all are
+        started again with a warning; raises LostProcessError where one dies twice before
+        the same step.
         """
+        step, lost_before = first_step, None
+        while step < self.plan.steps_per_epoch:
+            try:
+                for batches in self._steps(epoch, step):
+                    step += 1
+                    yield batches
+            except LostWorkerError as lost:
+                if lost_before == step:
+                    raise LostProcessError(self._describe(lost)) from lost
+                logger.warning("%s; the workers are started again", self._describe(lost))
+                lost_before = step
+            if step < self.plan.steps_per_epoch:
+                self._loader = None
+                gc.collect()  # its iterator, which the error refers to, must not be copied into new workers
+                self._loader = self._make_loader()
+
+    def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
         micro_batches = self._read(
             _micro_batches(self.plan, epoch, first_step, self._first, self.accumulation, self._stride)
         )
@@ -83,6 +104,15 @@ class TrainLoader:
                 step.append(batch)
             yield step
 
+    def _make_loader(self) -> DataLoader[Batch] | None:
+        if not self._workers:
+            return None
+        self._reader.notes = ReadingNotes(self._workers)
+        return worker_loader(self._reader, self._sampler, self._workers, persistent=True)
+
+    def _describe(self, lost: LostWorkerError) -> str:
+        return f"{lost}{_last_file(self._reader.dataset, lost.index)}"
+
     def close(self) -> None:
         """End the worker processes; the loader cannot be used afterwards."""
         self._loader = None
@@ -91,7 +121,14 @@ class TrainLoader:
         if self._loader is None:
             return map(self._reader.__getitem__, samples)
         self._sampler.samples = samples
-        return begin(self._loader)
+        return begin(self._loader, self._reader.notes)
+
+
+def _last_file(dataset: ImageDataset, index: int | None) -> str:
+    """Return in words what a worker that died was reading."""
+    if index is None:
+        return " before it read anything"
+    return f" while it read {file_name(dataset, index) or f'image {index}'}"
 
 
 def _micro_batches(
@@ -129,13 +166,17 @@ def evaluation_batches(
     reader = _EvaluationReader(dataset, transform)
     unreadable = _Unreadable(dataset, spare=SPARE_HELD_OUT)
     if workers:
-        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False))
+        reader.notes = ReadingNotes(workers)
+        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
     else:
         batches = map(reader.__getitem__, sampler.samples)
-    for batch in batches:
-        unreadable.record(batch.unreadable)
-        if len(batch):
-            yield batch
+    try:
+        for batch in batches:
+            unreadable.record(batch.unreadable)
+            if len(batch):
+                yield batch
+    except LostWorkerError as lost:
+        raise LostProcessError(f"{lost}{_last_file(dataset, lost.index)}; run the same command again") from lost
 
 
 class _TrainReader(Dataset[Batch]):
@@ -144,7 +185,8 @@ class _TrainReader(Dataset[Batch]):
     def __init__(
         self, dataset: ImageDataset, transform: Callable[[Tensor, torch.Generator], Tensor], seed: int
     ) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
+        self.notes = ReadingNotes(0)
         self._transform = transform
         self._seed = seed
 
@@ -160,13 +202,14 @@ class _TrainReader(Dataset[Batch]):
 
     def _readable_from(self, index: int, unreadable: list[tuple[str, str]]) -> tuple[Tensor, int] | None:
         """Return the first readable image (3, H, W) from an index on, with its label; None after too many failures."""
-        num_images = len(self._dataset)
+        num_images = len(self.dataset)
         for offset in range(num_images):
+            self.notes.note((index + offset) % num_images)
             try:
-                return read_finite(self._dataset, (index + offset) % num_images)
+                return read_finite(self.dataset, (index + offset) % num_images)
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
-            if offset > max_unreadable(self._dataset) * num_images:
+            if offset > max_unreadable(self.dataset) * num_images:
                 break
         return None
 
@@ -175,14 +218,16 @@ class _EvaluationReader(Dataset[Batch]):
     """Reads a batch in order, without those that cannot be read; runs in the workers."""
 
     def __init__(self, dataset: ImageDataset, transform: Callable[[Tensor], Tensor]) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
+        self.notes = ReadingNotes(0)
         self._transform = transform
 
     def __getitem__(self, samples: Samples) -> Batch:
         images, labels, read, unreadable = [], [], [], []
         for sample in samples:
+            self.notes.note(sample[1])
             try:
-                image, label = read_finite(self._dataset, sample[1])
+                image, label = read_finite(self.dataset, sample[1])
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
                 continue
@@ -196,7 +241,7 @@ class _Unreadable:
     """The distinct unreadable files so far, with the reasons; UserError beyond the data set's share and `spare`."""
 
     def __init__(self, dataset: ImageDataset, spare: int = 0) -> None:
-        self._dataset, self._spare = dataset, spare
+        self.dataset, self._spare = dataset, spare
         self.reasons: dict[str, str] = {}
         self.listed_in: Path | None = None
 
@@ -209,5 +254,5 @@ class _Unreadable:
                 if self.listed_in is not None:
                     with self.listed_in.open("a") as listed:
                         listed.write(unreadable_line(path, reason))
-        if refusal := too_many_unreadable(self._dataset, self.reasons, self._spare, " so far"):
+        if refusal := too_many_unreadable(self.dataset, self.reasons, self._spare, " so far"):
             raise UserError(refusal)

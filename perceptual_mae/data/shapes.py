@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from perceptual_mae.data.dataset import SPLITS, check_split
+from perceptual_mae.data.dataset import SPLITS, NumImages, Seed, Side, check_split
 from perceptual_mae.data.shape_drawing import KINDS, NUM_DRAWS, coverage, draw, read_scenes
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
@@ -45,7 +45,7 @@ class Shapes:
 
     classes: tuple[str, ...] = KINDS
 
-    def __init__(self, split: str, *, size: int = 32, num_images: int = 20000, seed: int = 0) -> None:
+    def __init__(self, split: str, *, size: Side = 32, num_images: NumImages = 20000, seed: Seed = 0) -> None:
         if size < 8:
             raise UserError(f"data.size is {size}; shapes need at least 8 pixels")
         if num_images < 1:

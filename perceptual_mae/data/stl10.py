@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from perceptual_mae.data.dataset import check_split, file_name, file_path, hold_out
+from perceptual_mae.data.dataset import ValImages, check_split, file_name, file_path, hold_out
 from perceptual_mae.data.image_tree import ImageTree, check_root, find_folder
 from perceptual_mae.errors import UserError
 
@@ -32,7 +32,7 @@ class Stl10:
     """
 
     def __init__(
-        self, split: str, *, root: str, download: bool = False, labelled: bool = False, val_images: int = 0
+        self, split: str, *, root: str, download: bool = False, labelled: bool = False, val_images: ValImages = 0
     ) -> None:
         check_split(split)
         part = "test" if split == "test" else "train" if labelled else "unlabeled"

@@ -2,23 +2,66 @@
 
 import atexit
 import functools
+import multiprocessing
 import os
+import re
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Iterator
-from ctypes import c_byte
-from multiprocessing.sharedctypes import RawValue
+from contextlib import contextmanager
+from ctypes import c_byte, c_int64
+from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from perceptual_mae.data.batch import Batch
+from perceptual_mae.errors import LostProcessError
 
 Samples = list[tuple[int, int]]
 """The (pass, index) of each image of a micro-batch."""
 
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")
+_DYING = 1.0
+"""Seconds a worker may still count as alive after its pipes have closed."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+class LostWorkerError(LostProcessError):
+    """A worker process has died. index: of the image it was reading, None where that is not known."""
+
+    def __init__(self, pid: int, index: int | None) -> None:
+        super().__init__(f"the data worker {pid} died")
+        self.pid, self.index = pid, index
+
+
+class ReadingNotes:
+    """Which process each worker is and which image it reads: shared memory, which a worker leaves when it dies."""
+
+    def __init__(self, workers: int) -> None:
+        self._notes = RawArray(c_int64, 2 * workers)
+
+    def note(self, index: int) -> None:
+        """Note, in a worker, the image it is about to read; anywhere else do nothing."""
+        if (worker := get_worker_info()) is not None:
+            self._notes[2 * worker.id : 2 * worker.id + 2] = [os.getpid(), index + 1]
+
+    def lost(self, failure: BaseException) -> LostWorkerError | None:
+        """Return the error of the worker whose death `failure` is about, or None where it is about something else."""
+        reading = dict(zip(self._notes[::2], self._notes[1::2], strict=True))
+        named = _DEAD_WORKER.search(str(failure))
+        dead, deadline = [int(named[1])] if named else [], time.monotonic() + _DYING
+        while not dead and time.monotonic() < deadline:
+            alive = {process.pid for process in multiprocessing.active_children()}
+            dead = [pid for pid in reading if pid and pid not in alive]
+            time.sleep(0.0 if dead else 0.05)
+        if not dead:
+            return None
+        number = reading.get(dead[0], 0)
+        return LostWorkerError(dead[0], number - 1 if number else None)
 
 
 class BatchSampler(Sampler[Samples]):
@@ -52,23 +95,57 @@ def worker_loader(
     return loader
 
 
-def begin(loader: DataLoader[Batch]) -> Iterator[Batch]:
+def begin(loader: DataLoader[Batch], notes: ReadingNotes) -> Iterator[Batch]:
     """Iterate over the loader's present samples; workers that this starts get no signal before they are ready.
 
     A process inherits its parent's signal handlers: signals that end a run are blocked until `_start` has set its own.
+    Raises LostWorkerError where a batch is asked for that a dead worker owes.
     """
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    with _lost_workers_named(notes):
+        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        try:
+            with _handler_of_dead_children_kept():
+                batches = iter(loader)  # which asks workers that are there already, too
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+    return _checked(batches, notes)
+
+
+def _checked(batches: Iterator[Batch], notes: ReadingNotes) -> Iterator[Batch]:
+    while True:
+        with _lost_workers_named(notes):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+@contextmanager
+def _lost_workers_named(notes: ReadingNotes) -> Iterator[None]:
+    """Raise LostWorkerError for torch's error of a dead worker; a worker's own errors pass."""
     try:
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        yield
+    except (RuntimeError, OSError, EOFError) as failure:  # the latter of its pipes
+        if (lost := notes.lost(failure)) is None:
+            raise
+        raise lost from failure
+
+
+@contextmanager
+def _handler_of_dead_children_kept() -> Iterator[None]:
+    """Undo torch's handler of SIGCHLD, which would raise an error of a dead worker in the middle of a step."""
+    previous = signal.getsignal(signal.SIGCHLD)
+    yield
+    if threading.current_thread() is threading.main_thread() and previous is not None:
+        signal.signal(signal.SIGCHLD, previous)
 
 
 def _start(ending: Any, worker: int) -> None:
     """Keep a worker to one thread, and alive while the run ends its step and saves.
 
-    Ctrl-C and batch systems signal the whole process group. A SIGTERM ends a worker only when the loader is gone or its
-    process is exiting, for then it comes from there. (A worker whose parent is gone ends by itself.)
+    Ctrl-C, terminals that close and batch systems signal the whole process group. A SIGTERM ends a worker only when the
+    loader is gone or its process is exiting, for then it comes from there. (A worker whose parent is gone ends by
+    itself.)
     """
 
     def end_with_loader(*_: object) -> None:
@@ -76,8 +153,8 @@ def _start(ending: Any, worker: int) -> None:
             os._exit(0)
 
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_with_loader)
+    for number in _ENDING:
+        signal.signal(number, end_with_loader if number == signal.SIGTERM else signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 

@@ -20,7 +20,7 @@ from perceptual_mae.errors import UserError
 PREPROCESSING = ("image_size", "mean", "std", "eval_resize", "workers")
 """What another data set takes over from the run: the encoder was trained on images prepared like this."""
 
-READING = ("root", "workers")
+READING = ("root", "workers", "max_pixels", "max_unreadable")
 """Keys of the data that say where images are and how they are read, not which they are."""
 
 

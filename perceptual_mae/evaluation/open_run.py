@@ -1,14 +1,16 @@
 """A run opened for scoring: its weights, labelled images, and Accelerate's processes, device and precision."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
@@ -16,7 +18,10 @@ from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled,
 from perceptual_mae.evaluation.representation.features import fingerprint
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.run import Run
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -156,3 +161,31 @@ def make_accelerator(config: RunConfig, *, training: bool = False, path: Path | 
     if precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("training.precision: fp16 needs a GPU; use bf16 or no")  # Accelerate would train in float32
     return accelerator
+
+
+def in_main_process(accelerator: Accelerator, action: Callable[[], Value]) -> Value:
+    """Return to all processes what `action` returns in the main one; what it refuses, UserError, is refused in all."""
+    result, mistake = None, None
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except UserError as refused:
+            mistake = refused
+    result, message = broadcast_object_list([result, None if mistake is None else str(mistake)])
+    if message is not None:
+        raise mistake or UserError(message)
+    return cast(Value, result)
+
+
+@contextmanager
+def locked(folder: Path | None, accelerator: Accelerator) -> Iterator[None]:
+    """Keep other processes that train out of a folder (None: there is none); UserError where one is in it already."""
+    if folder is None:
+        yield
+        return
+    lock = FolderLock(folder)
+    in_main_process(accelerator, lock.acquire)
+    try:
+        yield
+    finally:
+        lock.release()

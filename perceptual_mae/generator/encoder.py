@@ -101,8 +101,13 @@ class Encoder(nn.Module):
 
         images: (B, C, H, W) in [0, 1]; visible: indices (B, V) of the only patches to encode, None for all. Blocks are
         numbered from 1; 0 is the input of the first. replaced: a mask (B, L) and the token (1, 1, D) that replaces,
-        before positions are added, each patch that it hides. drop_path_masks (B, blocks, 2): see `Block`.
+        before positions are added, each patch that it hides. drop_path_masks (B, blocks, 2): see `Block`. Raises
+        ValueError for images of whole numbers.
         """
+        if not images.is_floating_point():
+            raise ValueError(
+                f"expected float images in [0, 1], got {images.dtype}; divide bytes by 255, as the run's transform does"
+            )
         grid = self._grid_of(images)
         patches = patchify(self.normalise(images), self.patch_size).to(self.cls_token.dtype)
         positions = resize_positions(self.pos_embed, self.grid, grid)

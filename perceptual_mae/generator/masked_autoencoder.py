@@ -15,7 +15,7 @@ from perceptual_mae.generator.decoder import Decoder, DecoderAttention
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead
-from perceptual_mae.generator.sizes import SIZES
+from perceptual_mae.generator.sizes import SIZES, Depth, Heads, MlpRatio, PatchSize, Width
 from perceptual_mae.generator.skips import SkipMap, tapped_blocks
 from perceptual_mae.generator.vit import Positions
 from perceptual_mae.images import Pyramid, Size, patchify, pyramid, resolutions, unpatchify
@@ -69,14 +69,14 @@ class MaskedAutoencoder(nn.Module):
         std: Sequence[float],
         *,
         size: Literal["tiny", "small", "base", "large", "huge"] = "base",
-        patch_size: int | None = None,
-        width: int | None = None,
-        depth: int | None = None,
-        heads: int | None = None,
-        decoder_width: int | None = None,
-        decoder_depth: int | None = None,
-        decoder_heads: int | None = None,
-        mlp_ratio: float = 4.0,
+        patch_size: PatchSize | None = None,
+        width: Width | None = None,
+        depth: Depth | None = None,
+        heads: Heads | None = None,
+        decoder_width: Width | None = None,
+        decoder_depth: Depth | None = None,
+        decoder_heads: Heads | None = None,
+        mlp_ratio: MlpRatio = 4.0,
         skips: bool = False,
         rgb_heads: bool = False,
         skip_map: SkipMap = "auto",

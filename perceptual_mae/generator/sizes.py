@@ -1,6 +1,16 @@
 """Named sizes of the generator."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated
+
+from pydantic import Field
+
+Width = Annotated[int, Field(ge=1, le=16384)]
+"""Channels of tokens; far beyond any published network, so that nothing overflows on the way to a refusal."""
+Depth = Annotated[int, Field(ge=1, le=256)]
+Heads = Annotated[int, Field(ge=1, le=1024)]
+PatchSize = Annotated[int, Field(ge=1, le=1024)]
+MlpRatio = Annotated[float, Field(ge=1, le=64)]
 
 
 @dataclass(frozen=True)

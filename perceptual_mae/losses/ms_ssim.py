@@ -6,10 +6,11 @@ differences of large numbers, so everything here runs in float32 (or float64) wi
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from perceptual_mae.images import Pyramid, pyramid
@@ -29,8 +30,8 @@ def ms_ssim(
     form: Literal["paper", "wang"] = "paper",
     alpha: float = 0.85,
     reduction: Literal["mean", "sum"] = "mean",
-    levels: int | None = None,
-    window: int = 11,
+    levels: Annotated[int, Field(ge=1, le=16)] | None = None,
+    window: Annotated[int, Field(ge=3, le=1023)] = 11,
 ) -> Tensor:
     """Multi-scale structural dissimilarity of images in [0, 1]; 0 for identical images.
 

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import os
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from contextlib import closing
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from perceptual_mae.errors import UserError
+from perceptual_mae.files import replacing
 from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS, ForeignWeights, check_sha256
 from perceptual_mae.progress import OnProgress, no_progress
 
@@ -45,7 +45,7 @@ def download(name: str, folder: Path, *, url: str | None = None, on_progress: On
     try:
         with closing(urllib.request.urlopen(url, timeout=SECONDS_OF_SILENCE)) as source:
             total = int(source.headers.get("Content-Length") or 0)
-            return _keep(source, folder / entry.file, entry.sha256, url, total, on_progress)
+            return _keep(source, folder / entry.file, entry, url, total, on_progress)
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as failure:
         reason = getattr(failure, "reason", failure)
         raise UserError(
@@ -66,7 +66,7 @@ def copy_weights(name: str, source: Path, folder: Path, *, on_progress: OnProgre
     if (folder / entry.file).exists() and path.samefile(folder / entry.file):
         raise UserError(f"--from: {source} is the folder of weights itself; name the folder to copy from")
     with path.open("rb") as file:
-        return _keep(file, folder / entry.file, entry.sha256, str(path), path.stat().st_size, on_progress)
+        return _keep(file, folder / entry.file, entry, str(path), path.stat().st_size, on_progress)
 
 
 def is_right(path: Path, entry: ForeignWeights) -> bool | None:
@@ -81,38 +81,40 @@ def is_right(path: Path, entry: ForeignWeights) -> bool | None:
 
 
 def _keep(
-    source: IO[bytes], target: Path, sha256: str | None, origin: str, total: int, on_progress: OnProgress
+    source: IO[bytes], target: Path, entry: ForeignWeights, origin: str, total: int, on_progress: OnProgress
 ) -> Path:
-    """Write what comes next to `target`, check its sum, and rename it."""
+    """Write what comes next to `target`, never more than such a file may have, check its sum, and rename it."""
+    limit = largest_size(entry)
+    too_large = (
+        f"{origin}: is larger than {limit >> 20} MiB, and {entry.file} has about {entry.mebibytes}; it is another file "
+        "and was not kept"
+    )
+    if total > limit:
+        raise UserError(too_large)
     target.parent.mkdir(parents=True, exist_ok=True)
     if total > (free := shutil.disk_usage(target.parent).free):
         raise UserError(f"{target.parent}: has {free >> 20} MiB left and {origin} needs {total >> 20}; make room")
     digest, done = hashlib.sha256(), 0
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as partial:
-        try:
-            while chunk := source.read(_CHUNK):
-                partial.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                on_progress(target.name, done, total)
-            if total and done != total:
-                raise UserError(f"{origin}: ended after {done} of {total} bytes; try again")
-            if sha256 is not None and digest.hexdigest() != sha256:
-                raise UserError(
-                    f"{origin}: has SHA-256 {digest.hexdigest()}, not {sha256}; it is another file, or a damaged one, "
-                    "and was not kept"
-                )
-            partial.flush()
-            os.fsync(partial.fileno())
-        except BaseException:
-            os.unlink(partial.name)
-            raise
-    os.chmod(partial.name, 0o666 & ~_umask())
-    os.replace(partial.name, target)
+    with replacing(target) as partial, partial.open("wb") as file:
+        while chunk := source.read(_CHUNK):
+            done += len(chunk)
+            if done > limit:
+                raise UserError(too_large)
+            file.write(chunk)
+            digest.update(chunk)
+            on_progress(target.name, done, total)
+        if total and done != total:
+            raise UserError(f"{origin}: ended after {done} of {total} bytes; try again")
+        if entry.sha256 is not None and digest.hexdigest() != entry.sha256:
+            raise UserError(
+                f"{origin}: has SHA-256 {digest.hexdigest()}, not {entry.sha256}; it is another file, or a damaged "
+                "one, and was not kept"
+            )
+        file.flush()
+        os.fsync(file.fileno())
     return target
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def largest_size(entry: ForeignWeights) -> int:
+    """Return the bytes that a file of these weights may have: those published, rounded up, or twice what is usual."""
+    return (entry.mebibytes + 1 if entry.sha256 is not None else 2 * entry.mebibytes) << 20

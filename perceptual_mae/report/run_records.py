@@ -10,6 +10,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.folder import distinct_names, read_config
+from perceptual_mae.run.run import read_object
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def read_run_record(path: Path, name: str) -> RunRecord:
         raise UserError(f"{path}: is a checkpoint; what is compared stands in its run folder, {path.parent.parent}")
     config, notes = read_config(path), list[str]()
     metadata = _last_metadata(path)
-    summary = _read_json(path / "summary.json")
+    summary = read_object(path / "summary.json")
     if summary is not None and metadata is not None and metadata["step"] > summary["steps"]:
         notes.append(f"{path}: went on after its summary; repeat its command to finish it")
         summary = None
@@ -57,7 +58,7 @@ def read_run_record(path: Path, name: str) -> RunRecord:
         notes.append(f"{path}: is unfinished; repeat its command to finish it")
     if summary is None and metadata is None:
         raise UserError(f"{path}: has neither a summary nor a whole checkpoint yet; let the run go on")
-    environment = _read_json(path / "environment.json") or {}
+    environment = read_object(path / "environment.json") or {}
     if branched := environment.get("branched_from"):
         changed = ", ".join(f"{key} {before} -> {after}" for key, (before, after) in branched["changed"].items())
         notes.append(f"{path}: branched from {branched['path']} with {changed or 'the same values'}")
@@ -65,7 +66,7 @@ def read_run_record(path: Path, name: str) -> RunRecord:
     scores = {}
     for file in sorted((path / "evaluation").glob("*.json")):
         report = _read_json(file)
-        if not isinstance(report, dict) or "scores" not in report:
+        if not isinstance(report, dict) or not isinstance(report.get("scores"), dict):
             continue  # somebody else's
         if report.get("step", last["step"]) != last["step"]:
             notes.append(f"{file}: is of step {report['step']}, the run has taken {last['step']}; make it again")
@@ -111,8 +112,9 @@ def _median_speed(path: Path) -> float | None:
     speeds = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            speeds.append(json.loads(line).get("images_per_second"))
+            record = json.loads(line)
         except ValueError:
             continue  # the line that is being written
+        speeds += [record.get("images_per_second")] if isinstance(record, dict) else []
     known = [speed for speed in speeds if speed is not None]
     return statistics.median(known) if known else None

@@ -12,7 +12,8 @@ from perceptual_mae.report.methods import Method, method_of
 from perceptual_mae.report.run_records import RunRecord
 
 NO_MATTER = (
-    *("training.seed", "training.checkpoint_every", "training.keep_last", "training.keep_every"),
+    *("training.seed", "training.checkpoint_every", "training.checkpoint_minutes"),
+    *("training.keep_last", "training.keep_every"),
     *("data.root", "data.workers", "data.download", "tracking", "evaluation"),
 )
 """Keys that make no other method: what of them touches scores (budget, images, masks) is held by `conditions_of`."""

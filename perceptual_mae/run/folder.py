@@ -1,13 +1,17 @@
 """A run's folder: claimed without harming anybody's files, resumed only by the run it belongs to."""
 
+import json
 import logging
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from perceptual_mae.config.layers import flatten, read_yaml, to_yaml
@@ -15,20 +19,18 @@ from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.data import DATASETS
 from perceptual_mae.errors import UserError
-from perceptual_mae.files import write_atomically, write_json
+from perceptual_mae.files import naming, write_atomically, write_json
+from perceptual_mae.run.lock import is_unused
 
-CONFIG, LOG = "config.yaml", "log.txt"
+CONFIG = "config.yaml"
 MAY_DIFFER = (
-    *("training.epochs", "training.accumulation", "training.max_skips", "training.rollback_lr"),
-    *("training.log_every", "training.checkpoint_every", "training.keep_last", "training.keep_every"),
+    *("training.epochs", "training.accumulation", "training.max_skips", "training.rollback_lr", "training.log_every"),
+    *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_last", "training.keep_every"),
     *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )
 """What a resumed run may change: how long it trains and in which micro-batches, what it does about steps that are not
 finite, where its images are, how it reads, saves, reports and evaluates."""
-
-LEFT_BY_A_START = (LOG, f".{CONFIG}.partial")
-"""All that a run leaves that was killed before it had described itself: nothing to resume, and nothing to lose."""
 
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
@@ -40,10 +42,10 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
     Nothing is written here.
     """
     if fresh:
-        return next(path for path in _names(out) if _is_free(path))
+        return next(path for path in _names(out) if not path.exists() or (path.is_dir() and not any(path.iterdir())))
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another folder with --out")
-    if _is_free(out):
+    if is_unused(out):
         return out
     if not (out / CONFIG).exists():
         raise UserError(f"{out}: holds files that are not a run's; choose an empty folder with --out")
@@ -53,21 +55,48 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
             f"go on with other values in a new one (pmae pretrain {out} --from-checkpoint newest key=value --out NEW), "
             "or choose another --out, or --fresh for a new folder next to it"
         )
+    check_not_emptied(out)
     return out
 
 
+def check_not_emptied(folder: Path) -> None:
+    """Raise UserError where a run's checkpoints have been deleted: starting over would delete its metrics, too.
+
+    A run makes the folder `checkpoints` before its first record, and its first checkpoint may be long in coming.
+    """
+    metrics, checkpoints = folder / "metrics.jsonl", folder / "checkpoints"
+    if metrics.exists() and metrics.stat().st_size and not checkpoints.exists():
+        raise UserError(
+            f"{checkpoints}: is gone, but {metrics.name} shows that the run has trained; put it back to go on, "
+            "or start over in another folder with --fresh"
+        )
+
+
 def describe(
-    folder: Path, config: RunConfig, device: str, precision: str, started_from: dict[str, Any] | None = None
+    folder: Path,
+    config: RunConfig,
+    device: str,
+    precision: str,
+    started_from: dict[str, Any] | None = None,
+    passed_over: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Write the resolved configuration of a run into its folder, and the environment.
 
-    started_from: whose weights the encoder starts with, if it is about to.
+    started_from: whose weights the encoder starts with, if it is about to. passed_over: damaged checkpoints that the
+    run goes on from before, by name what is wrong with them; they are added to those of earlier starts.
     """
     write_atomically(folder / CONFIG, to_yaml(resolved(config)))
+    path = folder / "environment.json"
+    known = None if started_from is not None else _read_environment(path)
+    values = environment(device, precision) if known is None else known
     if started_from is not None:
-        write_json(folder / "environment.json", environment(device, precision) | {"started_from": started_from})
-    elif not (folder / "environment.json").exists():
-        write_json(folder / "environment.json", environment(device, precision))
+        values["started_from"] = started_from
+    if passed_over:
+        when = time.strftime("%Y-%m-%d %H:%M:%S")
+        now = [{"checkpoint": name, "reason": flaw, "resumed": when} for name, flaw in passed_over.items()]
+        values["passed_over"] = [*values.get("passed_over", []), *now]
+    if known is None or passed_over:
+        write_json(path, values)
 
 
 def resolved(config: RunConfig) -> dict[str, Any]:
@@ -88,7 +117,10 @@ def read_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
         raise UserError(
             f"{folder}: is not a run folder (it has no {CONFIG}); give the folder that a run was written to"
         )
-    return parse_config(read_yaml(path), {}, origin=str(path), trust=EVERYTHING if trust_code else NOTHING)
+    values = read_yaml(path)
+    if not values:
+        raise UserError(f"{path}: is empty; restore it, or give another run folder")
+    return parse_config(values, {}, origin=str(path), trust=EVERYTHING if trust_code else NOTHING)
 
 
 def differences(before: RunConfig, after: RunConfig) -> list[str]:
@@ -133,14 +165,31 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     }
 
 
-def log_to_file(folder: Path) -> logging.Handler:
-    """Append the package's log to `log.txt` of the folder."""
-    handler = logging.FileHandler(folder / LOG)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    package = logging.getLogger("perceptual_mae")
-    package.addHandler(handler)
-    package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
-    return handler
+class LogFile(logging.FileHandler):
+    """The package's log, appended to `log.txt` of a folder until it is closed; where it cannot be, an OSError."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "log.txt")
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        package = logging.getLogger("perceptual_mae")
+        package.addHandler(self)
+        package.setLevel(min(package.getEffectiveLevel(), logging.INFO))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Let a full disk be an error as that of any other file; logging would print a traceback and go on."""
+        failure = sys.exception()
+        if not isinstance(failure, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger("perceptual_mae").removeHandler(self)  # what is still to be said is not lost here, too
+        with naming(Path(self.baseFilename)):
+            raise failure
+
+    def close(self) -> None:
+        """Let go of the file; what is left of a line that could not be written is dropped."""
+        logging.getLogger("perceptual_mae").removeHandler(self)
+        with suppress(OSError):
+            super().close()
 
 
 _ABSENT = object()
@@ -154,16 +203,21 @@ def _names(out: Path) -> Iterator[Path]:
         number += 1
 
 
-def _is_free(path: Path) -> bool:
-    return not path.exists() or (path.is_dir() and all(each.name in LEFT_BY_A_START for each in path.iterdir()))
-
-
 def version_of(name: str) -> str | None:
     """Return the installed version of a distribution, or None where there is none."""
     try:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _read_environment(path: Path) -> dict[str, Any] | None:
+    """Return what is known of a run's environment, or None where that is not there or broken."""
+    try:
+        values = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
 
 
 def _git_state() -> dict[str, Any] | None:

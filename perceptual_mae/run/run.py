@@ -27,9 +27,12 @@ class Run:
         is_checkpoint = path.parent.name == "checkpoints" and path.name.startswith("step_")
         self.path = path.parent.parent if is_checkpoint else path
         self.config: RunConfig = read_config(self.path, trust_code=trust_code)
-        if is_checkpoint and (flaw := checkpoint.corruption(path)):
-            raise UserError(f"{path}: is not a whole checkpoint: {flaw}")
-        chosen = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints")
+        groups = ["generator", *(["generator_ema"] if self.config.training.ema_kimg else [])]
+        if is_checkpoint and not checkpoint.is_name(path.name):
+            raise UserError(f"{path}: is not the name of a checkpoint, such as step_00001234; give one, or the run")
+        if is_checkpoint and (flaw := checkpoint.corruption(path, groups)):
+            raise UserError(f"{path}: is not a whole checkpoint: {flaw}; give another one, or the run's folder")
+        chosen = path if is_checkpoint else checkpoint.newest(self.path / "checkpoints", groups)
         if chosen is None:
             raise UserError(f"{self.path}: holds no checkpoint yet; let the run go on until it has saved one")
         self.checkpoint: Path = chosen
@@ -41,7 +44,7 @@ class Run:
 
     @property
     def has_ema(self) -> bool:
-        return (self.checkpoint / "generator_ema.safetensors").exists()
+        return checkpoint.has_group(self.checkpoint, "generator_ema")
 
     def generator(self, *, ema: bool | None = None) -> MaskedAutoencoder:
         """Return the generator in evaluation mode; `ema` None takes the averaged weights where there are any."""
@@ -58,9 +61,33 @@ class Run:
         """Return the records of metrics.jsonl, in order; a last line that is still being written is left out."""
         path = self.path / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [_record(line, number, path) for number, line in enumerate(lines, start=1) if line.endswith("\n")]
 
     def summary(self) -> dict[str, Any] | None:
         """Return summary.json, or None while the run is unfinished."""
         path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object that a JSON file holds, or None where there is no file; raises UserError where it is broken."""
+    if not path.exists():
+        return None
+    try:
+        held = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is no JSON ({error}); remove it or make it again") from error
+    if not isinstance(held, dict):
+        raise UserError(f"{path}: holds no JSON object; remove it or make it again")
+    return held
+
+
+def _record(line: str, number: int, path: Path) -> dict[str, Any]:
+    """Return the record of a line of metrics.jsonl."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: line {number} is no JSON object; remove that line")
+    return record

@@ -11,6 +11,7 @@ from perceptual_mae.config.parsing import RunConfig, load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
 from perceptual_mae.run.folder import CONFIG, read_config
+from perceptual_mae.run.lock import is_unused
 from perceptual_mae.sweep.grid import Axis, Cell
 from perceptual_mae.training.initial_weights import check_start
 
@@ -61,8 +62,7 @@ def check_base(out: Path, base: RunConfig) -> None:
     """Refuse a folder that holds something else, or a sweep over another base."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; choose another folder with --out")
-    # A call that was killed while it wrote its record for the first time leaves the part of it that was written.
-    if not out.exists() or not any(each.name != f".{RECORD}.partial" for each in out.iterdir()):
+    if is_unused(out):
         return
     record = read_record(out)
     if record is None:

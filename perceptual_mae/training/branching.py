@@ -77,7 +77,7 @@ class Branch:
         return metadata, step
 
     def _tensors(self, name: str) -> dict[str, Tensor] | None:
-        return checkpoint.load_tensors(self.checkpoint, name)
+        return checkpoint.load_tensors(self.checkpoint, name) if checkpoint.has_group(self.checkpoint, name) else None
 
     def _load_network(self, network: nn.Module, name: str) -> bool:
         """Load a network where the checkpoint holds one of its architecture."""

@@ -128,7 +128,7 @@ def open_start(path: Path, *, decoder: bool = False) -> WarmStart:
     except UserError as mistake:
         raise UserError(f"{KEY}: {mistake}") from mistake
     name = "generator_ema" if run.has_ema else "generator"
-    state = checkpoint.load_tensors(run.checkpoint, name) or {}
+    state = checkpoint.load_tensors(run.checkpoint, name)
     origin = Origin(run.checkpoint / f"{name}.safetensors", run.step, run.has_ema)
     tensors = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
     rest = {key: value for key, value in state.items() if not key.startswith(ENCODER)}

@@ -11,18 +11,20 @@ import torch
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.data.dataset import files_sha256
 from perceptual_mae.data.loading import TrainLoader
-from perceptual_mae.errors import UserError
-from perceptual_mae.evaluation.open_run import make_accelerator
-from perceptual_mae.evaluation.processes import as_main_process, most_urgent
-from perceptual_mae.files import write_json
+from perceptual_mae.errors import LostProcessError, UserError
+from perceptual_mae.evaluation.open_run import in_main_process, make_accelerator
+from perceptual_mae.evaluation.processes import as_main_process
+from perceptual_mae.files import naming, write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.history import add_changes, add_to_environment
+from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.run.signals import Interrupted, StopSignal
-from perceptual_mae.training import messages, rollback, trainer_state
+from perceptual_mae.training import messages, peers, reporting, resume, rollback, trainer_state
 from perceptual_mae.training.branching import Branch
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.divergence import DivergedError, Divergence, explain
@@ -30,8 +32,10 @@ from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
+from perceptual_mae.training.memory import check_memory
 from perceptual_mae.training.metrics import Meter, average, check_trackers, nest
 from perceptual_mae.training.non_finite import are_finite
+from perceptual_mae.training.save_points import SavePoint, SavePoints
 from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
@@ -46,41 +50,54 @@ def pretrain(
     run in `out` is resumed where it stopped, exactly. Raises UserError for what the user can fix and
     Interrupted when a signal asked the run to stop (it is saved then).
     """
+    check_memory(config)
     path = folder.claim(Path(out), config, fresh=fresh)
-    try:
-        run = Pretraining(config, path, quiet=quiet, branch=branch)
-    except (MemoryError, RuntimeError) as failure:
-        if not is_out_of_memory(failure):
+    with naming(path), StopSignal(is_deferred=False) as stop_signal:
+        try:
+            run = Pretraining(config, path, stop_signal, quiet=quiet, branch=branch)
+        except KeyboardInterrupt:
+            raise Interrupted(messages.stopped_before(path)) from None
+        except (MemoryError, RuntimeError) as failure:
+            if peers.is_broken_connection(failure):
+                raise LostProcessError(messages.lost_processes(path, None, [], [])) from failure
+            if not messages.is_out_of_memory(failure):
+                raise
+            raise UserError(
+                "out of memory before the first step: choose a smaller generator or smaller images"
+            ) from failure
+        try:
+            return run.fit()
+        except (UserError, Interrupted, OSError, LostProcessError):
             raise
-        raise UserError(
-            "out of memory before the first step: choose a smaller generator or smaller images"
-        ) from failure
-    try:
-        return run.fit()
-    except (UserError, Interrupted, OSError):
-        raise
-    except Exception as failure:
-        if is_out_of_memory(failure):
-            processes = run.accelerator.num_processes
-            raise UserError(messages.out_of_memory(path, config.training, processes)) from failure
-        logger.exception("the run failed")
-        raise
-    finally:
-        run.close()
-
-
-def is_out_of_memory(failure: BaseException) -> bool:
-    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
-    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)
+        except Exception as failure:
+            if messages.is_out_of_memory(failure):
+                processes = run.accelerator.num_processes
+                raise UserError(messages.out_of_memory(path, config.training, processes)) from failure
+            if peers.is_broken_connection(failure):
+                lost = peers.lost_peers(run.peers)
+                raise LostProcessError(messages.lost_processes(path, run.step, lost, run.peers)) from failure
+            logger.exception("the run failed")
+            raise
+        finally:
+            run.close()
 
 
 class Pretraining:
     """Everything a run holds while it goes on. Public parts: `trainer`, `timetable`, `path`, `step`."""
 
-    def __init__(self, config: RunConfig, path: Path, *, quiet: bool = False, branch: Branch | None = None) -> None:
-        self.config, self.path, self.branch = config, path, branch
+    def __init__(
+        self,
+        config: RunConfig,
+        path: Path,
+        stop_signal: StopSignal | None = None,
+        *,
+        quiet: bool = False,
+        branch: Branch | None = None,
+    ) -> None:
+        self.config, self.path, self.branch, self.stop_signal = config, path, branch, stop_signal or StopSignal()
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, training=True, path=path)
+        self.peers = peers.exchange_peers(self.accelerator)
         self.train_data = config.data.build("train")
         self.held_out = HeldOut(config, self.train_data)
         plan = build.build_plan(config.training, len(self.train_data))
@@ -105,7 +122,10 @@ class Pretraining:
         self.step = 0
         self.last_losses: dict[str, float] = {}
         self.has_warned_of_leaks = False
-        self.log_handler: logging.Handler | None = None
+        self.lock = FolderLock(path)
+        self.passed_over: dict[str, str] = {}
+        self.images_sha256: str | None = None
+        self.log_file: folder.LogFile | None = None
         self.quiet = quiet or not self.accelerator.is_main_process
 
     @property
@@ -118,49 +138,49 @@ class Pretraining:
 
     def fit(self) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the last epoch; return the summary."""
+        self.stop_signal.is_deferred = True
         self.accelerator.wait_for_everyone()  # all processes have read the folder as it was
-        if self.accelerator.is_main_process:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.log_handler = folder.log_to_file(self.path)
+        in_main_process(self.accelerator, self.enter_folder)
         resumed_from = self.find_checkpoint()
+        self.images_sha256 = in_main_process(self.accelerator, lambda: files_sha256(self.train_data))
         if resumed_from is not None:
             self.load(resumed_from)
             self.branch = None
         elif self.branch is not None:
             self.start_from(self.branch)
-        self.first_step = self.step
         if self.accelerator.is_main_process:
             started_from = self.origin.metadata() if self.origin is not None else None
             add_changes(self.path, self.config, self.step)
             # A resume that is refused writes nothing.
             device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
-            folder.describe(self.path, self.config, device, precision, started_from)
+            folder.describe(self.path, self.config, device, precision, started_from, self.passed_over)
+            self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
             self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
             if self.branch is not None:
                 add_to_environment(self.path, "branched_from", self.branch.metadata())
+        reporting.start_trackers(self)
+        self.accelerator.wait_for_everyone()
+        self.save_points = SavePoints(self.accelerator, self.stop_signal, self.config.training.checkpoint_minutes)
         if self.branch is not None:
             self.save()  # from here on it resumes as any run does
-        tracking = self.config.tracking
-        if tracking.trackers:
-            flat = {key: str(value) for key, value in flatten(self.config.model_dump(mode="json"))}
-            name = {"name": tracking.run_name or self.path.name}
-            options = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
-            self.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
-        self.accelerator.wait_for_everyone()
-        with (
-            StopSignal() as self.stop_signal,
-            ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress,
-        ):
+        with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
             self.progress("training", self.step, self.timetable.total_steps)
-            self.log_header(resumed_from)
+            reporting.log_header(self, resumed_from)
             images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
             check_run_images(self.path, *images, self.progress, self.log, self.warn)
+            self.complete_epoch()
             while self.step < self.timetable.total_steps:
                 try:
                     self.train_epoch()
                 except DivergedError as diverged:
                     rollback.roll_back(self, diverged)
             return self.finish()
+
+    def enter_folder(self) -> None:
+        """Keep other trainers out of the run's folder, and begin to log there; UserError where another is in it."""
+        self.lock.acquire()
+        folder.claim(self.path, self.config)  # another may have trained here, and be gone, since this was asked first
+        self.log_file = folder.LogFile(self.path)
 
     def train_epoch(self) -> None:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
@@ -170,39 +190,68 @@ class Pretraining:
         started, waited, taken = time.perf_counter(), 0.0, 0
         while True:
             asked = time.perf_counter()
-            batches = next(steps, None)
+            try:
+                batches = next(steps, None)
+            except LostProcessError as lost:  # a data worker; the other processes are in the middle of their next step
+                if self.accelerator.num_processes == 1:
+                    self.save()
+                raise LostProcessError(messages.lost_worker(self.path, lost, self.checkpoints)) from lost
             waited += time.perf_counter() - asked
             if batches is None:
-                break
+                return
             scalars = self.trainer.step(batches, self.timetable.progress(self.step))
             self.meter.add(self.step, scalars | self.trainer.guard.scalars())
             self.step, taken = self.step + 1, taken + 1
             self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
-            is_stopping = not is_last and self.asked_to_stop()
-            if self.step % log_every == 0 or is_last or is_stopping:
+            if self.step % log_every == 0 or is_last:
                 self.report(epoch, taken, started, waited)
                 started, waited, taken = time.perf_counter(), 0.0, 0
-            if is_stopping:
+            due = self.save_points.after(self.step, is_last=is_last)
+            if is_last:
+                self.end_epoch(epoch, due)
+            elif due.save or due.stop:
                 self.save()
-                raise Interrupted(messages.stopped(self.path, self.step))
-        self.end_epoch(epoch)
+            if due.stop and self.step < self.timetable.total_steps:
+                raise Interrupted(messages.stopped(self.path, self.step, due.stop))
 
-    def end_epoch(self, epoch: int) -> None:
+    def end_epoch(self, epoch: int, due: SavePoint) -> None:
         """Save a checkpoint, evaluate and draw the sample grid where this epoch is due."""
         last = epoch == self.config.training.epochs
-        every = self.config.evaluation.every
-        is_stopping = not last and self.asked_to_stop()
-        if last or is_stopping or epoch % self.config.training.checkpoint_every == 0:
+        if last or due.stop or due.save or epoch % self.config.training.checkpoint_every == 0:
             self.save()  # first: nothing that goes wrong below may cost what was learned
-        if every and epoch % every == 0 and not last:
-            scores = self.evaluate()
-            self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
-            self.log(f"epoch {epoch}  {messages.headline(scores)}")
-        if last or (every and epoch % every == 0):
+        if self.is_scored(epoch) and not last:
+            self.score(epoch)
+        if last or self.is_scored(epoch):
             self.draw(epoch)
-        if is_stopping:
-            raise Interrupted(messages.stopped(self.path, self.step))
+
+    def complete_epoch(self) -> None:
+        """Make the scores and the picture of the epoch that a checkpoint ends, if the run was cut off before them.
+
+        The scores of the last epoch are `finish`'s.
+        """
+        epoch, steps_after = divmod(self.step, self.timetable.steps_per_epoch)
+        last = self.step == self.timetable.total_steps
+        if not epoch or steps_after or not (last or self.is_scored(epoch)):
+            return
+        if not last and not self.has_scores():
+            self.score(epoch)
+        if not self.picture(epoch).exists():
+            self.draw(epoch)
+
+    def is_scored(self, epoch: int) -> bool:
+        every = self.config.evaluation.every
+        return bool(every) and epoch % every == 0
+
+    def has_scores(self) -> bool:
+        """Tell whether the scores after this step are recorded, as the main process knows."""
+        return as_main_process(self.accelerator.is_main_process and self.metrics.has_scores(self.step))
+
+    def score(self, epoch: int) -> None:
+        """Evaluate and record the scores of an epoch."""
+        scores = self.evaluate()
+        self.record({"epoch": epoch, "step": self.step, "evaluation": scores})
+        self.log(f"epoch {epoch}  {messages.headline(scores)}")
 
     def report(self, epoch: int, taken: int, started: float, waited: float) -> None:
         """Fetch the scalars of the `taken` steps since `started`, record them and check for trouble."""
@@ -263,40 +312,44 @@ class Pretraining:
 
     def save(self) -> None:
         """Write a checkpoint and delete those that need not be kept; raises DivergedError for spoiled weights."""
+        pending = self.meter.peek(self.accelerator)
         if not are_finite(self.trainer.guard.parameters):
             raise rollback.diverged(self, self.step - 1, "weights")
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()
             return
+        self.lock.check()
+        self.metrics.flush_to_disk()
         tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
+        metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
         metadata |= {"divergence": self.divergence.state_dict()}
+        metadata |= {"pending": pending} if pending else {}
         checkpoint.save(self.checkpoints, self.step, tensors, metadata)
         training = self.config.training
         keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
         checkpoint.prune(self.checkpoints, self.step, training.keep_last, keep_steps)
+        self.save_points.saved()
         self.accelerator.wait_for_everyone()
 
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, as the main process sees it: all must go on from the same one."""
-        return as_main_process(checkpoint.newest(self.checkpoints) if self.accelerator.is_main_process else None)
+        groups = trainer_state.groups(self.trainer, self.accelerator)
+        newest = in_main_process(self.accelerator, lambda: checkpoint.newest_whole(self.checkpoints, groups))
+        path, self.passed_over = newest
+        return path
 
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
         metadata = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
-        before, now = metadata.get("training_images", len(self.train_data)), len(self.train_data)
-        if now != before:
-            raise UserError(
-                f"data.root: there are {now} training images, but the run in {self.path} has been trained on {before}; "
-                "give it the same images, or start over with --fresh"
-            )
+        resume.check_images(self.path, metadata, len(self.train_data), self.images_sha256)
+        self.meter.pending = [(step, scalars) for step, scalars in metadata.get("pending", [])]
         self.take_up(metadata, metadata["step"])
 
     def start_from(self, branch: Branch) -> None:
         """Begin where another run's checkpoint was written, with all that this configuration can keep of it."""
-        metadata, step = branch.load(self.trainer, self.accelerator, self.config)
-        self.take_up(metadata, step)
+        self.take_up(*branch.load(self.trainer, self.accelerator, self.config))
 
     def take_up(self, metadata: Mapping[str, Any], step: int) -> None:
         """Go on after `step` steps with what a checkpoint says of losses and alarms."""
@@ -304,59 +357,18 @@ class Pretraining:
         self.last_losses, self.step = metadata["losses"], step
         self.divergence.load_state_dict(metadata.get("divergence", {}))
         self.trainer.lr_scale = self.divergence.lr_scale
-        if self.step > self.timetable.total_steps:
-            raise UserError(
-                f"training.epochs: {self.config.training.epochs} epochs are {self.timetable.total_steps} steps, but "
-                f"the run in {self.path} has taken {self.step} already; ask for more epochs, or start over with --fresh"
-            )
+        resume.check_length(self.path, self.step, self.timetable.total_steps, self.config.training.epochs)
 
     def finish(self) -> dict[str, Any]:
         """Score the held-out images, and the baselines on them, and write summary.json."""
         scores = self.evaluate(baselines=True)
-        summary = {
-            **scores,
-            "split": self.config.evaluation.split,
-            "mask_seed": self.config.evaluation.seed,
-            "ratio": build.final_ratio(self.config.masking),
-            "uses_target_statistics": self.generator.norm_pix,
-            "ema": self.trainer.ema is not None,
-            "epochs": self.config.training.epochs,
-            "steps": self.step,
-            "images_seen": self.images_seen,
-            "losses": self.last_losses,
-            "unreadable_images": len(self.loader.unreadable),
-        }
+        summary = reporting.summary_of(self, scores)
         if self.accelerator.is_main_process:
-            if self.step > self.first_step:  # a finished run that is only scored again says nothing new
+            if not self.metrics.has_scores(self.step):  # a finished run that is only scored again says nothing new
                 self.record({"epoch": self.config.training.epochs, "step": self.step, "evaluation": scores})
             write_json(self.path / "summary.json", summary)
             self.log(messages.final_message(self.path, summary))
         return summary
-
-    def log_header(self, resumed_from: Path | None) -> None:
-        """Log what is about to run, where it goes on from, and what in it is known to go wrong."""
-        adversary = self.trainer.adversary
-        path_length = adversary.path_length if adversary is not None else None
-        rate, _ = build.generator_adam(self.config.optimizer, self.config.training.batch_size, path_length)
-        self.log(
-            messages.header(
-                self.path,
-                self.timetable.total_steps,
-                self.config.training,
-                processes=self.accelerator.num_processes,
-                device=str(self.accelerator.device),
-                precision=self.accelerator.mixed_precision,
-                learning_rate=rate,
-            )
-        )
-        if resumed_from is not None:
-            self.log(f"resumed from {resumed_from} after {self.step} steps")
-        elif self.branch is not None:
-            self.log(str(self.branch))
-        elif self.origin is not None:
-            self.log(str(self.origin))
-        for warning in messages.warnings_of(self.trainer):
-            self.warn(warning)
 
     def log(self, message: str) -> None:
         logger.info(message)
@@ -366,15 +378,12 @@ class Pretraining:
         logger.warning(message)
         self.progress.log(f"warning: {message}")
 
-    def asked_to_stop(self) -> bool:
-        """Tell whether this run, or with several processes any of them, was asked to stop."""
-        request, is_last = int(self.stop_signal.requested), self.step % self.timetable.steps_per_epoch == 0
-        return bool(most_urgent(request, self.accelerator, self.step, always=is_last))
-
     def close(self) -> None:
-        """End the loader's workers and the trackers, and let go of log.txt."""
-        self.loader.close()
-        self.accelerator.end_training()
-        if self.log_handler is not None:
-            logging.getLogger("perceptual_mae").removeHandler(self.log_handler)
-            self.log_handler.close()
+        """End the loader's workers and the trackers, and give the folder back."""
+        try:
+            self.loader.close()
+            self.accelerator.end_training()
+        finally:
+            if self.log_file is not None:
+                self.log_file.close()
+            self.lock.release()

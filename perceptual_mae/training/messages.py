@@ -1,12 +1,17 @@
 """The messages of a run: its header, scores, last lines, and what went wrong."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from perceptual_mae.config.training_sections import TrainingSection
 from perceptual_mae.evaluation.open_run import computes_in_bf16
 from perceptual_mae.evaluation.representation.online import NEIGHBOURS
+from perceptual_mae.run import checkpoint
+from perceptual_mae.training.peers import Peer
 from perceptual_mae.training.trainer import Trainer
 
 
@@ -90,9 +95,42 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def stopped(path: Path, step: int) -> str:
-    """Return the last line of a run that a signal stopped."""
-    return f"stopped and saved after step {step} in {path}; the same command goes on from there"
+def stopped(path: Path, step: int, number: int = signal.SIGINT) -> str:
+    """Return the last line of a run that the signal of this number stopped."""
+    requeue = ", so the job may be requeued as it is" if number == signal.SIGUSR1 else ""
+    return f"stopped and saved after step {step} in {path}; the same command goes on from there{requeue}"
+
+
+def stopped_before(path: Path) -> str:
+    """Return the last line of a run that a signal stopped before it could begin."""
+    return f"stopped before the first step in {path}; nothing was changed, and the same command starts again"
+
+
+def lost_worker(path: Path, lost: BaseException, checkpoints: Path) -> str:
+    """Return what to do after workers died twice before the same step; `lost` says which and on what file."""
+    saved = _last_checkpoint(checkpoints)
+    return (
+        f"{path}: {lost}, again after the workers were restarted (the system may have run out of memory: lower "
+        f"data.workers, or see to that file); {saved}, and the same command goes on from there"
+    )
+
+
+def lost_processes(path: Path, step: int | None, lost: Sequence[int], peers: Sequence[Peer]) -> str:
+    """Return what to do after the processes of these ranks died (none: it is not known which).
+
+    step: how many were taken; None before training.
+    """
+    names = " and ".join(f"process {rank} (pid {peers[rank].pid} on {peers[rank].host})" for rank in lost)
+    when = "before training" if step is None else f"after step {step}"
+    return (
+        f"{path}: {names or 'another process of the run'} was lost {when}; the same command goes on from the last "
+        "checkpoint"
+    )
+
+
+def _last_checkpoint(checkpoints: Path) -> str:
+    saved = checkpoint.checkpoints(checkpoints)
+    return f"the last checkpoint is {saved[-1].name}" if saved else "no checkpoint was written yet"
 
 
 def skipped(bad: Sequence[tuple[int, str]], in_row: int, max_skips: int) -> str:
@@ -121,3 +159,8 @@ def out_of_memory(path: Path, training: TrainingSection, processes: int) -> str:
             else f"choose {smaller}, or a smaller generator"
         )
     )
+
+
+def is_out_of_memory(failure: BaseException) -> bool:
+    """Tell whether a device or the host ran out of memory (torch has no type of its own for the host's)."""
+    return isinstance(failure, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(failure)

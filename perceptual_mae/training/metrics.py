@@ -96,23 +96,31 @@ def mean_of(scalars: Sequence[Scalars]) -> Scalars:
 
 
 class Meter:
-    """Keeps the scalars of the steps since the last report on the device and fetches them all at once."""
+    """Keeps the scalars of the steps since the last report on the device and fetches them all at once.
+
+    `pending` are those that were fetched for a checkpoint and wait for their report.
+    """
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, Scalars]] = []
+        self.pending: list[tuple[int, Numbers]] = []
 
     def add(self, step: int, scalars: Scalars) -> None:
         self.steps.append((step, scalars))
 
     def fetch(self, accelerator: Accelerator) -> list[tuple[int, Numbers]]:
         """Return each step's scalars, averaged over processes, and start anew. This waits for the device."""
-        flat = [value.float() for _, scalars in self.steps for value in scalars.values()]
-        if not flat:
-            return []
-        values = iter(accelerator.reduce(torch.stack(flat), reduction="mean").tolist())
-        fetched = [(step, {name: next(values) for name in scalars}) for step, scalars in self.steps]
-        self.steps = []
+        fetched, self.pending = self.peek(accelerator), []
         return fetched
+
+    def peek(self, accelerator: Accelerator) -> list[tuple[int, Numbers]]:
+        """Return each step's scalars, averaged over processes, and keep them for `fetch`. This waits for the device."""
+        flat = [value.float() for _, scalars in self.steps for value in scalars.values()]
+        if flat:
+            values = iter(accelerator.reduce(torch.stack(flat), reduction="mean").tolist())
+            self.pending += [(step, {name: next(values) for name in scalars}) for step, scalars in self.steps]
+            self.steps = []
+        return self.pending
 
 
 def non_finite_loss(scalars: Numbers) -> str | None:

@@ -38,11 +38,16 @@ def state_dict(trainer: Trainer, accelerator: Accelerator) -> tuple[dict[str, di
     return tensors, metadata
 
 
+def groups(trainer: Trainer, accelerator: Accelerator) -> set[str]:
+    """Return the groups of tensors that a checkpoint must have for this trainer to go on from it."""
+    return set(state_dict(trainer, accelerator)[0])
+
+
 def load_state_dict(trainer: Trainer, accelerator: Accelerator, path: Path) -> dict[str, Any]:
-    """Put a trainer back to a checkpoint and return the checkpoint's metadata."""
+    """Put a trainer back to a checkpoint and return the checkpoint's metadata; UserError where it lacks a part."""
     checkpoint.load_module(trainer.unwrapped_generator, checkpoint.load_tensors(path, "generator"), path)
-    checkpoint.load_optimizer(trainer.optimizer, checkpoint.load_tensors(path, "optimizer") or {})
-    balance = checkpoint.load_tensors(path, "balance") or {}
+    checkpoint.load_optimizer(trainer.optimizer, checkpoint.load_tensors(path, "optimizer"))
+    balance = checkpoint.load_tensors(path, "balance")
     trainer.objective.balance.load_state_dict({key: value.to(accelerator.device) for key, value in balance.items()})
     metadata = checkpoint.load_metadata(path)
     if trainer.ema is not None:
@@ -50,11 +55,10 @@ def load_state_dict(trainer: Trainer, accelerator: Accelerator, path: Path) -> d
         trainer.ema.n_averaged.fill_(metadata["ema_updates"])
     if trainer.adversary is not None:
         checkpoint.load_module(trainer.unwrapped_discriminator, checkpoint.load_tensors(path, "discriminator"), path)
-        moments = checkpoint.load_tensors(path, "discriminator_optimizer") or {}
+        moments = checkpoint.load_tensors(path, "discriminator_optimizer")
         checkpoint.load_optimizer(trainer.discriminator_optimizer, moments)
         for name, owner in adaptive_parts(trainer.adversary).items():
-            if saved := checkpoint.load_tensors(path, name):
-                owner.load_state_dict(saved)
+            owner.load_state_dict(checkpoint.load_tensors(path, name))
     if trainer.networks.copies:
         checkpoint.load_module(trainer.networks.copies, checkpoint.load_tensors(path, "loss_networks"), path)
     if accelerator.scaler is not None and metadata["scaler"]:

@@ -50,7 +50,8 @@ def contract_cases() -> Iterator[object]:
             continue
         for values in itertools.product(*axes.values()):
             case = dict(zip(axes, values, strict=True))
-            yield pytest.param(test, case, id="-".join([name, *map(str, case.values())]))
+            others = [mark for mark in marks if mark.name != "parametrize"]
+            yield pytest.param(test, case, id="-".join([name, *map(str, case.values())]), marks=others)
 
 
 @pytest.mark.parametrize(("test", "case"), list(contract_cases()))

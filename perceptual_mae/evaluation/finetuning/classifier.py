@@ -4,16 +4,17 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig, to_yaml
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
-from perceptual_mae.files import replacing, write_atomically, write_json
+from perceptual_mae.files import write_atomically, write_json
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.vit import LayerNorm
+from perceptual_mae.run.checkpoint import write_tensors
 from perceptual_mae.run.folder import read_config
 from perceptual_mae.seeding import stream
 
@@ -70,9 +71,7 @@ def save_classifier(
     `metadata["transform"]` says how images are prepared, as provenance does.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    with replacing(folder / WEIGHTS) as partial:
-        save_file(state, partial)
+    write_tensors(folder / WEIGHTS, classifier.state_dict())
     write_atomically(folder / "config.yaml", to_yaml(config))
     write_json(folder / METADATA, {"pool": classifier.pool, "classes": list(classes), **metadata})
 

@@ -18,6 +18,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.finetuning.augmentation import FinetuneTransform, Mixing
 from perceptual_mae.evaluation.finetuning.classifier import Classifier
 from perceptual_mae.evaluation.finetuning.recipes import FinetuneRecipe
+from perceptual_mae.evaluation.finite import check_finite
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.resumption import ResumableTrainings
 from perceptual_mae.generator.encoder import NO_WEIGHT_DECAY
@@ -144,7 +145,7 @@ def score_classifier(
     batches = evaluation_batches(data.test, data.transform, batch_size=BATCH_SIZE, workers=data.workers, indices=share)
     for batch in batches:
         moved = batch.to(accelerator.device)
-        right += count_right(classifier(moved.images).float(), moved.labels)
+        right += count_right(check_finite(classifier(moved.images).float(), "logits"), moved.labels)
         done += len(batch)
         on_progress(name, min(done * processes, len(data.test)), len(data.test))
     top1, top5, images = accelerator.reduce(right, reduction="sum").tolist()

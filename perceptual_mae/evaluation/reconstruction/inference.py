@@ -8,8 +8,8 @@ from torch import Tensor
 
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import Batch, evaluation_batches
-from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Accumulator, ReconstructionBatch
+from perceptual_mae.evaluation.finite import check_finite
 from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import composite, mask_image
@@ -62,12 +62,7 @@ def _reconstruct(
     originals = batch.images
     with accelerator.autocast():
         reconstruction = reconstruct(originals, mask)
-    raw = reconstruction.pyramid[0].float()
-    if not bool(raw.isfinite().all()):
-        raise UserError(
-            "the generator's output is not finite; score an earlier checkpoint (RUN/checkpoints/step_...), or train "
-            "with a lower optimizer.lr"
-        )
+    raw = check_finite(reconstruction.pyramid[0].float(), "reconstructions")
     raw, mask = raw.clamp(0, 1), reconstruction.mask
     hidden = mask_image(mask, reconstruction.grid, (originals.shape[2], originals.shape[3]))
     filled = {} if patch_size is None else {name: fill(originals, mask, patch_size) for name, fill in BASELINES.items()}

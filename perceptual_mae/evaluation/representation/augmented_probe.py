@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from perceptual_mae.data.loading import Batch, EpochPlan, TrainLoader
 from perceptual_mae.data.transforms import TrainTransform
+from perceptual_mae.evaluation.finite import check_finite
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.evaluation.representation.features import Extractor, Features
 from perceptual_mae.evaluation.representation.probe_head import ProbeHead, accuracies, lars
@@ -194,7 +195,8 @@ def _features_of(
     for batch in batches:
         batch = batch.to(accelerator.device)
         with accelerator.autocast():
-            pieces.append((extractor(batch.images), batch.labels))
+            extracted = extractor(batch.images)
+        pieces.append(({key: check_finite(value, "features") for key, value in extracted.items()}, batch.labels))
     named = {key: _in_order([extracted[key].float() for extracted, _ in pieces], accelerator) for key in pieces[0][0]}
     return named, _in_order([labels for _, labels in pieces], accelerator)
 

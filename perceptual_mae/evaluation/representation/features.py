@@ -18,6 +18,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import evaluation_batches
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.finite import check_finite
 from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -107,7 +108,7 @@ def extract_features(
 
     Process r of P reads every P-th image from the r-th on; each image counts once and the order is the data set's. Only
     the main process keeps the result: on the others it is empty. Unreadable images are logged and left out.
-    Raises UserError where an image carries no label, unless they are not needed.
+    Raises UserError where an image carries no label, unless they are not needed, and for features that are not finite.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     share = range(rank, len(dataset), processes)
@@ -117,7 +118,8 @@ def extract_features(
             raise UserError("some images of the data set carry no label; name a labelled set with --data")
         with accelerator.autocast():
             extracted = extractor(batch.to(accelerator.device).images)
-        chunks.append((batch.indices, batch.labels, {key: value.float().cpu() for key, value in extracted.items()}))
+        on_host = {key: check_finite(value.float().cpu(), "features") for key, value in extracted.items()}
+        chunks.append((batch.indices, batch.labels, on_host))
         on_progress(name, int(batch.indices[-1]) + 1, len(dataset))
     if processes > 1:
         chunks = _to_main_process(chunks, accelerator)

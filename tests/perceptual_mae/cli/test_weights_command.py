@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,40 @@ def test_a_download_that_breaks_off_leaves_nothing(
 ) -> None:
     assert cli.main(["weights", "fetch", "tiny", "--url", f"{cut_off}/tiny-net.pt"]) == 2
     assert f"ended after 1000 of {len(CONTENT)} bytes; try again" in capsys.readouterr().err
+    assert not list(folder.iterdir())
+
+
+class Endless(Quiet):
+    """Sends more than it should, and says so beforehand or not."""
+
+    announces = False
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.announces:
+            self.send_header("Content-Length", str(1 << 40))
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(8):
+                self.wfile.write(bytes(1 << 20))
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_no_more_is_downloaded_than_such_a_file_has(
+    announces: bool, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Endless, "announces", announces)
+    for site in serve(Endless):
+        assert cli.main(["weights", "fetch", "tiny", "--url", f"{site}/tiny-net.pt"]) == 2
+    printed = capsys.readouterr().err
+    assert "is larger than 3 MiB, and tiny-net.pt has about 2; it is another file and was not kept" in printed
+    assert len(printed.splitlines()) == 1
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_of_an_endless_file_no_more_is_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["weights", "fetch", "tiny", "--url", "file:///dev/zero"]) == 2
+    assert "is larger than 3 MiB" in capsys.readouterr().err
     assert not list(folder.iterdir())
 
 

@@ -136,7 +136,7 @@ def test_every_mistake_stands_in_one_report_with_its_origin(tmp_path):
         rf"{path}: optimizer.betas: found \[0.9\], must be a list of 2 numbers.*",
         rf"{path}: losses.styl: unknown loss term; choose from: l1, .* \(did you mean 'style'\?\)",
         rf"{path}: losses.l1: found 'x', must be .*",
-        r"training.epochs=many: training.epochs: found 'many', must be a whole number >= 1",
+        r"training.epochs=many: training.epochs: found 'many', must be a whole number >= 1 and <= 1000000",
         r"discriminator.kind=lsgan: discriminator.kind: unknown discriminator 'lsgan'; choose from: ls_gan.*"
         r" \(did you mean 'ls_gan'\?\)",
         r"masking.ratio=1.5: masking.ratio: found 1.5, must be a number >= 0 and < 1 or .*",

@@ -263,7 +263,7 @@ def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> None:
     script = textwrap.dedent(
         f"""
@@ -271,14 +271,14 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> No
         from perceptual_mae.data.loading import _EvaluationReader
         from perceptual_mae.data.shapes import Shapes
         from perceptual_mae.data.transforms import EvaluationTransform
-        from perceptual_mae.data.workers import BatchSampler, begin, worker_loader
+        from perceptual_mae.data.workers import BatchSampler, ReadingNotes, begin, worker_loader
 
         signal.signal(signal.{ending}, lambda *_: None)
         schedule = BatchSampler()
         schedule.samples = ([(0, i)] for i in range(8))
         reader = _EvaluationReader(Shapes("train", num_images=8), EvaluationTransform((16, 16)))
         loader = worker_loader(reader, schedule, 2, persistent=True)
-        batches = begin(loader)
+        batches = begin(loader, ReadingNotes(2))
         os.killpg(0, signal.{ending})
         print(sum(len(batch) for batch in batches))
         """

@@ -1,11 +1,17 @@
 """Checkpoints are whole or not there."""
 
 import errno
+import json
 import os
+import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Adam
 
@@ -22,7 +28,9 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path) == path
     assert checkpoint.load_metadata(path) == {"step": 7}
     torch.testing.assert_close(checkpoint.load_tensors(path, "generator"), {"weight": torch.ones(3)})
-    assert checkpoint.load_tensors(path, "discriminator") is None
+    assert not checkpoint.has_group(path, "discriminator")
+    with pytest.raises(UserError, match=r"lists no discriminator\.safetensors"):
+        checkpoint.load_tensors(path, "discriminator")
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
@@ -55,12 +63,152 @@ def test_other_names_are_left_alone(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_pruning_never_keeps_a_damaged_future_for_the_good_present(tmp_path: Path) -> None:
-    damaged = write(tmp_path, 8)
-    (damaged / "manifest.json").write_text("")
-    good = write(tmp_path, 6)
+def test_pruning_deletes_nothing_beyond_its_own_step(tmp_path: Path) -> None:
+    for step in (4, 6, 8):
+        write(tmp_path, step)
     checkpoint.prune(tmp_path, latest=6, keep_last=1, keep_steps=None)
-    assert list(tmp_path.iterdir()) == [good]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000006", "step_00000008"]
+
+
+def stray_file(path: Path) -> None:
+    path.write_text("notes")
+
+
+def stray_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    path.symlink_to("elsewhere")
+
+
+def dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, stray_file, stray_link, dangling_link])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "step_x",
+        "step_",
+        "step_5",
+        "step_-0000005",
+        "step_\u0663\u0663\u0663\u0663\u0663\u0663\u0663\u0663",
+        "step_00000001",
+    ],
+)
+def test_what_is_not_a_checkpoint_breaks_neither_resuming_nor_pruning(
+    name: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    make(tmp_path / name)
+    write(tmp_path, 3)
+    path = write(tmp_path, 4)
+    assert checkpoint.newest(tmp_path) == path
+    checkpoint.prune(tmp_path, latest=4, keep_last=1, keep_steps=None)
+    left = {child.name for child in tmp_path.iterdir()} - {"elsewhere"}
+    is_empty_checkpoint = make is Path.mkdir and name == "step_00000001"
+    assert left == {path.name} | (set() if is_empty_checkpoint else {name})
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_pruning(tmp_path: Path) -> None:
+    for name in (".step_00000002.partial", ".step_00000002.replaced"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "generator.safetensors").write_bytes(b"half")
+    path = write(tmp_path, 3)
+    checkpoint.prune(tmp_path, latest=3, keep_last=1, keep_steps=None)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def edit_manifest(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((path / "manifest.json").read_text())
+    edit(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def unlist_optimizer(path: Path) -> None:
+    edit_manifest(path, lambda manifest: manifest.pop("optimizer.safetensors"))
+
+
+def drop_optimizer(path: Path) -> None:
+    (path / "optimizer.safetensors").unlink()
+    unlist_optimizer(path)
+
+
+def add_file(path: Path) -> None:
+    shutil.copy(path / "generator.safetensors", path / "generator_ema.safetensors")
+
+
+def lead_outside(path: Path) -> None:
+    edit_manifest(path, lambda manifest: manifest.update({"../../secret": manifest["state.json"]}))
+
+
+def put_pipe(path: Path) -> None:
+    (path / "optimizer.safetensors").unlink()
+    os.mkfifo(path / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (unlist_optimizer, r"does not list optimizer\.safetensors"),
+        (drop_optimizer, r"does not list optimizer\.safetensors"),
+        (add_file, r"generator_ema\.safetensors is not in its manifest"),
+        (lead_outside, r"lists \.\./\.\./secret, which is not in its folder"),
+        (put_pipe, "optimizer.* is no file|is no file.*optimizer"),
+    ],
+)
+def test_a_checkpoint_is_what_its_manifest_lists_and_all_that_is_needed(
+    damage: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    tensors = {name: {"weight": torch.ones(3)} for name in ("generator", "optimizer")}
+    older, path = (checkpoint.save(tmp_path, step, tensors, {}) for step in (2, 3))
+    groups = {"generator", "optimizer"}
+    damage(path)
+    assert re.search(message, checkpoint.corruption(path, groups))
+    assert checkpoint.newest(tmp_path, groups) == older
+    assert checkpoint.newest_whole(tmp_path, groups)[1].keys() == {path.name}
+    damage(older)
+    with pytest.raises(UserError, match=f"no checkpoint is whole.*{message}"):
+        checkpoint.newest(tmp_path, groups)
+
+
+def test_a_renamed_checkpoint_is_not_believed(tmp_path: Path) -> None:
+    path = write(tmp_path, 3)
+    renamed = path.rename(tmp_path / "step_00000300")
+    assert checkpoint.corruption(renamed) == "it was written at step 3, so this is not its name"
+
+
+def test_files_may_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = write(tmp_path, 3)
+    finally:
+        os.umask(before)
+    assert len(list(path.iterdir())) == 3
+    assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o640}
+
+
+@pytest.mark.parametrize("name", [".step_00000003.partial", ".step_00000003.replaced", "step_00000003"])
+def test_a_link_in_the_place_of_a_checkpoint_is_not_followed(name: str, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "state.json").write_text("precious")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / name).symlink_to(tmp_path / "precious")
+    path = write(folder, 3)
+    assert list(folder.iterdir()) == [path]
+    assert [file.read_text() for file in (tmp_path / "precious").iterdir()] == ["precious"]
+
+
+def test_a_full_disk_is_recognised_in_the_words_of_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(*_: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", no_space)
+    with pytest.raises(UserError, match="disk is full"):
+        write(tmp_path, 2)
+    with pytest.raises(OSError, match=r"weights\.safetensors") as failure:
+        checkpoint.write_tensors(tmp_path / "weights.safetensors", {"weight": torch.ones(3)})
+    assert failure.value.errno == errno.ENOSPC
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
