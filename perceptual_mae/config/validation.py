@@ -330,9 +330,8 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
 def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
     optimizer, schedule, training = config.optimizer, config.schedule, config.training
     if optimizer.lr is not None and optimizer.base_lr is not None:
-        keys = ("optimizer.base_lr", "optimizer.lr")
-        yield Mistake(keys, f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null")
-    keys: tuple[str, ...]
+        message = f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null"
+        yield Mistake(("optimizer.base_lr", "optimizer.lr"), message)
     peak = optimizer.lr if optimizer.lr is not None else (optimizer.base_lr or 0) * training.batch_size / 256
     if schedule.min_lr > peak:
         keys = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
