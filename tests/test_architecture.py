@@ -23,6 +23,7 @@ FLOORS = (
     ("objective", "data", "visualization"),
     ("config",),
     ("run",),
+    ("interop",),
     ("evaluation",),
     ("training",),
     ("report", "sweep", "benchmark"),
