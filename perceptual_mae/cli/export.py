@@ -12,7 +12,8 @@ from perceptual_mae.cli.output import print_lines
 def export_command(
     folder: Folder,
     to: Annotated[
-        Literal["timm", "transformers", "onnx", "torchscript", "safetensors"], typer.Option("--to", help="Form of the files.")
+        Literal["timm", "transformers", "onnx", "torchscript", "safetensors"],
+        typer.Option("--to", help="Form of the files."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; new or empty.")],
     with_decoder: Annotated[

@@ -22,13 +22,17 @@ def import_command(
         bool | None, typer.Option("--norm-pix/--no-norm-pix", help="Whether the decoder predicts normalised patches.")
     ] = None,
     layer_norm_eps: Annotated[float | None, typer.Option(help="Epsilon of LayerNorms, 1e-6 in MAE.")] = None,
-    image_size: Annotated[str | None, typer.Option(metavar="SIDE|HxW", help="Size of images that are no squares.")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(metavar="SIDE|HxW", help="Size of images that are no squares.")
+    ] = None,
     mean: Annotated[str | None, typer.Option(metavar="M,M,M", help="Mean subtracted from images in [0, 1].")] = None,
-    std: Annotated[str | None, typer.Option(metavar="S,S,S", help="Standard deviation that images are divided by.")] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S,S,S", help="Standard deviation that images are divided by.")
+    ] = None,
 ) -> None:
     """Make a run of another project's weights, e.g. pmae import mae_pretrain_vit_base.pth imagenet --out runs/mae.
 
-    Read are facebookresearch/mae, transformers (ViTMAE, ViT), timm, and pmae export. Options say what the file does not.
+    Read are facebookresearch/mae, transformers (ViTMAE, ViT), timm, and pmae export. Options say what a file does not.
     """
     if not source.exists():
         raise UserError(f"{source}: does not exist; give a file of weights, or a folder with one")

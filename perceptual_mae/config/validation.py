@@ -249,8 +249,9 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
 def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
     """Something must be left to learn, and to learn from."""
     terms = dict(config.losses.items())
-    if config.generator.init_decoder and config.generator.init_from is None:
-        keys = ("generator.init_decoder", "generator.init_from")
+    if config.generator.starts_decoder and config.generator.init_from is None:
+        key = "generator.init_decoder" if config.generator.init_decoder else "generator.init_parts"
+        keys = (key, "generator.init_from")
         yield Mistake(keys, "there is no run to take the decoder of; set generator.init_from")
     if config.generator.freeze_encoder:
         for name in terms:

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
                 f"images of {channels} channels need {channels} means and {channels} positive standard deviations, "
                 f"got mean {list(mean)} and std {list(std)}"
             )
-        self.channels, self.patch_size, self.width = channels, patch_size, width
+        self.channels, self.patch_size, self.width, self.num_heads = channels, patch_size, width, heads
         self.grid: Size = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(-1, 1, 1))
@@ -130,8 +130,8 @@ class Encoder(nn.Module):
         """Feature maps (B, D, H/p, W/p) of whole images after the numbered blocks, in the order of `blocks`.
 
         images: (B, C, H, W) in [0, 1], as `forward` takes them; all patches are visible, and the class token is left
-        out. Blocks count from 1, and -1 is the last. norm: apply the final norm to each, as after the last block. Raises
-        ValueError for a block that the encoder does not have.
+        out. Blocks count from 1, and -1 is the last. norm: apply the encoder's final norm to each. Raises ValueError
+        for a block that the encoder does not have.
         """
         depth = len(self.blocks)
         numbers = [depth + 1 + block if block < 0 else block for block in blocks]

@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Export:
-    """What is written where: a generator in float32, its options, and the share of patches that it was trained to hide."""
+    """What is written where: a generator in float32, its options, and the share of patches hidden in training."""
 
     generator: MaskedAutoencoder
     folder: Path

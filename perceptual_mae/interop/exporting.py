@@ -95,7 +95,9 @@ def export_run(
         proof = proof.timed(time.perf_counter() - started)
         if not proof.difference <= chosen.tolerance * max(1.0, proof.largest):
             raise UserError(f"{out}: nothing was written, as what {form} loads is not what the run computes: {proof}")
-        (partial / "README.md").write_text(model_card(run, form, export, proof, card or CardOptions()), encoding="utf-8")
+        (partial / "README.md").write_text(
+            model_card(run, form, export, proof, card or CardOptions()), encoding="utf-8"
+        )
         if out.exists():
             out.rmdir()
         partial.rename(out)

@@ -79,7 +79,7 @@ def prove_torchscript(export: Export, images: Tensor) -> Proof:
     """Compare the graph's tokens with ours in float32, which a trace is bound to, in batches of several sizes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded: Any = torch.jit.load(export.folder / TORCHSCRIPT)  # type: ignore[no-untyped-call]
+        loaded: Any = torch.jit.load(export.folder / TORCHSCRIPT)
     for size in BATCHES:
         loaded(images[:size])
     return difference(f"torch {torch.__version__} jit", loaded(images), export.generator.encoder(images))

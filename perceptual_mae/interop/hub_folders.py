@@ -1,6 +1,7 @@
 """Folders for timm and transformers, and our own: weights as safetensors, and JSON files that say what they are of."""
 
 import copy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -30,16 +31,15 @@ def write_timm(export: Export) -> None:
     """
     mean, std = export.statistics
     encoder, (height, width) = export.generator.encoder, export.generator.image_size
-    block = encoder.blocks[0]
     options: dict[str, Any] = {
         "img_size": [height, width],
         "patch_size": encoder.patch_size,
         "in_chans": encoder.channels,
         "embed_dim": encoder.width,
         "depth": len(encoder.blocks),
-        "num_heads": block.attn.heads,
-        "mlp_ratio": block.mlp.fc1.out_features / encoder.width,
-        "qkv_bias": block.attn.qkv.bias is not None,
+        "num_heads": encoder.num_heads,
+        "mlp_ratio": export.options["mlp_ratio"],
+        "qkv_bias": export.options["qkv_bias"],
         "num_classes": 0,
         "global_pool": "token",
     }
@@ -95,15 +95,15 @@ def misfits_of_transformers(export: Export) -> list[str]:
 def write_transformers(export: Export) -> None:
     """Write what ViTModel opens and, with a decoder, ViTMAEForPreTraining: names of 4.x, which 5.x reads, too."""
     generator, encoder, decoder = export.generator, export.generator.encoder, export.generator.decoder
-    block, (height, width) = encoder.blocks[0], generator.image_size
+    (height, width), ratio = generator.image_size, export.options["mlp_ratio"]
     mean, std = export.statistics
     config: dict[str, Any] = {
         "model_type": "vit_mae" if export.with_decoder else "vit",
         "architectures": ["ViTMAEForPreTraining" if export.with_decoder else "ViTModel"],
         "hidden_size": encoder.width,
         "num_hidden_layers": len(encoder.blocks),
-        "num_attention_heads": block.attn.heads,
-        "intermediate_size": block.mlp.fc1.out_features,
+        "num_attention_heads": encoder.num_heads,
+        "intermediate_size": int(encoder.width * ratio),
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
@@ -112,16 +112,16 @@ def write_transformers(export: Export) -> None:
         "image_size": height if height == width else [height, width],
         "patch_size": encoder.patch_size,
         "num_channels": encoder.channels,
-        "qkv_bias": block.attn.qkv.bias is not None,
+        "qkv_bias": export.options["qkv_bias"],
         "torch_dtype": "float32",
     }
     if export.with_decoder:
-        last = decoder.blocks[0]
+        decoder_width = decoder.embed.out_features
         config |= {
-            "decoder_hidden_size": decoder.embed.out_features,
+            "decoder_hidden_size": decoder_width,
             "decoder_num_hidden_layers": len(decoder.blocks),
-            "decoder_num_attention_heads": last.attn.heads,
-            "decoder_intermediate_size": last.mlp.fc1.out_features,
+            "decoder_num_attention_heads": decoder.num_heads,
+            "decoder_intermediate_size": int(decoder_width * ratio),
             "mask_ratio": export.mask_ratio,
             "norm_pix_loss": generator.norm_pix,
         }
@@ -143,8 +143,7 @@ def write_transformers(export: Export) -> None:
 
 def prove_transformers(export: Export, images: Tensor) -> Proof:
     """Compare ViTModel's tokens with ours in float64, and with a decoder the predictions of ViTMAE under its masks."""
-    import transformers
-
+    transformers: Any = import_module("transformers")  # its types know nothing of output_loading_info
     transformers.utils.logging.disable_progress_bar()
     ours, inputs = _in_float64(export.generator, images)
     version = f"transformers {transformers.__version__}"
@@ -173,10 +172,10 @@ def write_safetensors(export: Export) -> None:
         "patch_size": encoder.patch_size,
         "width": encoder.width,
         "depth": len(encoder.blocks),
-        "heads": encoder.blocks[0].attn.heads,
+        "heads": encoder.num_heads,
         "decoder_width": decoder.embed.out_features,
         "decoder_depth": len(decoder.blocks),
-        "decoder_heads": decoder.blocks[0].attn.heads,
+        "decoder_heads": decoder.num_heads,
     }
     content = {
         "form": "perceptual-mae",

@@ -13,7 +13,6 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
 from perceptual_mae.interop.pretrained import Pretrained, complete, open_pretrained
 from perceptual_mae.interop.stated import Settings
-from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.run import checkpoint, folder
 
 
@@ -63,8 +62,8 @@ def import_weights(source: Path, out: Path, layers: Sequence[str] = (), given: S
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        folder.describe(partial, config, "none", "no", origin_of(pretrained))
-        metadata = {"step": 0, "images_seen": 0, "imported_from": origin_of(pretrained)}
+        folder.describe(partial, config, "none", "no", pretrained.origin() | {folder.IMPORTED: True})
+        metadata = {"step": 0, "images_seen": 0, "imported_from": pretrained.origin()}
         checkpoint.save(partial / "checkpoints", 0, {"generator": generator.state_dict()}, metadata)
         if out.exists():
             out.rmdir()
@@ -72,12 +71,6 @@ def import_weights(source: Path, out: Path, layers: Sequence[str] = (), given: S
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Imported(pretrained, config, generator, settings, (*pretrained.notes, *notes))
-
-
-def origin_of(pretrained: Pretrained) -> dict[str, Any]:
-    """Return where weights are from, for environment.json."""
-    file = pretrained.file
-    return {"path": str(file.absolute()), "form": pretrained.form, "sha256": sha256_of(file), "step": None, "ema": False}
 
 
 def _config(pretrained: Pretrained, settings: Settings, layers: Sequence[str]) -> RunConfig:

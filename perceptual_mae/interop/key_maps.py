@@ -41,9 +41,7 @@ _BLOCK_PARTS = {
     "mlp.fc2": ("output.dense", "mlp.fc2"),
 }
 """Ours, then the name of transformers 4.x and that of 5.x in memory."""
-_QKV = {
-    part: (f"attention.attention.{part}", f"attention.{part[0]}_proj") for part in ("query", "key", "value")
-}
+_QKV = {part: (f"attention.attention.{part}", f"attention.{part[0]}_proj") for part in ("query", "key", "value")}
 _BLOCK = re.compile(r"(?:encoder\.layer|encoder\.layers|layers|decoder_layers|decoder_encoder\.layer)\.(\d+)\.(.+)")
 
 

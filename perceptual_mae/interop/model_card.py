@@ -60,7 +60,9 @@ NOTES = {
         "Do not save it again with transformers 5: its names of a decoder are not read by 4.x.",
         "The image processor squashes images that are not square.",
     ],
-    "onnx": ["Any batch; height and width are fixed: export again for another size. Images are normalised in the graph."],
+    "onnx": [
+        "Any batch; height and width are fixed: export again for another size. Images are normalised in the graph."
+    ],
     "torchscript": ["Any batch; height and width are fixed. Images are normalised in the graph."],
     "safetensors": ["`pmae import` and `generator.init_from` read this folder; generator.json has all options."],
 }
@@ -102,7 +104,12 @@ def model_card(run: Run, form: str, export: Export, proof: Proof, options: CardO
             f"- Trained from weights of others: their licence is inherited. facebookresearch/mae published its weights "
             f"under {MAE_LICENSE}."
         )
-    lines += ["", "## Scores", "", *(_table(scores) or ["None were taken: `pmae evaluate` and `pmae probe` write them."])]
+    lines += [
+        "",
+        "## Scores",
+        "",
+        *(_table(scores) or ["None were taken: `pmae evaluate` and `pmae probe` write them."]),
+    ]
     lines += ["", "## Export", "", f"- {proof}", "", "## Limits", ""]
     lines += ["Features are of the training images' kind; nothing here was checked for bias or for fitness to any use."]
     return "\n".join(lines) + "\n"
@@ -130,7 +137,9 @@ def inherits_mae_license(origin: Mapping[str, Any] | None) -> bool:
         return False
     if "form" in origin:
         return origin["form"] in MAE_FORMS
-    folder = Path(str(origin.get("path", ""))).parent.parent.parent  # RUN/checkpoints/step_00000000/generator.safetensors
+    folder = Path(
+        str(origin.get("path", ""))
+    ).parent.parent.parent  # RUN/checkpoints/step_00000000/generator.safetensors
     return inherits_mae_license(_read(folder / "environment.json").get("started_from"))
 
 
@@ -139,7 +148,7 @@ def _architecture(export: Export) -> str:
     parts = "encoder and decoder of a masked autoencoder" if export.with_decoder else "encoder of a masked autoencoder"
     return (
         f"The {parts}: a vision transformer with {len(encoder.blocks)} blocks of width {encoder.width}, "
-        f"{encoder.blocks[0].attn.heads} heads and patches of {encoder.patch_size} pixels, for images of {height}x{width}."
+        f"{encoder.num_heads} heads and patches of {encoder.patch_size} pixels, for images of {height}x{width}."
     )
 
 
@@ -148,8 +157,10 @@ def _ranges(export: Export) -> Iterator[str]:
     yield f"Images in [0, 1] are normalised with mean {mean} and std {std}."
     if export.with_decoder:
         hidden = f"{export.mask_ratio:g} of the patches were hidden in training."
-        predicts = "normalised patches (norm_pix): in units of each patch's own std" if export.generator.norm_pix else (
-            "normalised pixels: multiply by std and add mean for [0, 1]"
+        predicts = (
+            "normalised patches (norm_pix): in units of each patch's own std"
+            if export.generator.norm_pix
+            else ("normalised pixels: multiply by std and add mean for [0, 1]")
         )
         yield f"{hidden} The decoder predicts {predicts}."
 
@@ -177,7 +188,9 @@ def _scores(run: Run) -> Iterator[tuple[str, str, str]]:
     """Yield name, value and protocol of the scores that belong to the exported checkpoint."""
     summary = _read(run.path / "summary.json")
     if summary.get("steps") == run.step:
-        protocol = f"{summary.get('num_images')} images of {summary.get('split')}, masks of seed {summary.get('mask_seed')}"
+        protocol = (
+            f"{summary.get('num_images')} images of {summary.get('split')}, masks of seed {summary.get('mask_seed')}"
+        )
         for name in ("psnr", "ssim", "psnr_masked"):
             if isinstance(summary.get(name), float):
                 yield name, f"{summary[name]:.4g}", protocol

@@ -19,6 +19,7 @@ from perceptual_mae.interop import stated
 from perceptual_mae.interop.key_maps import DECODER, ENCODER, FROM, OF_THE_DATA
 from perceptual_mae.interop.reading import RawFile, read_raw
 from perceptual_mae.interop.stated import Settings
+from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.run.checkpoint import state_dict_mismatch
 
 FITS = (
@@ -53,13 +54,20 @@ class Pretrained:
     def has_decoder(self) -> bool:
         return any(name.startswith(DECODER) for name in self.tensors)
 
+    def origin(self) -> dict[str, Any]:
+        """Return where the weights are from, for environment.json."""
+        path = str(self.file.absolute())
+        return {"path": path, "form": self.form, "sha256": sha256_of(self.file), "step": None, "ema": False}
+
     def generator(self, settings: Settings) -> MaskedAutoencoder:
         """Return the network with these weights, in evaluation mode; `settings` must be complete.
 
         Without a decoder of the file its own is drawn anew. Raises UserError where the tensors are of another network.
         """
         size, mean, std = settings.image_size, settings.mean, settings.std
-        assert size is not None and mean is not None and std is not None
+        assert size
+        assert mean
+        assert std
         try:
             generator = MaskedAutoencoder(size, len(mean), mean, std, **self.options(settings))
         except ValueError as mistake:
@@ -90,9 +98,9 @@ def open_pretrained(path: Path) -> Pretrained:
     tensors, notes = FROM[form](raw.tensors), list[str]()
     tensors = _without_heads(tensors, notes)
     tensors = _with_final_norm(tensors, raw, notes)
-    tensors, grid_note = _with_class_position(tensors)
-    notes += grid_note
     settings = stated.settings_of(raw, form, tensors)
+    if settings.no_embed_class:
+        tensors = _with_class_position(tensors, notes)
     tensors = {name: value for name, value in tensors.items() if name not in OF_THE_DATA}
     architecture = _architecture(tensors, raw.file, stated.image_size_of(settings, tensors))
     if settings.image_size is None:
@@ -135,7 +143,7 @@ def _form_of(raw: RawFile) -> str:
     if "decoder.trainable_cls_token" in names:
         raise UserError(
             f"{raw.file}: an AutoencoderRAE of diffusers: its decoder reads a constant class token "
-            "(first key: decoder.trainable_cls_token), which no masked autoencoder here has; import its encoder's own file"
+            "(first key: decoder.trainable_cls_token), which no generator here has; import the file of its encoder"
         )
     if "encoder.patch_embed.proj.weight" in names:
         return "perceptual-mae"
@@ -166,16 +174,13 @@ def _with_final_norm(tensors: dict[str, Tensor], raw: RawFile, notes: list[str])
     return {name: value for name, value in tensors.items() if name not in pooled} | renamed
 
 
-def _with_class_position(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def _with_class_position(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
     """Give positions of patches alone (timm's no_embed_class) the row of the class token that changes nothing."""
     name = f"{ENCODER}pos_embed"
-    positions = tensors.get(name)
-    if positions is None or positions.dim() != 3 or math.isqrt(positions.shape[1]) ** 2 != positions.shape[1]:
-        return tensors, []
-    if positions.shape[1] == 1:
-        return tensors, []
-    widened = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-    return tensors | {name: widened}, ["pos_embed has no row for the class token: a row of zeros was added"]
+    if name not in tensors:
+        return tensors
+    notes.append("pos_embed has no row for the class token: a row of zeros was added")
+    return tensors | {name: torch.cat([torch.zeros_like(tensors[name][:, :1]), tensors[name]], dim=1)}
 
 
 def _architecture(tensors: Mapping[str, Tensor], file: Path, size: Size | None) -> dict[str, Any]:

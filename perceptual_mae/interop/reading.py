@@ -43,6 +43,15 @@ class RawFile:
     generator: dict[str, Any] = field(default_factory=dict)
 
 
+def holds_weights(path: Path) -> bool:
+    """Tell whether a path is a file, or a folder of weights that is neither a run's nor a checkpoint."""
+    if not path.is_dir() or (path / "config.yaml").exists() or (path / "manifest.json").exists():
+        return path.is_file()
+    if path.parent.name == "checkpoints" and path.name.startswith("step_"):
+        return False
+    return (path / INDEX).is_file() or any(each.suffix in SUFFIXES for each in path.iterdir())
+
+
 def read_raw(path: Path) -> RawFile:
     """Read a file or a folder of weights; raises UserError of one line where it is neither, or not safe to open.
 
@@ -62,7 +71,9 @@ def read_raw(path: Path) -> RawFile:
         name: _read_json(folder / f"{stem}.json") if folder is not None else {}
         for name, stem in (("config", "config"), ("preprocessor", "preprocessor_config"), ("generator", "generator"))
     }
-    return RawFile(file, {name: _checked(name, value, file) for name, value in tensors.items()}, wrapper, args, **sidecars)
+    return RawFile(
+        file, {name: _checked(name, value, file) for name, value in tensors.items()}, wrapper, args, **sidecars
+    )
 
 
 def _weights_of(folder: Path) -> Path:

@@ -29,7 +29,10 @@ _HUB_DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What shapes of tensors do not show; None is not known. generator: all options of ours, from our own exports."""
+    """What shapes of tensors do not show; None is not known.
+
+    generator: all options of ours, from our own exports. no_embed_class: positions are of patches alone (timm).
+    """
 
     heads: int | None = None
     decoder_heads: int | None = None
@@ -40,6 +43,7 @@ class Settings:
     std: tuple[float, ...] | None = None
     mask_ratio: float | None = None
     generator: dict[str, Any] | None = None
+    no_embed_class: bool | None = None
 
 
 def settings_of(raw: RawFile, form: str, tensors: Mapping[str, Tensor]) -> Settings:
@@ -123,18 +127,19 @@ def _of_timm(raw: RawFile) -> Settings:
     if "architecture" not in config:
         return Settings()
     cfg = config.get("pretrained_cfg") or {}
-    heads, eps, size = _built_by_timm(raw, str(config["architecture"]), dict(config.get("model_args") or {}))
+    network = _built_by_timm(raw, str(config["architecture"]), dict(config.get("model_args") or {}))
     return Settings(
-        heads=heads,
-        layer_norm_eps=eps,
-        image_size=size,
+        heads=int(network.blocks[0].attn.num_heads),
+        layer_norm_eps=float(network.blocks[0].norm1.eps),
+        image_size=_size(network.patch_embed.img_size),
+        no_embed_class=bool(network.no_embed_class),
         mean=tuple(map(float, cfg["mean"])) if cfg.get("mean") else None,
         std=tuple(map(float, cfg["std"])) if cfg.get("std") else None,
     )
 
 
-def _built_by_timm(raw: RawFile, architecture: str, options: dict[str, Any]) -> tuple[int, float, Size]:
-    """Return heads, LayerNorm epsilon and image size of timm's network, built without memory for its weights."""
+def _built_by_timm(raw: RawFile, architecture: str, options: dict[str, Any]) -> Any:
+    """Return timm's network, built without memory for its weights."""
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
@@ -148,8 +153,7 @@ def _built_by_timm(raw: RawFile, architecture: str, options: dict[str, Any]) -> 
         raise UserError(f"{place}: timm cannot build {architecture!r}: {' '.join(str(failure).split())}") from failure
     if type(network) is not VisionTransformer:
         raise UserError(f"{place}: {architecture!r} is a {type(network).__name__}; plain vision transformers fit")
-    block = network.blocks[0]
-    return int(block.attn.num_heads), float(block.norm1.eps), _size(network.patch_embed.img_size)
+    return network
 
 
 def _of_our_own(raw: RawFile, tensors: Mapping[str, Tensor]) -> Settings:
@@ -170,7 +174,9 @@ def _of_our_own(raw: RawFile, tensors: Mapping[str, Tensor]) -> Settings:
                 generator=options,
             )
         except (KeyError, TypeError, ValueError) as failure:
-            raise UserError(f"{raw.file.parent / 'generator.json'}: is not what pmae export wrote ({failure!r})") from failure
+            raise UserError(
+                f"{raw.file.parent / 'generator.json'}: is not what pmae export wrote ({failure!r})"
+            ) from failure
     mean, std = tensors.get("encoder.mean"), tensors.get("encoder.std")
     return Settings(
         mean=None if mean is None else tuple(mean.flatten().tolist()),
