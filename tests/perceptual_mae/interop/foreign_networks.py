@@ -116,13 +116,20 @@ def write_mae(path: Path, parts: str = "full") -> MaeReference:
     encoder = {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
     if parts == "full":
         args = argparse.Namespace(
-            model="mae_vit_base_patch16", norm_pix_loss=True, input_size=32, mask_ratio=0.75, output_dir="./out", lr=None
+            model="mae_vit_base_patch16",
+            norm_pix_loss=True,
+            input_size=32,
+            mask_ratio=0.75,
+            output_dir="./out",
+            lr=None,
         )
         optimizer = torch.optim.AdamW(network.parameters())
         scaler = {"scale": 65536.0, "growth_factor": 2.0}
         content = {"model": state, "optimizer": optimizer.state_dict(), "epoch": 3, "scaler": scaler, "args": args}
     elif parts == "fine-tuned":
-        pooled = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: encoder[name] for name in encoder}
+        pooled = {
+            name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: encoder[name] for name in encoder
+        }
         content = {"model": pooled | {"head.weight": torch.randn(10, 32), "head.bias": torch.randn(10)}}
     else:
         content = {"model": state if parts == "visualise" else encoder}

@@ -220,7 +220,7 @@ def write_hostile(path: Path, kind: str, planted: Path) -> None:
     elif kind == "nan":
         state = generator_like(TINY).state_dict()
         state["encoder.norm.weight"][0] = float("nan")
-        save_file(key_maps.to_mae({name: value for name, value in state.items()}), path)
+        save_file(key_maps.to_mae(state), path)
 
 
 HOSTILE = {
@@ -256,7 +256,10 @@ def test_a_hostile_file_is_one_line_and_nothing_happens(
 
 FOREIGN = {
     "a convolutional network": ({"conv1.weight": torch.zeros(8, 3, 3, 3)}, "first keys: conv1.weight"),
-    "a discriminator of NVIDIA's": ({"b8.fromrgb.weight": torch.zeros(8, 3, 1, 1)}, "discriminators.nvidia.from_nvidia"),
+    "a discriminator of NVIDIA's": (
+        {"b8.fromrgb.weight": torch.zeros(8, 3, 1, 1)},
+        "discriminators.nvidia.from_nvidia",
+    ),
     "an autoencoder of diffusers": (
         {"decoder.trainable_cls_token": torch.zeros(1, 1, 8), "encoder.cls_token": torch.zeros(1, 1, 8)},
         "reads a constant class token",

@@ -175,7 +175,11 @@ def test_the_published_position_codes_are_met() -> None:
     assert float(codes.abs().mean()) == pytest.approx(0.558822, abs=1e-6)
 
 
-PUBLISHED = {"base": (111_655_680, 111_907_840), "large": (329_239_296, 329_541_888), "huge": (656_613_964, 657_074_508)}
+PUBLISHED = {
+    "base": (111_655_680, 111_907_840),
+    "large": (329_239_296, 329_541_888),
+    "huge": (656_613_964, 657_074_508),
+}
 
 
 @pytest.mark.parametrize("size", ["small", *PUBLISHED])
@@ -188,6 +192,8 @@ def test_every_size_goes_both_ways_by_its_keys(size: str) -> None:
         key_maps.from_mae(key_maps.to_mae(state)),
         key_maps.from_transformers(key_maps.to_transformers(state)),
     ):
-        assert {name: value.shape for name, value in back.items()} == {name: value.shape for name, value in state.items()}
+        assert {name: value.shape for name, value in back.items()} == {
+            name: value.shape for name, value in state.items()
+        }
     if size in PUBLISHED:
         assert count_parameters(generator) == PUBLISHED[size]
