@@ -71,7 +71,7 @@ def write_torchscript(export: Export) -> None:
     encoder = copy.deepcopy(export.generator.encoder).float().eval().requires_grad_(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # checks of shapes are not part of the graph; the form is deprecated
-        traced: Any = torch.jit.trace(encoder, _example(export))  # type: ignore[no-untyped-call]
+        traced: Any = torch.jit.trace(encoder, _example(export))
         torch.jit.save(traced, export.folder / TORCHSCRIPT)  # type: ignore[no-untyped-call]
 
 
@@ -79,7 +79,7 @@ def prove_torchscript(export: Export, images: Tensor) -> Proof:
     """Compare the graph's tokens with ours in float32, which a trace is bound to, in batches of several sizes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        loaded: Any = torch.jit.load(export.folder / TORCHSCRIPT)
+        loaded: Any = torch.jit.load(export.folder / TORCHSCRIPT)  # type: ignore[no-untyped-call]
     for size in BATCHES:
         loaded(images[:size])
     return difference(f"torch {torch.__version__} jit", loaded(images), export.generator.encoder(images))

@@ -63,7 +63,14 @@ def run_elsewhere(code: str, folder: Path) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("overrides", [(), ("generator.layer_scale=0.5",), ("data.image_size=[16,32]",)])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("generator.layer_scale=0.5", "data.image_size=[16,32]"),
+        pytest.param((), marks=pytest.mark.slow),
+        pytest.param(("generator.qkv_bias=false", "generator.positions=learned"), marks=pytest.mark.slow),
+    ],
+)
 def test_timm_opens_an_export_and_computes_the_same(
     overrides: tuple[str, ...], make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +95,7 @@ def test_our_own_export_comes_back_bit_for_bit_without_options(make_run: MakeRun
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_torchscript_takes_any_batch(make_run: MakeRun) -> None:
     run = make_run("generator.relative_positions=true")
     assert export(run, "torchscript") == 0
@@ -300,6 +308,7 @@ def test_timms_pooled_model_has_no_norm_for_it(make_run: MakeRun) -> None:
         timm.create_model(f"local-dir:{run.parent / 'out'}", pretrained=True, global_pool="avg")
 
 
+@pytest.mark.slow
 def test_an_export_is_read_back_by_every_importer(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run()
     assert export(run, "timm") == 0

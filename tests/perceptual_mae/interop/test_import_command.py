@@ -356,11 +356,10 @@ def test_every_command_that_opens_a_run_takes_an_imported_one(tmp_path: Path) ->
     run = tmp_path / "run"
     assert run_import(tmp_path / "vit_mae", run) == 0
     assert main(["evaluate", str(run), "--metrics", "psnr", "--limit", "8"]) == 0
-    data = ["--data", "digits", "--limit", "20", "--test-limit", "10"]
-    assert main(["knn", str(run), *data, "--neighbours", "5"]) == 0
-    assert main(["probe", str(run), *data]) == 0
+    assert main(["knn", str(run), "--neighbours", "5"]) == 0
+    assert main(["probe", str(run), "--seeds", "0"]) == 0
     assert main(["visualize", str(run), "--out", str(tmp_path / "grid.png")]) == 0
-    assert main(["finetune", str(run), *data, "--recipe", "small", "--epochs", "1"]) == 0
+    assert main(["finetune", str(run), "--recipe", "small", "--epochs", "1", "--batch-size", "16"]) == 0
     quick = ["training.epochs=1", "training.epoch_images=8", "training.batch_size=8", "evaluation.limit=8"]
     assert main(["sharpen", str(run), *quick, "--out", str(tmp_path / "sharpened")]) == 0
     sharpened, imported = Run(tmp_path / "sharpened").generator(ema=False), Run(run).generator()

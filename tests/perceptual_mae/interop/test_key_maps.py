@@ -162,6 +162,9 @@ def test_timm_and_ours_compute_the_same_both_ways(sizes: dict[str, int]) -> None
     theirs.load_state_dict(key_maps.to_mae(encoder))
     tokens = theirs.double().eval().forward_features(ours.encoder.normalise(images))
     assert (ours.encoder(images) - tokens).abs().max() < 1e-12 * max(1.0, float(tokens.abs().max()))
+    maps = theirs.forward_intermediates(ours.encoder.normalise(images), indices=[0, 1], intermediates_only=True)
+    for one, other in zip(ours.encoder.intermediate(images, (1, 2)), maps, strict=True):
+        assert (one - other).abs().max() < 1e-12 * max(1.0, float(other.abs().max()))
     assert identical(key_maps.from_mae(theirs.state_dict()), encoder)
 
 
