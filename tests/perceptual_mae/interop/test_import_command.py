@@ -366,4 +366,7 @@ def test_every_command_that_opens_a_run_takes_an_imported_one(tmp_path: Path) ->
     assert torch.equal(sharpened.encoder.norm.weight, imported.encoder.norm.weight)
     assert not torch.equal(sharpened.decoder.pred.weight, imported.decoder.pred.weight)
     mse = [DEBUG, "mse", *quick, f"generator.init_from={run}", "generator.init_parts=generator"]
-    assert main(["pretrain", *mse, "generator.layer_norm_eps=1e-12", "--out", str(tmp_path / "continued")]) == 0
+    mse += ["generator.layer_norm_eps=1e-12", "generator.decoder_depth=1"]
+    mse += ["generator.decoder_width=16", "generator.decoder_heads=4"]
+    assert main(["compare", str(run), str(tmp_path / "sharpened"), "--anyway"]) == 0
+    assert main(["pretrain", *mse, "--out", str(tmp_path / "continued")]) == 0
