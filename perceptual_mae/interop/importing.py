@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config.layers import Merged, find_layer, list_methods, read_yaml
+from perceptual_mae.config.own_kinds import EVERYTHING
 from perceptual_mae.config.parsing import RunConfig, parse_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
@@ -102,4 +103,4 @@ def _config(pretrained: Pretrained, settings: Settings, layers: Sequence[str]) -
             if key.startswith("generator.") or key in ("data.image_size", "data.mean", "data.std"):
                 raise UserError(f"{argument}: {key} follows from the weights; leave it out (see pmae import --help)")
             merged.override(argument)
-    return parse_config(merged.values, merged.origins)
+    return parse_config(merged.values, merged.origins, trust=EVERYTHING)  # the user typed the layers
