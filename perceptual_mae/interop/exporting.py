@@ -4,9 +4,8 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +16,6 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.interop import graphs, hub_folders
 from perceptual_mae.interop.exported import Export, Proof
 from perceptual_mae.interop.model_card import CardOptions, model_card
-from perceptual_mae.run.folder import version_of
 from perceptual_mae.run.run import Run
 
 EXTRA = "interop"
@@ -113,19 +111,8 @@ def proof_images(generator: MaskedAutoencoder) -> Tensor:
 
 
 def _check_packages(form: str, needed: tuple[str, ...]) -> None:
-    missing = []
-    for name in needed:
-        try:
-            import_module(name)
-        except ImportError:
-            missing.append(name)
+    missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise UserError(
             f"--to {form}: needs {', '.join(missing)}, not installed; install it: pip install 'perceptual-mae[{EXTRA}]'"
         )
-
-
-def versions_of(form: str) -> dict[str, Any]:
-    """Return versions of the packages that a form was written and compared with."""
-    packages = {"timm": ("timm",), "safetensors": ("safetensors",), "torchscript": ("torch",)}
-    return {name: version_of(name) for name in packages.get(form, FORMS[form].needs)}

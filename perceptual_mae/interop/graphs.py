@@ -71,8 +71,8 @@ def write_torchscript(export: Export) -> None:
     encoder = copy.deepcopy(export.generator.encoder).float().eval().requires_grad_(False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # checks of shapes are not part of the graph; the form is deprecated
-        traced: Any = torch.jit.trace(encoder, _example(export))
-        torch.jit.save(traced, export.folder / TORCHSCRIPT)  # type: ignore[no-untyped-call]
+        traced: Any = torch.jit.trace(encoder, _example(export))  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, export.folder / TORCHSCRIPT)
 
 
 def prove_torchscript(export: Export, images: Tensor) -> Proof:

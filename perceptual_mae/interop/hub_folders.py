@@ -1,7 +1,6 @@
 """Folders for timm and transformers, and our own: weights as safetensors, and JSON files that say what they are of."""
 
 import copy
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -143,7 +142,9 @@ def write_transformers(export: Export) -> None:
 
 def prove_transformers(export: Export, images: Tensor) -> Proof:
     """Compare ViTModel's tokens with ours in float64, and with a decoder the predictions of ViTMAE under its masks."""
-    transformers: Any = import_module("transformers")  # its types know nothing of output_loading_info
+    import transformers as library
+
+    transformers: Any = library  # its types know nothing of output_loading_info
     transformers.utils.logging.disable_progress_bar()
     ours, inputs = _in_float64(export.generator, images)
     version = f"transformers {transformers.__version__}"
