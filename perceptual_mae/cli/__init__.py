@@ -14,7 +14,9 @@ from perceptual_mae.cli import (
     configs,
     curves,
     evaluate,
+    export,
     finetune,
+    import_weights,
     knn,
     pretrain,
     probe,
@@ -37,6 +39,8 @@ app = typer.Typer(
 # pmae --help lists them in this order.
 app.command("pretrain")(pretrain.pretrain_command)
 app.command("sharpen")(sharpen.sharpen_command)
+app.command("import")(import_weights.import_command)
+app.command("export")(export.export_command)
 app.command("configs")(configs.configs_command)
 app.command("bench", cls=AgainstCommand)(bench.bench_command)
 app.command("sweep")(sweep.sweep_command)
