@@ -23,6 +23,7 @@ FLOORS = (
     ("objective", "data", "visualization"),
     ("config",),
     ("run",),
+    ("interop",),
     ("evaluation",),
     ("training",),
     ("report", "sweep", "benchmark"),
@@ -156,6 +157,7 @@ UNPICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 PROGRAMS = {"torch.jit.load", "torch.export.load", "torch.package.PackageImporter", "torch.hub.load"}
 GUARDED = {
     "perceptual_mae/evaluation/feature_networks/torchscript.py": PROGRAMS,
+    "perceptual_mae/interop/graphs.py": {"torch.jit.load"},  # of what it has just written
     "perceptual_mae/config/own_kinds.py": {"importlib.import_module"},
     "perceptual_mae/__init__.py": {"import_module"},  # of this package's own modules
     "perceptual_mae/data/decoding.py": {"importlib.import_module"},  # of pillow_heif, where it is installed

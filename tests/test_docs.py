@@ -111,6 +111,19 @@ def test_python_of_a_page_runs_from_top_to_bottom(
             exec(compile(block, document, "exec"), names)
 
 
+@pytest.mark.slow
+def test_what_the_encoders_page_shows_of_transformers_runs(
+    folder_with_a_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its block is called py: importing transformers takes longer than the rest of the page."""
+    monkeypatch.chdir(folder_with_a_run)
+    names: dict[str, object] = {}
+    exec(blocks("docs/encoder.md", "python")[0], names)
+    exec("from pathlib import Path\nfrom perceptual_mae.interop.exporting import export_run", names)
+    for block in blocks("docs/encoder.md", "py"):
+        exec(compile(block, "docs/encoder.md", "exec"), names)
+
+
 def test_the_readme_quotes_the_step_whole() -> None:
     source = TRAINER.read_text()
     classes = [each for each in ast.parse(source).body if isinstance(each, ast.ClassDef)]

@@ -15,7 +15,9 @@ from perceptual_mae.cli import (
     curves,
     debug_batch,
     evaluate,
+    export,
     finetune,
+    import_weights,
     knn,
     pretrain,
     probe,
@@ -38,6 +40,8 @@ app = typer.Typer(
 # pmae --help lists them in this order.
 app.command("pretrain")(pretrain.pretrain_command)
 app.command("sharpen")(sharpen.sharpen_command)
+app.command("import")(import_weights.import_command)
+app.command("export")(export.export_command)
 app.command("configs")(configs.configs_command)
 app.command("bench", cls=AgainstCommand)(bench.bench_command)
 app.command("sweep")(sweep.sweep_command)

@@ -129,12 +129,15 @@ class GeneratorSection(Options):
     The path of `init_from` is made absolute where it is read, so that a configuration means the same from any folder.
 
     Options:
-        init_from: run folder, checkpoint or exported encoder whose weights the encoder starts with; null: fresh [none]
-        init_decoder: start the decoder, too, with the weights of the run that init_from names [none]
+        init_from: run folder, checkpoint, or file or folder of weights (facebookresearch/mae, transformers, timm,
+            pmae export) whose encoder the encoder starts with; null: fresh [none]
+        init_parts: what starts with the weights that init_from names: the encoder, or the whole generator [none]
+        init_decoder: older name of init_parts: generator [none]
         freeze_encoder: keep the encoder's weights and train the decoder alone [none]
     """
 
     init_from: str | None = None
+    init_parts: Literal["encoder", "generator"] = "encoder"
     init_decoder: bool = False
     freeze_encoder: bool = False
 
@@ -142,6 +145,11 @@ class GeneratorSection(Options):
     patch_size: int | None
     rgb_heads: bool
     norm_pix: bool
+
+    @property
+    def starts_decoder(self) -> bool:
+        """Whether the decoder, too, starts with the weights that `init_from` names."""
+        return self.init_decoder or self.init_parts == "generator"
 
     @field_validator("init_from")
     @classmethod

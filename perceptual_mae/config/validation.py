@@ -266,8 +266,9 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
 def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
     """Something must be left to learn, and to learn from."""
     terms = dict(config.losses.items())
-    if config.generator.init_decoder and config.generator.init_from is None:
-        keys = ("generator.init_decoder", "generator.init_from")
+    if config.generator.starts_decoder and config.generator.init_from is None:
+        key = "generator.init_decoder" if config.generator.init_decoder else "generator.init_parts"
+        keys = (key, "generator.init_from")
         yield Mistake(keys, "there is no run to take the decoder of; set generator.init_from")
     if config.generator.freeze_encoder:
         for name in terms:
@@ -330,13 +331,12 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
 def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
     optimizer, schedule, training = config.optimizer, config.schedule, config.training
     if optimizer.lr is not None and optimizer.base_lr is not None:
-        keys = ("optimizer.base_lr", "optimizer.lr")
-        yield Mistake(keys, f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null")
-    keys: tuple[str, ...]
+        message = f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null"
+        yield Mistake(("optimizer.base_lr", "optimizer.lr"), message)
     peak = optimizer.lr if optimizer.lr is not None else (optimizer.base_lr or 0) * training.batch_size / 256
     if schedule.min_lr > peak:
-        keys = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
-        yield Mistake(keys, f"min_lr {schedule.min_lr:g} is above the peak learning rate {peak:g}; lower it")
+        rates = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
+        yield Mistake(rates, f"min_lr {schedule.min_lr:g} is above the peak learning rate {peak:g}; lower it")
     if schedule.warmup_epochs is not None and schedule.warmup_ratio is not None:
         keys = ("schedule.warmup_ratio", "schedule.warmup_epochs")
         yield Mistake(keys, "both warmup_ratio and warmup_epochs are set; set one of them to null")

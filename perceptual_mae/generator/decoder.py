@@ -62,7 +62,7 @@ class Decoder(nn.Module):
             raise ValueError(
                 "encoder_mask_tokens leaves decoder_attention: cross no hidden patches as queries; use one of the two"
             )
-        self.grid, self.patch_size, self.taps = grid, patch_size, tuple(taps)
+        self.grid, self.patch_size, self.num_heads, self.taps = grid, patch_size, heads, tuple(taps)
         self.embed = nn.Linear(encoder_width, width)
         self.register_parameter("mask_token", nn.Parameter(torch.empty(1, 1, width)) if mask_token else None)
         register_positions(self, positions, grid, width)

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
                 f"images of {channels} channels need {channels} means and {channels} positive standard deviations, "
                 f"got mean {list(mean)} and std {list(std)}"
             )
-        self.channels, self.patch_size, self.width = channels, patch_size, width
+        self.channels, self.patch_size, self.width, self.num_heads = channels, patch_size, width, heads
         self.grid: Size = (image_size[0] // patch_size, image_size[1] // patch_size)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(-1, 1, 1))
@@ -80,13 +80,7 @@ class Encoder(nn.Module):
         Any height and width that are multiples of the patch size are accepted: positions and relative positions are
         interpolated. `drop_path_masks` (B, blocks, 2): see `Block`.
         """
-        height, width = images.shape[-2:]
-        if images.dim() != 4 or images.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"expected images (B, {self.channels}, H, W) with H and W multiples of patch_size {self.patch_size}, "
-                f"got {tuple(images.shape)}; resize or crop them first"
-            )
-        return self.encode(images, drop_path_masks=drop_path_masks)[0]
+        return self.encode(self._checked(images), drop_path_masks=drop_path_masks)[0]
 
     def encode(
         self,
@@ -116,8 +110,8 @@ class Encoder(nn.Module):
             patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
             # Indexing would sum the gradients of learned positions in any order; these indices never repeat.
             index = visible[..., None].expand(-1, -1, self.width)
-            patch_positions = patch_positions.expand(len(images), -1, -1).gather(1, index)
-        class_token = (self.cls_token + positions[:, :1]).expand(len(images), -1, -1)
+            patch_positions = patch_positions.expand(images.shape[0], -1, -1).gather(1, index)
+        class_token = (self.cls_token + positions[:, :1]).expand(images.shape[0], -1, -1)
         embedded = self.patch_embed(patches)
         if replaced is not None:
             mask, token = replaced
@@ -126,8 +120,8 @@ class Encoder(nn.Module):
         tapped = {0: tokens} if 0 in taps else {}
         pairs = self._pairs(grid, visible)
         if drop_path_masks is not None:
-            if drop_path_masks.shape != (len(images), len(self.blocks), 2):
-                expected = (len(images), len(self.blocks), 2)
+            if drop_path_masks.shape != (images.shape[0], len(self.blocks), 2):
+                expected = (images.shape[0], len(self.blocks), 2)
                 raise ValueError(f"expected drop_path_masks {expected}, got {tuple(drop_path_masks.shape)}")
             drop_path_masks = drop_path_masks.to(tokens)
         for number, block in enumerate(self.blocks, start=1):
@@ -136,6 +130,22 @@ class Encoder(nn.Module):
             if number in taps:
                 tapped[number] = tokens
         return self.norm(tokens), tapped
+
+    def intermediate(self, images: Tensor, blocks: Sequence[int], *, norm: bool = False) -> tuple[Tensor, ...]:
+        """Feature maps (B, D, H/p, W/p) of whole images after the numbered blocks, in the order of `blocks`.
+
+        images: (B, C, H, W) in [0, 1], as `forward` takes them; all patches are visible, and the class token is left
+        out. Blocks count from 1, and -1 is the last. norm: apply the encoder's final norm to each. Raises ValueError
+        for a block that the encoder does not have.
+        """
+        depth = len(self.blocks)
+        numbers = [depth + 1 + block if block < 0 else block for block in blocks]
+        if foreign := [block for block, number in zip(blocks, numbers, strict=True) if not 1 <= number <= depth]:
+            raise ValueError(f"blocks {foreign}: the encoder has blocks 1 to {depth} (-1 is the last)")
+        _, tapped = self.encode(self._checked(images), taps=set(numbers))
+        rows, columns = self._grid_of(images)
+        maps = (self.norm(tapped[number]) if norm else tapped[number] for number in numbers)
+        return tuple(each[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for each in maps)
 
     def class_attention(self, images: Tensor) -> Tensor:
         """Attention of the last block's class token in whole images: (B, heads, 1+L), class token first, rows sum to 1.
@@ -146,6 +156,16 @@ class Encoder(nn.Module):
         assert isinstance(last, Block)
         _, tapped = self.encode(images, taps=(previous,))
         return last.attention(tapped[previous], self._pairs(self._grid_of(images), None))[:, :, 0]
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """Return the images (B, C, H, W); raise ValueError for channels or sides that the patches do not fit."""
+        height, width = images.shape[-2:]
+        if images.dim() != 4 or images.shape[1] != self.channels or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"expected images (B, {self.channels}, H, W) with H and W multiples of patch_size {self.patch_size}, "
+                f"got {tuple(images.shape)}; resize or crop them first"
+            )
+        return images
 
     def _grid_of(self, images: Tensor) -> Size:
         return (images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size)

@@ -48,6 +48,7 @@ class MaskedAutoencoder(nn.Module):
             ("full") [ours]
         norm_pix: predict patches normalised by their own mean and std; excludes losses on images [paper]
         qkv_bias: biases of queries, keys and values, in encoder and decoder [MAE]
+        layer_norm_eps: added to variances by all LayerNorms; weights of others may need another [MAE]
         layer_scale: initial factor of LayerScale on both branches of all blocks, above 0; null is off [MAE]
         drop_path: rate of stochastic depth of the last encoder block, in [0, 1); earlier blocks have less [MAE]
         positions: fixed "sincos" codes, or "learned" ones, in encoder and decoder [MAE]
@@ -84,6 +85,7 @@ class MaskedAutoencoder(nn.Module):
         head_form: HeadForm = "native",
         norm_pix: bool = False,
         qkv_bias: bool = True,
+        layer_norm_eps: float = 1e-6,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         positions: Positions = "sincos",
@@ -109,6 +111,8 @@ class MaskedAutoencoder(nn.Module):
             raise ValueError("norm_pix predicts normalised patches, not images for rgb_heads; switch one of them off")
         if norm_pix and architecture.patch_size**2 * channels == 1:
             raise ValueError("norm_pix needs patches of more than one value; set generator.patch_size above 1")
+        if layer_norm_eps <= 0:
+            raise ValueError(f"generator.layer_norm_eps must be above 0, got {layer_norm_eps:g}")
         if layer_scale is not None and layer_scale <= 0:
             raise ValueError(f"generator.layer_scale must be above 0, got {layer_scale:g}; null switches it off")
         if not 0 <= drop_path < 1:
@@ -156,6 +160,10 @@ class MaskedAutoencoder(nn.Module):
         token = nn.Parameter(0.02 * torch.randn(1, 1, architecture.width)) if encoder_mask_tokens else None
         self.register_parameter("mask_token", token)
         self._native_heads = head_form == "native"
+        self.layer_norm_eps = layer_norm_eps
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = layer_norm_eps
 
     def forward(self, images: Tensor, mask: Tensor, drop_path_masks: Tensor | None = None) -> Reconstruction:
         """The reconstruction of images (B, C, H, W) in [0, 1] from the patches that the mask (B, L) leaves visible.

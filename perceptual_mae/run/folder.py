@@ -32,6 +32,9 @@ MAY_DIFFER = (
 """What a resumed run may change: how long it trains and in which micro-batches, what it does about steps that are not
 finite, where its images are, how it reads, saves, reports and evaluates."""
 
+IMPORTED = "imported"
+"""Under `started_from` of environment.json: the folder holds weights of others and no training of its own."""
+
 VERSIONS = ("perceptual-mae", "torch", "torchvision", "accelerate", "numpy", "pillow", "pytorch-msssim", "safetensors")
 
 
@@ -49,6 +52,11 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
         return out
     if not (out / CONFIG).exists():
         raise UserError(f"{out}: holds files that are not a run's; choose an empty folder with --out")
+    if _is_imported(out):
+        raise UserError(
+            f"{out}: holds imported weights and no training to resume; train from them with "
+            f"generator.init_from={out} and another --out"
+        )
     if changed := differences(read_config(out), config):
         raise UserError(
             f"{out}: holds a run with other values of {', '.join(changed)}; repeat its command to resume it, "
@@ -201,6 +209,14 @@ def _names(out: Path) -> Iterator[Path]:
     while True:
         yield out.with_name(f"{out.name}-{number}")
         number += 1
+
+
+def _is_imported(path: Path) -> bool:
+    try:
+        environment = json.loads((path / "environment.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool((environment.get("started_from") or {}).get(IMPORTED))
 
 
 def version_of(name: str) -> str | None:

@@ -4,7 +4,8 @@ A run that goes on from a checkpoint of its own does not need the other one any 
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
-from perceptual_mae.pretrained_weights.loading import read_weights
+from perceptual_mae.interop.pretrained import Pretrained, open_pretrained
+from perceptual_mae.interop.reading import holds_weights
+from perceptual_mae.interop.stated import Settings
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.run import Run
 
 log = logging.getLogger(__name__)
 
-KEY, DECODER_KEY = "generator.init_from", "generator.init_decoder"
+KEY, DECODER_KEY = "generator.init_from", "generator.init_parts"
 ENCODER = "encoder."
 """What names of the encoder's tensors begin with in a generator."""
 OF_THE_DATA = ("mean", "std")
@@ -31,19 +34,21 @@ OF_THE_DATA = ("mean", "std")
 
 @dataclass(frozen=True)
 class Origin:
-    """The file of an encoder; of a run's encoder the step too, and whether its weights are averaged."""
+    """The file of an encoder; of a run's the step, and whether its weights are averaged; of others the file's form."""
 
     file: Path
     step: int | None = None
     ema: bool = False
+    form: str | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Return what the new run stands on, for environment.json."""
-        return {"path": str(self.file), "step": self.step, "ema": self.ema, "sha256": sha256_of(self.file)}
+        stated = {"path": str(self.file), "step": self.step, "ema": self.ema, "sha256": sha256_of(self.file)}
+        return stated if self.form is None else stated | {"form": self.form}
 
     def __str__(self) -> str:
         of_run = f" (step {self.step}{', averaged weights' if self.ema else ''})" if self.step is not None else ""
-        return f"the encoder starts from {self.file}{of_run}"
+        return f"the encoder starts from {self.file}{of_run}{f' ({self.form})' if self.form else ''}"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class WarmStart:
     tensors: dict[str, Tensor]
     origin: Origin
     decoder: dict[str, Tensor] | None = None
+    settings: Settings = field(default_factory=Settings)
 
     def check(self, generator: MaskedAutoencoder) -> None:
         """Raise UserError unless every tensor that is to be taken over is here, of its shape, and no other."""
@@ -63,15 +69,28 @@ class WarmStart:
                 f"{KEY}: the encoder of {self.origin.file} does not fit: tensors {mismatch}; give generator.* and "
                 "data.image_size the values it was trained with, or set another one or null"
             )
-
+        self._check_settings(generator)
         if self.decoder is None:
             return
         of_encoder = {name: value for name, value in generator.state_dict().items() if name.startswith(ENCODER)}
         if mismatch := checkpoint.state_dict_mismatch(generator, {**self.decoder, **of_encoder}):
             raise UserError(
                 f"{DECODER_KEY}: the decoder of {self.origin.file} does not fit: tensors {mismatch}; give generator.* "
-                "the values it was trained with, or set it to false"
+                "the values it was trained with, or set it to encoder"
             )
+
+    def _check_settings(self, generator: MaskedAutoencoder) -> None:
+        """Refuse what shapes do not show: numbers of heads and the like that are not those that the file states."""
+        own: dict[str, Any] = {
+            "heads": generator.encoder.num_heads,
+            "layer_norm_eps": generator.layer_norm_eps,
+        }
+        if self.decoder is not None:
+            own |= {"decoder_heads": generator.decoder.num_heads, "norm_pix": generator.norm_pix}
+        for name, value in own.items():
+            said = getattr(self.settings, name)
+            if said is not None and said != value:
+                raise UserError(f"{KEY}: {self.origin.file} says {name} {said}; set generator.{name}={_yaml(said)}")
 
     def load(self, generator: MaskedAutoencoder) -> None:
         """Take over all that was learnt; mean and deviation of the images stay those of this run's data."""
@@ -95,7 +114,7 @@ def find_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
     """
     if config.generator.init_from is None or checkpoint.checkpoints(checkpoints):
         return None
-    return open_start(Path(config.generator.init_from), decoder=config.generator.init_decoder)
+    return open_start(Path(config.generator.init_from), decoder=config.generator.starts_decoder)
 
 
 def check_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
@@ -109,27 +128,46 @@ def check_start(config: RunConfig, checkpoints: Path) -> WarmStart | None:
 
 
 def open_start(path: Path, *, decoder: bool = False) -> WarmStart:
-    """Open a run folder, a checkpoint in it (averaged weights where there are any), or a file of an exported encoder.
+    """Open a run folder, a checkpoint in it (averaged weights where there are any), or weights of others.
 
-    The file is one that `Encoder.export_state_dict` was saved to, by safetensors or torch.save; it has no `decoder` to
-    be taken over. Raises UserError.
+    Weights of others are a file or a folder that `interop` reads, exports of ours included. Raises UserError, also
+    where they have no `decoder` to be taken over.
     """
-    if path.is_file() and decoder:
-        raise UserError(
-            f"{DECODER_KEY}: {path} holds an encoder alone; set it to false, or init_from to a run's folder"
-        )
-    if path.is_file():
-        try:
-            return WarmStart(read_weights("an encoder", str(path)), Origin(path))
-        except ValueError as mistake:
-            raise UserError(f"{KEY}: {mistake}") from mistake
     try:
-        run = Run(path)
+        return (
+            _start_of_weights(open_pretrained(path), decoder) if holds_weights(path) else _start_of_run(path, decoder)
+        )
     except UserError as mistake:
         raise UserError(f"{KEY}: {mistake}") from mistake
+
+
+def _start_of_run(path: Path, decoder: bool) -> WarmStart:
+    run = Run(path)
     name = "generator_ema" if run.has_ema else "generator"
     state = checkpoint.load_tensors(run.checkpoint, name)
     origin = Origin(run.checkpoint / f"{name}.safetensors", run.step, run.has_ema)
-    tensors = {key.removeprefix(ENCODER): value for key, value in state.items() if key.startswith(ENCODER)}
-    rest = {key: value for key, value in state.items() if not key.startswith(ENCODER)}
-    return WarmStart(tensors, origin, rest if decoder else None)
+    encoder, rest = _parts(state)
+    return WarmStart(encoder, origin, rest if decoder else None)
+
+
+def _start_of_weights(pretrained: Pretrained, decoder: bool) -> WarmStart:
+    if decoder and not pretrained.has_decoder:
+        raise UserError(f"{pretrained.file} holds an encoder alone; set {DECODER_KEY}=encoder")
+    for note in pretrained.notes:
+        log.warning("%s: %s", pretrained.file, note)
+    encoder, rest = _parts(pretrained.tensors)
+    settings = pretrained.settings
+    for name, values in (("mean", settings.mean), ("std", settings.std)):
+        if values is not None:
+            encoder[name] = torch.tensor(values).view(-1, 1, 1)
+    return WarmStart(encoder, Origin(pretrained.file, form=pretrained.form), rest if decoder else None, settings)
+
+
+def _parts(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the encoder's tensors by its own names, and the rest of its generator."""
+    encoder = {name.removeprefix(ENCODER): value for name, value in state.items() if name.startswith(ENCODER)}
+    return encoder, {name: value for name, value in state.items() if not name.startswith(ENCODER)}
+
+
+def _yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

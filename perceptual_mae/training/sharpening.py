@@ -40,7 +40,7 @@ def sharpening_config(
     run, merged = None if source.is_file() else Run(source, trust_code=trust_code), Merged()
     if run is None:
         if decoder == "kept":
-            raise UserError(f"{source}: holds an encoder alone; give --decoder fresh, or a run's folder")
+            raise UserError(f"{source}: is no run's folder; give --decoder fresh, or make a run of it with pmae import")
         if not layers:
             raise UserError(f"{source}: name the recipe of its images and size, such as cifar10 (see pmae configs)")
     else:

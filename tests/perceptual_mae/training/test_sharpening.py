@@ -94,7 +94,7 @@ def test_a_sharpening_run_goes_on_after_a_stop(trained: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{file}", "ls_gan"], "holds an encoder alone; give --decoder fresh, or a run's folder"),
+        (["{file}", "ls_gan"], "is no run's folder; give --decoder fresh, or make a run of it with pmae import"),
         (["{file}", "--decoder", "fresh"], "name the recipe of its images and size, such as cifar10"),
         (["{folder}/nothing"], "does not exist"),
         (["{trained}", "mse", "losses.uniformity=1"], "uniformity acts on the encoder alone, which is frozen"),

@@ -1,0 +1,248 @@
+"""Weights of others under our names, the network that they are of, and what their file says of it."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from perceptual_mae.errors import UserError
+from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
+from perceptual_mae.generator.sizes import SIZES
+from perceptual_mae.generator.vit import sincos_positions
+from perceptual_mae.images import Size
+from perceptual_mae.interop import stated
+from perceptual_mae.interop.key_maps import DECODER, ENCODER, FROM, OF_THE_DATA
+from perceptual_mae.interop.reading import RawFile, read_raw
+from perceptual_mae.interop.stated import Settings
+from perceptual_mae.pretrained_weights.registry import sha256_of
+from perceptual_mae.run.checkpoint import state_dict_mismatch
+
+FITS = (
+    "what fits: a masked autoencoder or plain vision transformer with a class token, of facebookresearch/mae, "
+    "transformers (ViTMAE, ViT), timm or pmae export"
+)
+SINCOS_TOLERANCE = 1e-5
+"""Fixed codes that others computed in float32 differ by less; learned ones by far more."""
+
+_NVIDIA = re.compile(r"b\d+\.(fromrgb|conv0|conv1|skip|conv|fc|out)\.(weight|bias)")
+_DROPPED = re.compile(r"(head|classifier|fc|pooler|vit\.pooler)\.|.*\brelative_position_index$")
+"""Heads of classifiers, and the pooler of ViTModel, which nothing here has."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder, with its decoder where the file has one.
+
+    form: whose names the file has. tensors: under our names, without `encoder.mean` and `encoder.std`. architecture:
+    options of the generator that follow from the tensors' shapes. settings: what the file says besides. notes: what of
+    the file was not taken, or not as it stands.
+    """
+
+    form: str
+    file: Path
+    tensors: dict[str, Tensor]
+    architecture: dict[str, Any]
+    settings: Settings
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def has_decoder(self) -> bool:
+        return any(name.startswith(DECODER) for name in self.tensors)
+
+    def origin(self) -> dict[str, Any]:
+        """Return where the weights are from, for environment.json."""
+        path = str(self.file.absolute())
+        return {"path": path, "form": self.form, "sha256": sha256_of(self.file), "step": None, "ema": False}
+
+    def generator(self, settings: Settings) -> MaskedAutoencoder:
+        """Return the network with these weights, in evaluation mode; `settings` must be complete.
+
+        Without a decoder of the file its own is drawn anew. Raises UserError where the tensors are of another network.
+        """
+        size, mean, std = settings.image_size, settings.mean, settings.std
+        assert size
+        assert mean
+        assert std
+        try:
+            generator = MaskedAutoencoder(size, len(mean), mean, std, **self.options(settings))
+        except ValueError as mistake:
+            raise UserError(f"{self.file}: {' '.join(str(mistake).split())}") from mistake
+        state = generator.state_dict()
+        kept = {name: value for name, value in state.items() if name in OF_THE_DATA}
+        if not self.has_decoder:
+            kept |= {name: value for name, value in state.items() if not name.startswith(ENCODER)}
+        whole = {**self.tensors, **kept}
+        if mismatch := state_dict_mismatch(generator, whole):
+            raise UserError(f"{self.file}: another architecture: tensors {mismatch}; {FITS}")
+        generator.load_state_dict(whole)
+        return generator.eval()
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return the options of `MaskedAutoencoder`, from the tensors, the file and what was given."""
+        options = {**self.architecture, **(settings.generator or {})}
+        options |= {"heads": settings.heads, "layer_norm_eps": settings.layer_norm_eps}
+        if self.has_decoder or settings.generator is not None:
+            options |= {"decoder_heads": settings.decoder_heads, "norm_pix": settings.norm_pix}
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def open_pretrained(path: Path) -> Pretrained:
+    """Open a file or a folder of weights; its form is recognised by its keys. Raises UserError of one line."""
+    raw = read_raw(path)
+    form = _form_of(raw)
+    tensors, notes = FROM[form](raw.tensors), list[str]()
+    tensors = _without_heads(tensors, notes)
+    tensors = _with_final_norm(tensors, raw, notes)
+    settings = stated.settings_of(raw, form, tensors)
+    if settings.no_embed_class:
+        tensors = _with_class_position(tensors, notes)
+    tensors = {name: value for name, value in tensors.items() if name not in OF_THE_DATA}
+    architecture = _architecture(tensors, raw.file, stated.image_size_of(settings, tensors))
+    if settings.image_size is None:
+        settings = replace(settings, image_size=stated.image_size_of(settings, tensors))
+    return Pretrained(form, raw.file, tensors, architecture, settings, tuple(notes))
+
+
+def complete(pretrained: Pretrained, given: Settings) -> tuple[Settings, list[str]]:
+    """Return the settings of the file with those given on top, and notes on what was given against the file.
+
+    Raises UserError that names each setting which neither states, as an option of `pmae import`.
+    """
+    values, notes = {}, []
+    for each in fields(Settings):
+        said, asked = getattr(pretrained.settings, each.name), getattr(given, each.name)
+        values[each.name] = said if asked is None else asked
+        if asked is not None and said is not None and said != asked:
+            notes.append(f"{each.name}: {asked} as given; {pretrained.file.name} says {said}")
+    settings = Settings(**values)
+    needed = ["heads", "layer_norm_eps", "image_size", "mean", "std"]
+    needed += ["decoder_heads", "norm_pix"] if pretrained.has_decoder else []
+    missing = [name for name in needed if getattr(settings, name) is None]
+    if missing:
+        names = ", ".join(missing)
+        proposal = " ".join(stated.proposal(name, pretrained.tensors) for name in missing)
+        raise UserError(
+            f"{pretrained.file}: a file of {pretrained.form} that does not say {names}; say it with options "
+            f"(the published models of facebookresearch/mae have: {proposal})"
+        )
+    return settings, notes
+
+
+def _form_of(raw: RawFile) -> str:
+    names = raw.tensors.keys()
+    if any(_NVIDIA.fullmatch(name) for name in names):
+        raise UserError(
+            f"{raw.file}: a discriminator of NVIDIA's StyleGAN2 has no encoder; "
+            "discriminators.nvidia.from_nvidia gives its tensors the names of our discriminator"
+        )
+    if "decoder.trainable_cls_token" in names:
+        raise UserError(
+            f"{raw.file}: an AutoencoderRAE of diffusers: its decoder reads a constant class token "
+            "(first key: decoder.trainable_cls_token), which no generator here has; import the file of its encoder"
+        )
+    if "encoder.patch_embed.proj.weight" in names:
+        return "perceptual-mae"
+    if any(name.removeprefix("vit.") == "embeddings.patch_embeddings.projection.weight" for name in names):
+        return "transformers"
+    if "patch_embed.proj.weight" in names:
+        if raw.generator:
+            return "perceptual-mae encoder"
+        is_mae = "decoder_embed.weight" in names or raw.args or (raw.wrapper == "model" and not raw.config)
+        return "facebookresearch/mae" if is_mae else "timm"
+    raise UserError(f"{raw.file}: another architecture (first keys: {', '.join(sorted(names)[:3])}); {FITS}")
+
+
+def _without_heads(tensors: Mapping[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    dropped = [name for name in tensors if _DROPPED.match(name.removeprefix(ENCODER))]
+    if dropped:
+        notes.append(f"not taken: {', '.join(dropped)}")
+    return {name: value for name, value in tensors.items() if name not in dropped}
+
+
+def _with_final_norm(tensors: dict[str, Tensor], raw: RawFile, notes: list[str]) -> dict[str, Tensor]:
+    """Put the norm of pooled tokens (fc_norm of fine-tuned models) where the encoder's final norm is missing."""
+    pooled = {name: value for name, value in tensors.items() if name.startswith(f"{ENCODER}fc_norm.")}
+    if not pooled or f"{ENCODER}norm.weight" in tensors:
+        return tensors
+    notes.append("fc_norm, which norms the mean of all patches in a fine-tuned model, norms each token here")
+    renamed = {name.replace("fc_norm", "norm"): value for name, value in pooled.items()}
+    return {name: value for name, value in tensors.items() if name not in pooled} | renamed
+
+
+def _with_class_position(tensors: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    """Give positions of patches alone (timm's no_embed_class) the row of the class token that changes nothing."""
+    name = f"{ENCODER}pos_embed"
+    if name not in tensors:
+        return tensors
+    notes.append("pos_embed has no row for the class token: a row of zeros was added")
+    return tensors | {name: torch.cat([torch.zeros_like(tensors[name][:, :1]), tensors[name]], dim=1)}
+
+
+def _architecture(tensors: Mapping[str, Tensor], file: Path, size: Size | None) -> dict[str, Any]:
+    """Return the options of the generator that shapes decide; UserError where a tensor they need is not there."""
+    has_decoder = any(name.startswith(DECODER) for name in tensors)
+    needed = {
+        "encoder.cls_token": 3,
+        "encoder.pos_embed": 3,
+        "encoder.patch_embed.proj.weight": 4,
+        "encoder.blocks.0.mlp.fc1.weight": 2,
+    }
+    if has_decoder:
+        needed |= {"decoder.embed.weight": 2, "decoder.blocks.0.mlp.fc1.weight": 2}
+    for name, dimensions in needed.items():
+        if name not in tensors or tensors[name].dim() != dimensions:
+            keys = ", ".join(sorted(tensors)[:3])
+            raise UserError(f"{file}: another architecture: it has no {name} of {dimensions} axes (has {keys}); {FITS}")
+    kernel = tensors["encoder.patch_embed.proj.weight"]
+    width, patch_size = kernel.shape[0], kernel.shape[-1]
+    options: dict[str, Any] = {
+        "patch_size": patch_size,
+        "width": width,
+        "depth": _depth(tensors, ENCODER),
+        "mlp_ratio": _mlp_ratio(tensors, ENCODER, width),
+        "qkv_bias": "encoder.blocks.0.attn.qkv.bias" in tensors,
+        "layer_scale": 1.0 if "encoder.blocks.0.ls1.gamma" in tensors else None,
+        "relative_positions": "encoder.blocks.0.attn.relative_position_bias_table" in tensors,
+        "positions": _positions(tensors["encoder.pos_embed"], patch_size, size),
+    }
+    if has_decoder:
+        decoder_width = tensors["decoder.embed.weight"].shape[0]
+        ratio = _mlp_ratio(tensors, DECODER, decoder_width)
+        if ratio != options["mlp_ratio"]:
+            raise UserError(
+                f"{file}: another architecture: hidden layers of MLPs are {options['mlp_ratio']:g} times as wide as "
+                f"blocks of the encoder and {ratio:g} times in the decoder (decoder.blocks.0.mlp.fc1.weight); "
+                "generator.mlp_ratio is one for both"
+            )
+        options |= {"decoder_width": decoder_width, "decoder_depth": _depth(tensors, DECODER)}
+    else:
+        options["size"] = next((name for name, named in SIZES.items() if width <= named.width), "huge")
+    return options
+
+
+def _depth(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    numbers = [re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.", name) for name in tensors]
+    return 1 + max(int(number[1]) for number in numbers if number)
+
+
+def _mlp_ratio(tensors: Mapping[str, Tensor], prefix: str, width: int) -> float:
+    """Return a ratio that `int(width * ratio)` turns into the hidden width again."""
+    hidden = tensors[f"{prefix}blocks.0.mlp.fc1.weight"].shape[0]
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _positions(codes: Tensor, patch_size: int, size: Size | None) -> str:
+    """Return "sincos" where the codes are the fixed ones of MAE, else "learned"."""
+    if size is None or codes.shape[-1] % 4:
+        return "learned"
+    grid = (size[0] // patch_size, size[1] // patch_size)
+    if codes.shape[1] != 1 + grid[0] * grid[1] or codes.is_meta:
+        return "sincos" if codes.is_meta else "learned"
+    distance = (sincos_positions(grid, codes.shape[-1]).to(codes) - codes).abs().max()
+    return "sincos" if float(distance) <= SINCOS_TOLERANCE else "learned"
