@@ -66,6 +66,9 @@ class Divergence:
         return True
 
     def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs to count on: nothing where nothing has gone wrong yet."""
+        if not self.in_row and not self.rollbacks:
+            return {}
         own = {"in_row": self.in_row, "first": self.first, "lr_scale": self.lr_scale}
         return own | {"failed_at": self.failed_at, "rollbacks": self.rollbacks}
 

@@ -324,7 +324,7 @@ class Pretraining:
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
         metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
-        metadata |= {"divergence": self.divergence.state_dict()}
+        metadata |= {"divergence": state} if (state := self.divergence.state_dict()) else {}
         metadata |= {"pending": pending} if pending else {}
         checkpoint.save(self.checkpoints, self.step, tensors, metadata)
         training = self.config.training

@@ -146,7 +146,7 @@ def test_the_folder_and_the_wish_to_start_over_reach_the_run(
 ) -> None:
     calls: list[tuple[Path, bool]] = []
     monkeypatch.setattr(
-        "perceptual_mae.training.loop.pretrain", lambda config, out, *, fresh: calls.append((out, fresh))
+        "perceptual_mae.training.loop.pretrain", lambda config, out, *, fresh, branch: calls.append((out, fresh))
     )
     assert main([*DEBUG_RUN, "--out", str(tmp_path / "run"), *options]) == 0
     assert calls == [(tmp_path / "run", fresh)]
