@@ -78,6 +78,8 @@ def finetune_command(
     named = [f"{key}={value}" for key, value in options.items() if value is not None]
     chosen = read_numbers(seeds, "--seeds", least=0)
     check_options(scored, fraction, from_scratch)
+    if save is not None and save.is_file():
+        raise UserError(f"--save: {save} is a file; name a new folder")
     check_out(out)
     from perceptual_mae.evaluation.finetuning.evaluate import finetune_run
     from perceptual_mae.evaluation.finetuning.recipes import read_recipe
@@ -137,5 +139,5 @@ def check_options(scored: Scored, fraction: float | None, from_scratch: bool) ->
 
 def check_save(save: Path | None, *, is_resumed: bool) -> None:
     """Refuse a place the network cannot be written to; a stopped command that goes on has begun to fill its own."""
-    if save is not None and (save.is_file() or not (is_resumed or is_unused(save))):
+    if save is not None and not (is_resumed or is_unused(save)):
         raise UserError(f"--save: {save} is in use; name a new folder")
