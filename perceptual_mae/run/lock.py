@@ -165,7 +165,7 @@ def is_unused(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if not path.name.endswith(".partial")}
-    return not names or (LOCK in names and names <= {LOCK, "log.txt"})
+    return names <= {LOCK, "log.txt"}  # a log is added to, never lost
 
 
 def release_all() -> None:

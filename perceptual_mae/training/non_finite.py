@@ -26,9 +26,13 @@ class UpdateGuard:
         """Parameters whose gradients decide, of all networks that are trained."""
         self.flag = torch.zeros((), dtype=torch.float32, device=accelerator.device)  # the type that kernels read
         """1 once something in this step is not finite, else 0."""
-        self.is_on = accelerator.scaler is None
         self.losses: list[Tensor] = []
         """Losses of this process since the last update, detached: they decide, too."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there is no loss scaler to decide."""
+        return self.accelerator.scaler is None
 
     def begin_step(self) -> None:
         self.flag, self.losses = torch.zeros_like(self.flag), []

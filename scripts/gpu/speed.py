@@ -15,7 +15,7 @@ from perceptual_mae.benchmark.report import report
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically
-from perceptual_mae.training.loop import is_out_of_memory
+from perceptual_mae.training.messages import is_out_of_memory
 
 ROUNDS, WARMUP = 3, 2
 PEER_ROUNDS = 15

@@ -1,6 +1,7 @@
 """What tests of studies share: a study of debug size, and a stand-in for the processes of its cells."""
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -66,7 +67,7 @@ class Stand:
         name, result = self.results[tuple(command)]
         self.ran.append(name)
         if name == self.stop_at:
-            stop.requested = True
+            stop.number = signal.SIGINT
             return Ending(130)
         if name in self.failing:
             return Ending(2, "out of luck", ("pmae: out of luck",))

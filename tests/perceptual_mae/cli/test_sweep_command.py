@@ -40,7 +40,7 @@ class InProcess:
         if out.name in self.failing:
             return Ending(2, "out of luck", ("pmae: out of luck",))
         if out.name == self.stop_at:
-            stop.requested = True
+            stop.number = signal.SIGINT
             return Ending(130)
         return Ending(main(["pretrain", *arguments, "--out", str(out)]))
 
@@ -238,7 +238,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ("place", "number"),
     [
         ("perceptual_mae.run.folder.describe", 1),  # the first cell's folder has a log alone
-        ("perceptual_mae.training.loop.score_training", 2),  # the second cell is trained and not scored
+        ("perceptual_mae.training.held_out.score_training", 2),  # the second cell is trained and not scored
         ("perceptual_mae.cli.sweep.write_json", 1),  # between both files of the table
         *(
             pytest.param(place, number, marks=pytest.mark.slow)

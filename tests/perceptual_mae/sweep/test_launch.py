@@ -1,5 +1,6 @@
 """Why a process failed, in a line; and that a run is asked to stop once, and waited for."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_a_stop_is_handed_on_once_and_the_run_is_waited_for(monkeypatch: pytest.
     def tell(line: str) -> None:
         reported.append(line)
         if line == "up":
-            stop.requested = True
+            stop.number = signal.SIGINT
 
     ending = launch([], tmp_path, tell, stop)
     assert reported == ["up", "asked 1"]

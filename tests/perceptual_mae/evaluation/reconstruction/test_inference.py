@@ -124,7 +124,7 @@ def test_an_output_that_is_not_finite_stops_with_what_to_do() -> None:
             (images / 0,), (images,), mask=mask, tokens=torch.zeros(1), latent=torch.zeros(1), grid=GRID
         )
 
-    with pytest.raises(UserError, match="not finite; score an earlier checkpoint"):
+    with pytest.raises(UserError, match=r"are not finite: .*; score an earlier checkpoint"):
         perform(Numbered(2), range(2), reconstruct=broken)
 
 
