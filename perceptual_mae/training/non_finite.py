@@ -29,18 +29,13 @@ class UpdateGuard:
         self.losses: list[Tensor] = []
         """Losses of this process since the last update, detached: they decide, too."""
 
-    @property
-    def is_on(self) -> bool:
-        """Whether there is no loss scaler to decide."""
-        return self.accelerator.scaler is None
-
     def begin_step(self) -> None:
         self.flag, self.losses = torch.zeros_like(self.flag), []
 
     @torch.no_grad()
     def update(self, optimizer: Optimizer) -> None:
         """Take the optimiser's step unless something in this step is not finite."""
-        if not self.is_on:
+        if self.accelerator.scaler is not None:
             optimizer.step()
             return
         gradients = [each.grad for each in self.parameters if each.grad is not None]
@@ -59,7 +54,7 @@ class UpdateGuard:
 
     def scalars(self) -> dict[str, Tensor]:
         """Return whether the last step was skipped: nothing where a loss scaler decides."""
-        return {SKIPPED: self.flag} if self.is_on else {}
+        return {SKIPPED: self.flag} if self.accelerator.scaler is None else {}
 
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:
