@@ -64,6 +64,7 @@ def test_the_stopped_run_was_left_in_mid_epoch_with_every_kind_of_state(runs: Pa
     assert not (runs / "stopped" / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_the_stopped_run_goes_on_to_the_weights_it_would_have_had(runs: Path) -> None:
     run, expected = runs / "stopped", read(FIXTURE / "expected.json")
     before = (run / "metrics.jsonl").read_text()
@@ -120,6 +121,7 @@ def numbers_of(tree: Any, place: str = "") -> dict[str, float]:
     return {} if tree is None else {place: tree}
 
 
+@pytest.mark.slow
 def test_the_finished_run_is_compared(runs: Path, tmp_path: Path) -> None:
     assert main(["compare", str(runs / "finished"), "--out", str(tmp_path / "tables")]) == 0
     (group,) = read(tmp_path / "tables" / "compare.json")["groups"]

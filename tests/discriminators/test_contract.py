@@ -114,6 +114,7 @@ def test_features_and_their_gradients_can_be_differentiated_again(kind):
     assert max(gradient.abs().max() for gradient in moved if gradient is not None) > 0
 
 
+@pytest.mark.slow
 @every_discriminator
 def test_logits_can_be_trained_below_0_and_above_1(kind):
     discriminator = build(kind, (32, 32))

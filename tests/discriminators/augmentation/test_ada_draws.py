@@ -69,6 +69,7 @@ def test_operations_act_as_often_as_the_paper_says(draws_at, p):
     assert_frequency(draws.filters, 1 - (1 - p) ** len(BAND_POWER))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", TABLE)
 def test_images_are_spared_as_often_as_the_paper_says(p):
     for column, pipeline in enumerate(("blit", "bg", "bgc")):

@@ -39,6 +39,7 @@ def test_halving_undoes_doubling_and_is_its_adjoint(size):
     torch.testing.assert_close(flat, torch.full_like(flat, 0.7), rtol=0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_filters_are_twice_differentiable():
     images = photo_like(1, 1, 9, 8).requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: halve(double(reflect(x, 6, 6))[..., 1:-1, 1:-1]).square(), images)

@@ -99,6 +99,7 @@ def test_methods_stand_in_the_order_of_the_papers_tables():
     assert sorted(names) == [method.name for method in list_methods()]
 
 
+@pytest.mark.slow
 def test_exactly_the_methods_that_do_not_resolve_without_a_file_are_marked_as_needing_weights():
     from perceptual_mae.cli.configs import OF_THE_DISCRIMINATOR, foreign_weights
     from perceptual_mae.config.layers import list_methods

@@ -24,6 +24,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder / name) for name in made]
 
 
+@pytest.mark.slow
 def test_real_runs_are_compared_printed_and_written(
     runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

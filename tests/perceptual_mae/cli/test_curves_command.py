@@ -60,6 +60,7 @@ def test_a_folder_that_is_no_run_is_exit_two_and_one_line(tmp_path: Path, capsys
     assert "is not a run folder" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_figure_shows_what_each_run_logged_over_the_images_it_saw(tmp_path: Path) -> None:
     runs = {}
     for method in ("mse", "msg_gan_p"):

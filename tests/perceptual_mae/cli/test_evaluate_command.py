@@ -52,6 +52,7 @@ def lines_of(path: Path) -> dict[int, dict[str, str]]:
         return {int(row["index"]): row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_without_weights_it_finishes_and_says_what_is_unavailable(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_report_says_what_it_stands_on(run: Path) -> None:
     assert report["learns_visible_pixels"] is False
 
 
+@pytest.mark.slow
 def test_scores_agree_with_those_that_training_ended_with(run: Path) -> None:
     report, summary = evaluate(run, "--baselines"), Run(run).summary()
     assert summary is not None
@@ -136,6 +138,7 @@ def test_a_folder_without_labels_is_scored_with_its_files_names(run: Path, tmp_p
     assert [line["file"] for line in lines.values()] == [f"{number}.png" for number in range(6)]
 
 
+@pytest.mark.slow
 def test_lpips_is_computed_where_its_weights_are_at_hand(
     run: Path, no_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

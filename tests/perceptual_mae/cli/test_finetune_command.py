@@ -27,6 +27,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_accuracies_are_written_and_reported(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", str(run), *QUICK, "--seeds", "0,1", "--set", "mixup=0.2"]) == 0
     written = run / "evaluation" / "finetune_small.json"

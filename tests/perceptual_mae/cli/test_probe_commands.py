@@ -46,6 +46,7 @@ def test_neighbours_write_their_scores(run: Path, capsys: pytest.CaptureFixture[
     assert "k = 10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_layer_map_comes_with_its_picture(run: Path) -> None:
     assert main(["probe", str(run), "--layers", "--seeds", "4"]) == 0
     assert json.loads((run / "evaluation" / "probe_layers.json").read_text())["seeds"] == [4]
@@ -60,6 +61,7 @@ def test_published_protocols_run(protocol: str, run: Path) -> None:
     assert (report["seeds"], report["epochs"], report["batch_size"]) == ([0], 1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "head"),
     [(["--head", "mlp"], "mlp"), (["--protocol", "kth"], "mlp"), (["--head", "dense", "--protocol", "kth"], "dense"),

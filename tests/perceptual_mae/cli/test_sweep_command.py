@@ -82,6 +82,7 @@ def test_a_sweep_makes_run_folders_a_table_and_a_curve(
     assert "MSE (optimizer.lr=0.001)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_finished_cells_are_skipped_and_half_done_ones_resumed(cells: InProcess, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     assert sweep(out, *GRID) == 0
@@ -167,6 +168,7 @@ def test_a_mistake_in_any_cell_is_reported_before_the_first_is_run(
     assert cells.ran == []
 
 
+@pytest.mark.slow
 def test_another_base_and_somebodys_folder_are_refused(
     cells: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +185,7 @@ def test_another_base_and_somebodys_folder_are_refused(
     assert cells.ran == ["lr-1e-3"]
 
 
+@pytest.mark.slow
 def test_a_misspelt_metric_stops_a_sweep_after_its_first_run(
     cells: InProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -234,6 +237,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return left_by(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
     [
@@ -265,6 +269,7 @@ def test_a_sweep_that_was_killed_goes_on_to_what_an_unbroken_one_leaves(
     assert left_by(out) == unbroken
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_while_it_wrote_its_first_record_is_gone_on_with(cells: InProcess, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     out.mkdir()

@@ -117,6 +117,7 @@ PARTS = {
 """Kinds that no score needs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_what_needs_no_code_works_on_the_tensors_and_records_of_such_a_run(part: str, here: Path) -> None:
     plant(**PARTS[part])
@@ -146,6 +147,7 @@ def test_the_configurations_that_a_bench_file_names_are_read_without_their_code(
     assert not Path("marker").exists()
 
 
+@pytest.mark.slow
 def test_a_run_may_start_from_the_tensors_of_such_a_folder(here: Path) -> None:
     plant(data={"kind": DATA})
     start = ["generator.init_from=theirs", "generator.init_decoder=true", "--out", "new"]

@@ -26,6 +26,7 @@ def projected(weights: object = "random", more: str = "") -> str:
     return f"discriminator={{kind: projected, width: 8, network: {NETWORK.format(weights=weights)}{more}}}"
 
 
+@pytest.mark.slow
 def test_the_network_is_a_section_that_is_read_written_and_read_back() -> None:
     config = debug_config("ls_gan_p", projected())
     assert config.discriminator is not None
@@ -36,6 +37,7 @@ def test_the_network_is_a_section_that_is_read_written_and_read_back() -> None:
     assert "'library'" in str(json_schema()["$defs"]["DiscriminatorSection"]["properties"]["network"])
 
 
+@pytest.mark.slow
 def test_the_kind_of_network_is_named_unless_it_is_said() -> None:
     assert debug_config("ls_gan_p", projected().replace("kind: named, ", "")) == debug_config("ls_gan_p", projected())
 
@@ -61,6 +63,7 @@ def test_a_mistake_is_a_line_that_names_its_key(discriminator: str, message: str
     assert message in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_configuration_is_read_and_its_cost_counted_without_the_file(tmp_path: Path) -> None:
     config = debug_config("ls_gan_p", projected(tmp_path / "none.safetensors"))
     _, millions = parameters(config)
@@ -70,6 +73,7 @@ def test_the_configuration_is_read_and_its_cost_counted_without_the_file(tmp_pat
         build_discriminator(config.discriminator, config.data.image, 0)
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_the_same_heads_and_random_network() -> None:
     config = debug_config("ls_gan_p", projected())
     first, again, other = (build_discriminator(config.discriminator, config.data.image, seed) for seed in (1, 1, 2))

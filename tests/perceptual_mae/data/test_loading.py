@@ -238,6 +238,7 @@ def test_unreadable_files_of_a_real_folder_are_named(tmp_path: Path, caplog: pyt
     assert caplog.text.count("050.png") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_goes_in_order_and_leaves_out_what_cannot_be_read(workers: int) -> None:
     dataset = Numbered(250, frozenset({3, 67}))

@@ -144,6 +144,7 @@ def test_what_was_stopped_and_goes_on_equals_what_was_not(
     assert "goes on after step" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "step"),
     [("finetune", 5), *(pytest.param(*each, marks=pytest.mark.slow) for each in (("finetune", 3), ("probe", 5)))],
@@ -163,6 +164,7 @@ def test_what_was_killed_goes_on_from_its_last_checkpoint(
     assert outcome(name, run) == unbroken[name]
 
 
+@pytest.mark.slow
 def test_a_stop_while_images_are_scored_ends_at_once_and_trains_nothing_anew(
     run: Path, unbroken: dict[str, dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:

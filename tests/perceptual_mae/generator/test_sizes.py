@@ -54,6 +54,7 @@ def test_skips_and_heads_add_what_they_should(options, with_positions):
     assert counts(**options)[2] == with_positions
 
 
+@pytest.mark.slow
 def test_trainable_msg_mae_of_vit_base():
     assert counts(**MSG_MAE)[1] == 118_233_602
 

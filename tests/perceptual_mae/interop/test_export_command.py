@@ -86,6 +86,7 @@ def test_timm_opens_an_export_and_computes_the_same(
     assert "pos_embed" in names
 
 
+@pytest.mark.slow
 def test_our_own_export_comes_back_bit_for_bit_without_options(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("generator.skips=true", "generator.rgb_heads=true", "generator.encoder_mask_tokens=true")
     assert export(run, "safetensors", "--with-decoder") == 0

@@ -27,6 +27,7 @@ def randomised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 def test_torchvisions_layers_equal_its_own_feature_extraction(tmp_path: Path) -> None:
     oracle = models.shufflenet_v2_x0_5(weights=None).eval()
     oracle.load_state_dict(randomised(oracle.state_dict()))

@@ -40,6 +40,7 @@ def test_features_equal_the_packages(net: str, oracle: Callable[[str], tuple[lpi
         torch.testing.assert_close(own, feature, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NETS)
 def test_calibrated_features_are_as_far_apart_as_lpips_says(
     net: str, oracle: Callable[[str], tuple[lpips.LPIPS, str]]

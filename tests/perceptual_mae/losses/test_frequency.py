@@ -40,6 +40,7 @@ def test_one_bright_pixel_costs_four_and_its_neighbours_one() -> None:
     assert loss.item() == pytest.approx(8 / 25)
 
 
+@pytest.mark.slow
 def test_kornia_is_imported_in_functions_alone() -> None:
     """Importing it takes a second, which a run pays for only where it needs it."""
     root = Path(__file__).parents[3]

@@ -107,6 +107,7 @@ def test_a_home_folder_is_written_out(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Run(tmp_path / "run").config.data.options()["root"] == str(tmp_path / "photographs")
 
 
+@pytest.mark.slow
 def test_a_resume_past_a_damaged_checkpoint_is_said_and_kept_in_the_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

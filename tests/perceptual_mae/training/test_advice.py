@@ -50,6 +50,7 @@ def resume(run: Path, *overrides: str) -> int:
     return main(["pretrain", str(first), *overrides, "--out", str(run)])
 
 
+@pytest.mark.slow
 def test_out_of_memory_advises_micro_batches_and_the_run_goes_on_with_them(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

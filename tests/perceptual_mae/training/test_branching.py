@@ -41,6 +41,7 @@ def branch_of(source: Path, *overrides: str, step: str = "4") -> tuple[Branch, i
     return branch, begins
 
 
+@pytest.mark.slow
 def test_a_branch_without_changes_ends_as_the_run_did_bit_for_bit(source: Path, tmp_path: Path) -> None:
     assert main(["pretrain", str(source), "--from-checkpoint", "4", "--out", str(tmp_path / "new")]) == 0
     ends = [Run(path).checkpoint for path in (source, tmp_path / "new")]

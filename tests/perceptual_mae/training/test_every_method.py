@@ -33,6 +33,7 @@ def test_it_trains_with_a_decoder_of_cross_attention(method: str) -> None:
     ] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
 def test_the_encoder_of_a_run_loads_whole_into_a_plain_one_and_is_not_a_fresh_one(method: str, tmp_path: Path) -> None:
     """The authors' checkpoints of adversarial runs load nothing downstream, without a word."""

@@ -67,6 +67,7 @@ def test_the_new_runs_own_average_begins_there_too(other: Path) -> None:
     assert equal(trainer.ema.module.encoder.state_dict(), Run(other).generator().encoder.state_dict())
 
 
+@pytest.mark.slow
 def test_a_run_without_averages_a_checkpoint_and_exported_files_serve_as_well(other: Path, tmp_path: Path) -> None:
     pretrain(debug_config("mse", *SHORT, "training.seed=6"), tmp_path / "plain", quiet=True)
     assert not open_start(tmp_path / "plain").origin.ema
@@ -89,6 +90,7 @@ def test_the_images_are_normalised_as_the_new_run_says(other: Path, caplog: pyte
     assert "data.std" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_started_from_and_stands_on_its_own_afterwards(
     other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +176,7 @@ def test_a_dry_run_says_the_start(other: Path, tmp_path: Path, capsys: pytest.Ca
     assert f"the encoder starts from {Run(other).checkpoint}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_a_difference_between_runs(other: Path, tmp_path: Path) -> None:
     paths = [tmp_path / "cold", tmp_path / "warm"]
     pretrain(debug_config("mse", *SHORT), paths[0], quiet=True)

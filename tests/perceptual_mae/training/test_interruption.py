@@ -167,6 +167,7 @@ def test_checkpoints_come_by_time_beside_those_of_epochs(minutes: str, steps: li
     assert [checkpoint.step_of(path) for path in checkpoint.checkpoints(tmp_path / "run" / "checkpoints")] == steps
 
 
+@pytest.mark.slow
 def test_the_minutes_between_checkpoints_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
     pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     pretrain(debug_config("mse", "training.checkpoint_minutes=3"), tmp_path / "run", quiet=True)
@@ -201,6 +202,7 @@ def test_processes_on_gpus_ask_each_other_every_ten_steps() -> None:
     assert [step for step, stops in enumerate(asked, 1) if stops] == [10, 20, 24]
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoints_were_deleted_does_not_start_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,6 +220,7 @@ def test_a_run_whose_checkpoints_were_deleted_does_not_start_over(
     assert (path / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     unbroken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def test_a_run_stopped_in_mid_epoch_and_resumed_equals_an_unbroken_one(
     assert losses(tmp_path / "resumed")[-1] == losses(tmp_path / "unbroken")[-1]
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_it_gets_more_epochs(tmp_path: Path) -> None:
     pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     summary = pretrain(debug_config("mse", "training.epochs=3"), tmp_path / "run", quiet=True)
@@ -114,6 +115,7 @@ def test_the_run_folder_holds_what_it_promises(tmp_path: Path) -> None:
     assert reopened.encoder(images).shape == (2, 17, 32)
 
 
+@pytest.mark.slow
 def test_two_evaluations_are_bit_identical(tmp_path: Path) -> None:
     runs = [pretrain(debug_config("mse"), tmp_path / name, quiet=True) for name in ("a", "b")]
     assert runs[0] == runs[1]
@@ -121,6 +123,7 @@ def test_two_evaluations_are_bit_identical(tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_a_runs_own_score_and_pictures_are_of_all_classes_as_evaluates_and_visualizes(tmp_path: Path) -> None:
     for kind, shade in (("a", 40), ("b", 120), ("c", 200)):  # read class by class
         for number in range(40):
@@ -222,6 +225,7 @@ def test_the_papers_constant_adversarial_weight_trains_with_a_warning(tmp_path: 
     assert "a constant 1 (the paper's is 1)" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_the_numbers(tmp_path: Path) -> None:
     pretrain(debug_config("mse", "tracking.trackers=[tensorboard]"), tmp_path / "run", quiet=True)
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
@@ -252,6 +256,7 @@ def test_a_signal_saves_and_exits_with_130_and_the_same_command_goes_on(tmp_path
     assert lines == [*range(2, step + 1, 2)]  # every second step; one that is alone yet waits in the checkpoint
 
 
+@pytest.mark.slow
 def test_a_run_opened_again_has_the_trained_weights_and_not_fresh_ones(tmp_path: Path) -> None:
     config = debug_config("ls_gan_p")
     pretrain(config, tmp_path / "run", quiet=True)
@@ -290,6 +295,7 @@ def test_a_stop_at_an_epochs_end_still_evaluates_that_epoch(tmp_path: Path, monk
     assert any("evaluation" in record for record in Run(tmp_path / "run").metrics())
 
 
+@pytest.mark.slow
 def test_repeating_a_finished_run_scores_it_again_and_adds_nothing(tmp_path: Path) -> None:
     first = pretrain(debug_config("mse"), tmp_path / "run", quiet=True)
     records = Run(tmp_path / "run").metrics()

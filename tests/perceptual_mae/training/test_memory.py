@@ -96,6 +96,7 @@ def test_what_the_refusal_advises_is_enough() -> None:
         check_memory(debug_config("mse", "training.batch_size=4"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_any_size_allocates_nothing_and_says_what_it_would_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

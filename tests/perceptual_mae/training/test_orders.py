@@ -41,6 +41,7 @@ def test_the_discriminator_takes_the_step_it_takes_in_sequential_order(method: s
     assert_same_weights(lean.unwrapped_discriminator, sequential.unwrapped_discriminator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leaf", ["received", "clean_image"])
 def test_under_one_draw_the_orders_agree_on_augmented_and_penalised_images(
     leaf: str, monkeypatch: pytest.MonkeyPatch
@@ -57,6 +58,7 @@ def test_under_one_draw_the_orders_agree_on_augmented_and_penalised_images(
         assert_same_weights(plain.unwrapped_discriminator, sequential.unwrapped_discriminator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [ODD, EVEN], ids=["odd", "even"])
 @pytest.mark.parametrize("method", tiered(ADVERSARIAL))
 def test_the_generator_takes_the_step_it_takes_against_a_discriminator_that_stands_still(
@@ -104,6 +106,7 @@ def test_lean_draws_one_augmentation_for_both_halves(monkeypatch: pytest.MonkeyP
     assert purposes == ["pair"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["ls_gan_p", slow("msg_gan_p"), slow("stylegan2_ada_p")])
 def test_lean_micro_batches_equal_one_batch(method: str) -> None:
     trained = []

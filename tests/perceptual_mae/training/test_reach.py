@@ -26,6 +26,7 @@ def trained(*overrides: str, accumulation: int = 1) -> dict[str, torch.Tensor]:
     return gradients(debug_trainer("ls_gan", SKIPS, *overrides, dtype=torch.float64), accumulation)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 @pytest.mark.parametrize("order", ["lean", "sequential"])
 def test_a_term_that_reaches_the_decoder_leaves_the_encoder_the_gradient_of_the_others(

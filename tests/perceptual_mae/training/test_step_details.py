@@ -78,6 +78,7 @@ def test_path_lengths_noise_differs_from_step_to_step() -> None:
     assert means[1] == means[2]
 
 
+@pytest.mark.slow
 def test_the_path_lengths_update_is_of_the_mean_over_micro_batches() -> None:
     gradients = []
     for micro_batches in (1, 2):

@@ -130,6 +130,7 @@ def test_with_a_frozen_encoder_head_and_decoder_learn(order: str) -> None:
     assert decoder == head == []
 
 
+@pytest.mark.slow
 @both_orders
 def test_a_run_goes_on_from_its_checkpoint_as_if_unbroken(order: str, tmp_path: Path) -> None:
     words = ("gan_mae", f"training.order={order}", "training.ema_kimg=0.05", "penalties={r1: {every: 1}}")

@@ -64,6 +64,7 @@ def test_a_checkpoints_metadata_is_what_version_0_1_wrote(tmp_path: Path) -> Non
     assert json.dumps(metadata)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", tiered_forms())
 def test_a_trainer_goes_on_exactly_from_a_checkpoint(form: str, tmp_path: Path) -> None:
     unbroken, stopped, resumed = (debug_trainer(*FORMS[form]) for _ in range(3))

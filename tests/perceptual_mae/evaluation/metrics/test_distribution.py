@@ -61,6 +61,7 @@ def seen(originals: Tensor, indices: Tensor) -> ReconstructionBatch:
     )
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_functions_on_the_network_s_features(network: str) -> None:
     originals = random_images(40, seed=0)
     accumulator = prepare(setting(40, network), ["fid", "kid", "is"])
@@ -93,6 +94,7 @@ def _subjects(originals: Tensor) -> dict[str, Tensor]:
     return {"originals": originals, "raw": originals * 0.6, "composite": originals * 0.8}
 
 
+@pytest.mark.slow
 def test_an_image_that_is_shown_twice_counts_once_and_the_order_of_batches_does_not_matter(network: str) -> None:
     originals, gather = random_images(40, seed=1), Gather(Accelerator(cpu=True))
     one, other = (prepare(setting(40, network), ["fid", "kid", "is"]) for _ in range(2))
@@ -190,6 +192,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_command_scores_through_a_network_of_one_s_own_and_through_a_run(
     run: Path, network: str, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_gaussians_with_one_basis_have_their_closed_form_and_others_the_root_of_
     assert frechet_distance(turned, second) == pytest.approx(frechet_distance(second, turned), abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_distance_and_its_moments_are_those_of_torchmetrics_and_of_clean_fid() -> None:
     from torchmetrics.image.fid import _compute_fid
 

@@ -181,6 +181,7 @@ def test_ms_ssim_says_how_large_images_must_be() -> None:
     assert score("ms_ssim", *pair(1, 3, 161, 161)).isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["alex", "vgg", "squeeze"])
 def test_lpips_equals_its_package(net: lpips_metric.Net, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -39,6 +39,7 @@ def test_peak_rates_are_the_published_ones() -> None:
     assert (optimizer.defaults["betas"], optimizer.defaults["weight_decay"]) == ((0.9, 0.95), 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", list(RECIPES))
 def test_the_head_and_its_statistics_move_and_the_encoder_does_not(protocol: str, digits: LabelledData) -> None:
     encoder = generator_of(debug_config("mse")).encoder.eval()
@@ -70,6 +71,7 @@ def test_the_warm_up_ends_at_the_peak_and_the_cosine_near_zero(
     assert rates[-1] < 0.01 * rates[4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "at_once"), [(32, 32), (32, 256), (128, 64), (128, 32), (128, 512)])
 def test_parts_and_cuts_of_a_batch_change_nothing(
     batch_size: int, at_once: int, digits: LabelledData, monkeypatch: pytest.MonkeyPatch
@@ -94,6 +96,7 @@ def test_parts_and_cuts_of_a_batch_change_nothing(
         assert torch.equal(one_labels, two_labels)
 
 
+@pytest.mark.slow
 def test_a_seed_decides_order_augmentation_and_weights(digits: LabelledData) -> None:
     weights = [
         train_probe(brightness, digits, RECIPES["mae"], Accelerator(cpu=True), epochs=1, batch_size=128, seed=seed)[

@@ -36,6 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(path)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_averaged_encoder_on_whole_held_out_images(run: Run) -> None:
     config, accelerator = run.config, make_accelerator(run.config)
     held_out, data = open_held_out(config, limit=40), online_of(config)
@@ -75,6 +76,7 @@ def everything(path: Path) -> dict[str, torch.Tensor]:
     return {f"{file.stem}/{name}": value for file in files for name, value in load_file(file).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mse", pytest.param("ls_gan_p", marks=pytest.mark.slow)])
 def test_a_run_with_a_probe_has_the_very_weights_of_one_without(method: str, tmp_path: Path) -> None:
     with_state = []

@@ -90,6 +90,7 @@ def test_progress_covers_extraction_and_fitting_of_everything(report: dict[str, 
     assert reported == {f"{name}, {what}" for name in report["scores"] for what in ("train", "test", "fitting")}
 
 
+@pytest.mark.slow
 def test_the_same_probe_twice_gives_the_same_scores(run: Run, data: LabelledData, report: dict[str, Any]) -> None:
     again = probe_run(run, data, make_accelerator(run.config), seeds=(0, 1))
     assert again["scores"]["encoder"] == report["scores"]["encoder"]
