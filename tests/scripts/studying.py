@@ -73,5 +73,5 @@ class Stand:
             return Ending(2, "out of luck", ("pmae: out of luck",))
         result.parent.mkdir(parents=True, exist_ok=True)
         result.write_text(json.dumps({}))
-        stop.requested = name == self.stopped_after
+        stop.number = signal.SIGINT if name == self.stopped_after else 0
         return Ending(0)

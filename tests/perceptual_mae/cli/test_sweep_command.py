@@ -293,7 +293,7 @@ def children_of(process: int) -> list[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a killed sweep leaves its run behind")
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_whose_process_is_ended_takes_its_run_along_and_goes_on(sent: signal.Signals, tmp_path: Path) -> None:

@@ -331,9 +331,14 @@ def more_epochs(name: str, run: Path) -> list[str]:
     return words
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-@pytest.mark.parametrize("name", list(COMMANDS))
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        pytest.param(name, sent, marks=pytest.mark.slow if sent == signal.SIGKILL else pytest.mark.exhaustive)
+        for name in COMMANDS
+        for sent in (signal.SIGKILL, signal.SIGTERM)
+    ],
+)
 def test_a_process_that_is_ended_goes_on_by_the_same_command(
     name: str, sent: signal.Signals, run: Path, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -374,7 +379,7 @@ assert main(sys.argv[3:]) == code
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_two_processes_stop_together_and_go_on_as_two_unbroken_ones(
     name: str, run: Path, pretrained: Path, tmp_path: Path
