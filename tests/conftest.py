@@ -48,7 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark them slow before tests are chosen by their marks."""
     for item in items:
         place = item.path.relative_to(TESTS).as_posix()
-        if place.startswith(FOR_STUDIES) and item.path.stem != "test_references":
+        is_slow = place.startswith(FOR_STUDIES) and item.path.stem != "test_references"
+        if is_slow and item.get_closest_marker("exhaustive") is None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))

@@ -110,6 +110,7 @@ def left_by(out: Path) -> dict[str, Any]:
     return json.loads(json.dumps({"files": files, "rows": rows, "statuses": statuses}).replace(str(out), "OUT"))
 
 
+@pytest.mark.exhaustive
 def test_a_study_killed_at_each_stage_of_its_cells_ends_as_an_unbroken_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
