@@ -18,6 +18,7 @@ from perceptual_mae.training.metrics import METRICS_KEYS
 ROOT = Path(__file__).parents[2]
 SCRIPT = runpy.run_path(str(ROOT / "scripts/make_references.py"))
 ONLY_ON_AN_ACCELERATOR = {"skipped/NETWORK"}
+ONLY_WHERE_SOMETHING_IS_NOT_FINITE = {"skipped_steps"}
 
 
 @pytest.mark.parametrize("page", ["configuration", "metrics"])
@@ -75,4 +76,4 @@ def test_every_key_of_metrics_jsonl_is_in_the_table(logged: set[str]) -> None:
 @pytest.mark.slow
 def test_every_line_of_the_table_is_written_by_some_run(logged: set[str]) -> None:
     missing = {key for key in METRICS_KEYS if not any(pattern_of(key).fullmatch(name) for name in logged)}
-    assert missing == ONLY_ON_AN_ACCELERATOR
+    assert missing == ONLY_ON_AN_ACCELERATOR | ONLY_WHERE_SOMETHING_IS_NOT_FINITE
