@@ -34,7 +34,7 @@ from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.memory import check_memory
 from perceptual_mae.training.metrics import Meter, average, check_trackers, nest
-from perceptual_mae.training.non_finite import are_finite
+from perceptual_mae.training.non_finite import SKIPPED, are_finite
 from perceptual_mae.training.save_points import SavePoint, SavePoints
 from perceptual_mae.visualization.image_grid import save
 
@@ -259,7 +259,7 @@ class Pretraining:
         seconds = time.perf_counter() - started
         skipped = rollback.check_divergence(self, steps)
         steps = [(step, scalars) for step, scalars in steps if step not in skipped]
-        means = average(steps)
+        means = {name: mean for name, mean in average(steps).items() if name != SKIPPED}
         speed = taken * self.config.training.batch_size / seconds
         progress = self.timetable.progress(self.step - 1)
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "images_seen": self.images_seen}
