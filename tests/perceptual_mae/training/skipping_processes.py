@@ -20,4 +20,6 @@ if __name__ == "__main__":
     checksum = torch.stack([each.detach().double().sum() for each in trainer.guard.parameters]).sum().reshape(1)
     everywhere = trainer.accelerator.gather(checksum)
     assert everywhere[0] == everywhere[1]
+    torch.distributed.barrier()  # neither leaves while the other still listens
+    del trainer
     torch.distributed.destroy_process_group()
