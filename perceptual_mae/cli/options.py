@@ -48,7 +48,9 @@ Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder b
 Fresh = Annotated[bool, typer.Option("--fresh", help="Drop what a stopped call left, and start over.")]
 TrustCode = Annotated[
     bool,
-    typer.Option("--trust-code", help="Run code that lies in the folder, or in a --features file: see SECURITY.md."),
+    typer.Option(
+        "--trust-code", help="Run code that is stored in the folder, or in a --features file: see SECURITY.md."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option(help="JSON file to write; none: in evaluation/ of the run.")]
 

@@ -149,7 +149,7 @@ def _holds_image(folder: str, skipped: set[tuple[int, int]]) -> bool:
 
 
 def _stray_image(paths: Sequence[str]) -> str | None:
-    """Return the first image that lies at the top while two or more folders hold images; None where there is none."""
+    """Return the first image at the top while two or more folders hold images; None where there is none."""
     folders = {path.partition("/")[0] for path in paths if "/" in path}
     return next((path for path in paths if "/" not in path), None) if len(folders) > 1 else None
 

@@ -108,7 +108,7 @@ def open_labelled(
     for part, dataset in (("train", train), (split, test)):
         if not dataset.classes:
             stray: Path | None = getattr(dataset, "stray_image", None)
-            why = "" if stray is None else f", for {stray} lies next to the class folders: move it into one, or away"
+            why = "" if stray is None else f", for {stray} is next to the class folders: move it into one, or away"
             raise UserError(
                 f"the {part} images of {name or section.kind} carry no labels{why}; name a labelled set: "
                 "--data LAYER (such as cifar10) or --data FOLDER with a subfolder for each class"

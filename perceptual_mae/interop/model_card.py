@@ -116,7 +116,7 @@ def model_card(run: Run, form: str, export: Export, proof: Proof, options: CardO
 
 
 def loading(form: str, export: Export, folder: str = ".") -> str:
-    """Return the lines that load an export; `folder` is where it lies."""
+    """Return the lines that load an export; `folder` is its place."""
     encoder, (height, width) = export.generator.encoder, export.generator.image_size
     return LOADING[form].format(
         folder=folder,

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.open_run import precision_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import pyramid_sizes
 from perceptual_mae.masking import num_hidden
@@ -60,7 +61,7 @@ def estimate_memory(
     average = sum(map(_bytes, generator.state_dict().values())) if config.training.ema_kimg else 0
     training = config.training
     images = max(1, training.batch_size // (training.accumulation * processes))
-    half = 1 if training.precision == "no" else 2  # autocast keeps most activations in 16 bits
+    half = 1 if precision_of(training.precision) == "no" else 2  # autocast keeps most activations in 16 bits
     activations = images * _activations(config, generator, discriminator) // half
     return MemoryEstimate(held, trained, OPTIMIZER_MOMENTS * trained, average, activations)
 
@@ -70,7 +71,7 @@ def check_memory(config: RunConfig) -> None:
     with torch.device("meta"):
         generator = build.build_generator(config.generator, config.data.image, config.training.seed)
         seed, encoder, discriminator = config.training.seed, generator.encoder, None
-        with suppress(RuntimeError, AttributeError, NotImplementedError):  # one of the user's own may need memory
+        with suppress(RuntimeError, AttributeError):  # one of the user's own may need memory
             discriminator = build.build_discriminator(config.discriminator, config.data.image, seed, encoder)
     estimate = estimate_memory(config, generator, discriminator, _processes())
     if (excess := beyond_the_machine(estimate)) is not None:

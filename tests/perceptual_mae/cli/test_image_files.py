@@ -123,7 +123,7 @@ def test_a_picture_next_to_class_folders_is_named_where_labels_are_missing(
     Image.new("RGB", (40, 40)).save(root / "cover.png")
     assert main([*arguments(root, "holdout: 0.2"), "--out", str(run)]) == 0
     assert main(["knn", str(run)]) == 2
-    assert f"carry no labels, for {root / 'cover.png'} lies next to the class folders" in capsys.readouterr().err
+    assert f"carry no labels, for {root / 'cover.png'} is next to the class folders" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What lies in a folder that is opened executes nothing without --trust-code; what needs no code works without it."""
+"""Nothing of a folder that is opened is executed without --trust-code; what needs no code works without it."""
 
 import io
 import json

@@ -94,7 +94,7 @@ def test_a_picture_that_takes_the_labels_away_is_named(animals: Path) -> None:
     stray = animals / "train" / "cover.png"
     Image.new("RGB", (4, 4)).save(stray)
     config = with_data(debug_config("mse"), str(animals))
-    with pytest.raises(UserError, match=f"carry no labels, for {stray} lies next to the class folders: move it"):
+    with pytest.raises(UserError, match=f"carry no labels, for {stray} is next to the class folders: move it"):
         open_labelled(config)
 
 

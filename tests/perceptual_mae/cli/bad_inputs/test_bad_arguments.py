@@ -173,7 +173,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run, and beside it files of all sorts."""
+    """A run, and files of all sorts next to it."""
     path = tmp_path_factory.mktemp("odd")
     shutil.copytree(finished, path / "run")
     (path / "empty").mkdir()
