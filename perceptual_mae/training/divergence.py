@@ -7,8 +7,7 @@ from typing import Any
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
-from perceptual_mae.training.metrics import Numbers, non_finite_loss
-from perceptual_mae.training.non_finite import SKIPPED
+from perceptual_mae.training.metrics import SKIPPED, Numbers, non_finite_loss
 
 MOST_ROLLBACKS = 3
 """Times that a run goes back because of the same step; what fails at an eighth of the rate is not the rate."""

@@ -33,8 +33,7 @@ from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.image_check import check_run_images
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.memory import check_memory
-from perceptual_mae.training.metrics import Meter, average, check_trackers, nest
-from perceptual_mae.training.non_finite import SKIPPED, are_finite
+from perceptual_mae.training.metrics import SKIPPED, Meter, are_finite, average, check_trackers, nest
 from perceptual_mae.training.save_points import SavePoint, SavePoints
 from perceptual_mae.visualization.image_grid import save
 
@@ -200,7 +199,8 @@ class Pretraining:
             if batches is None:
                 return
             scalars = self.trainer.step(batches, self.timetable.progress(self.step))
-            self.meter.add(self.step, scalars | self.trainer.guard.scalars())
+            flag = {SKIPPED: self.trainer.skipped} if self.accelerator.scaler is None else {}
+            self.meter.add(self.step, scalars | flag)
             self.step, taken = self.step + 1, taken + 1
             self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
@@ -313,7 +313,7 @@ class Pretraining:
     def save(self) -> None:
         """Write a checkpoint and delete those that need not be kept; raises DivergedError for spoiled weights."""
         pending = self.meter.peek(self.accelerator)
-        if not are_finite(self.trainer.guard.parameters):
+        if not are_finite(self.trainer.trained_parameters):
             raise rollback.diverged(self, self.step - 1, "weights")
         if not self.accelerator.is_main_process:
             self.accelerator.wait_for_everyone()

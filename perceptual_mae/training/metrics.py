@@ -89,10 +89,13 @@ def output_diversity(fake: Tensor, real: Tensor) -> Tensor:
     return fake.std(0).mean() / real.std(0).mean().clamp_min(1e-6)
 
 
-def mean_of(scalars: Sequence[Scalars]) -> Scalars:
-    """Average each scalar over the micro-batches that report it."""
-    names = {name: None for each in scalars for name in each}
-    return {name: torch.stack([each[name] for each in scalars if name in each]).mean() for name in names}
+SKIPPED = "skipped/step"
+"""The scalar that says whether a step was skipped; it is recorded as a count of steps, not as a mean."""
+
+
+def are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Tell whether all numbers of tensors are finite; waits for the device."""
+    return bool(torch.stack([each.isfinite().all() for each in tensors]).all())
 
 
 class Meter:

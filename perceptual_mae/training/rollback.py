@@ -10,8 +10,7 @@ from perceptual_mae.run.history import add_to_history
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.training import messages
 from perceptual_mae.training.divergence import DivergedError, checkpoint_before, explain
-from perceptual_mae.training.metrics import Meter, Numbers
-from perceptual_mae.training.non_finite import are_finite
+from perceptual_mae.training.metrics import Meter, Numbers, are_finite
 
 if TYPE_CHECKING:
     from perceptual_mae.training.loop import Pretraining
@@ -22,7 +21,7 @@ def check_divergence(run: "Pretraining", steps: Sequence[tuple[int, Numbers]]) -
     bad, is_over = run.divergence.observe(steps)
     if not bad:
         return set()
-    if is_over or not are_finite(run.trainer.guard.parameters):
+    if is_over or not are_finite(run.trainer.trained_parameters):
         raise diverged(run, *(run.divergence.first or bad[0]))
     run.warn(messages.skipped(bad, run.divergence.in_row, run.divergence.max_skips))
     return {step for step, _ in bad}

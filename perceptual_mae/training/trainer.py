@@ -3,19 +3,19 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Literal, cast, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from discriminators import DiscriminatorOutput
 from discriminators.augmentation.controller import Controller, sign_sums
-from discriminators.penalties import PathLength, leaves_of, path_noise
+from discriminators.penalties import leaves_of
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.reconstruction import Reconstruction
@@ -27,8 +27,8 @@ from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import TrainingProgress, set_learning_rate
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.adversary import Adversary
-from perceptual_mae.training.metrics import Scalars, discriminator_statistics, mean_of, output_diversity
-from perceptual_mae.training.non_finite import UpdateGuard
+from perceptual_mae.training.metrics import Scalars, discriminator_statistics, output_diversity
+from perceptual_mae.training.path_length_step import path_length_step
 
 Augment = Callable[[Sequence[Tensor]], Pyramid]
 DrawMasks = Callable[[Batch, TrainingProgress], Tensor]
@@ -91,7 +91,7 @@ class Trainer:
         self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
         self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
         self.wrapped_networks, self.lr_scale = [self.generator], 1.0
-        self.guard = UpdateGuard(accelerator, self.generator_parameters)
+        self.trained_parameters, self.step_losses = list(self.generator_parameters), list[Tensor]()
         if adversary is not None:
             self.unwrapped_discriminator = adversary.network.to(accelerator.device).train()
             self.discriminator_parameters = [each for each in adversary.network.parameters() if each.requires_grad]
@@ -99,7 +99,7 @@ class Trainer:
                 adversary.network, adversary.optimizer
             )
             self.wrapped_networks.append(self.discriminator)
-            self.guard.parameters += self.discriminator_parameters
+            self.trained_parameters += self.discriminator_parameters
 
     def step(self, batches: Sequence[Batch], progress: TrainingProgress) -> Scalars:
         """Update the discriminator and the generator once, on the same images under the same masks.
@@ -176,7 +176,7 @@ class Trainer:
 
     def prepare(self, batches: Sequence[Batch], progress: TrainingProgress) -> list[MicroBatch]:
         """Set this step's learning rates, and move micro-batches to the device with their masks."""
-        self.guard.begin_step()
+        self.skipped, self.step_losses = torch.zeros((), device=self.accelerator.device), []
         set_learning_rate(self.optimizer, self.lr_scale * self.learning_rate(progress.step))
         if self.adversary is not None:
             rate = self.lr_scale * self.adversary.learning_rate(progress.step)
@@ -257,7 +257,7 @@ class Trainer:
             penalties["penalty/lecam"] = lecam(real_output.logits, fake_output.logits, progress.step)
         for name, penalty in penalties.items():
             loss, scalars[name] = loss + penalty, penalty.detach()
-        self.guard.losses.append(loss.detach())
+        self.step_losses.append(loss.detach())
         hidden = hidden_share(batch.mask, grid, fake_logits) if self.adversary.by_position else None
         real_scores, fake_scores = kind.image_scores(real_output.logits, fake_logits, hidden)
         if self.adversary.augmentation is not None and self.adversary.augmentation.controller is not None:
@@ -288,7 +288,7 @@ class Trainer:
         losses = self.objective(inputs, progress)
         if losses.for_encoder is not None:
             reconstruction.keep_from_encoder(losses.for_encoder * batch.share * self.loss_scale())
-        self.guard.losses.append(losses.total.detach())
+        self.step_losses.append(losses.total.detach())
         scalars = {"total": losses.total} | {f"raw/{name}": value for name, value in losses.raw.items()}
         scalars |= {f"weighted/{name}": value for name, value in losses.weighted.items()}
         if self.objective.balance.is_due(progress.step):
@@ -315,8 +315,8 @@ class Trainer:
     def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
         """Take an optimiser's step and clear its gradients; return the gradient's norm where it is clipped.
 
-        A step with a loss or gradient that is not finite is skipped (`UpdateGuard`). In fp16 the scaler does so, which
-        is part of its work, and is reported.
+        A step with a loss or gradient that is not finite is skipped. In fp16 the scaler does so, which is part of its
+        work, and is reported.
         """
         scalars: Scalars = {}
         if clip_norm is not None:
@@ -324,7 +324,10 @@ class Trainer:
             scalars[f"gradient_norm/{name}"] = cast(Tensor, norm)
         scaler = self.accelerator.scaler
         before = self.loss_scale() if scaler is not None else None
-        self.guard.update(optimizer)
+        if scaler is None:
+            self.update_unless_not_finite(optimizer)
+        else:
+            optimizer.step()
         optimizer.zero_grad()
         if before is not None:
             after = self.loss_scale()
@@ -334,6 +337,26 @@ class Trainer:
             if waiting:
                 torch._foreach_mul_(waiting, after / before)
         return scalars
+
+    @torch.no_grad()
+    def update_unless_not_finite(self, optimizer: Optimizer) -> None:
+        """Take an optimiser's step, but leave weights and moments once a loss or gradient of the step is not finite.
+
+        What decides stays on the device (`skipped`: 1 or 0), handed to the fused optimiser as a loss scaler does it. It
+        is the same in all processes: gradients are those of all of them, and losses are added up.
+        """
+        norm = torch.nn.utils.get_total_norm([each.grad for each in self.trained_parameters if each.grad is not None])
+        is_bad = torch.stack([~each.isfinite().to(norm.device) for each in (*self.step_losses, norm)]).any().float()
+        if self.step_losses and self.accelerator.num_processes > 1:  # gradients have been exchanged, losses have not
+            is_bad = cast(Tensor, self.accelerator.reduce(is_bad, reduction="sum")).clamp_max(1)
+        self.step_losses, self.skipped = [], torch.maximum(self.skipped, is_bad)
+        inner: Any = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+        if inner.defaults.get("fused"):
+            inner.found_inf = self.skipped
+            optimizer.step()
+            del inner.found_inf
+        elif not bool(self.skipped):  # waits for the device: only a fused kernel reads the flag there
+            optimizer.step()
 
     def loss_scale(self) -> Tensor:
         """Return what losses are multiplied by in fp16, otherwise 1: a tensor, for a number would wait."""
@@ -350,39 +373,12 @@ class Trainer:
             if self.adversary.lecam is not None:
                 self.adversary.lecam.finish(self.sum_over_processes)
             if path_length is not None and path_length.is_due(progress.step):
-                scalars |= self.update_path_length(path_length, prepared, progress)
+                scalars |= path_length_step(self, path_length, prepared, progress)
             if augmentation is not None and augmentation.controller is not None:
                 scalars |= self.adapt(augmentation.controller, prepared)
         if self.ema is not None:
             self.ema.update_parameters(self.unwrapped_generator)
         return scalars
-
-    def update_path_length(
-        self, penalty: PathLength, prepared: Sequence[MicroBatch], progress: TrainingProgress
-    ) -> Scalars:
-        """Keep steps of the decoder's input equally long in features: an update of its own, on half the images."""
-        assert self.adversary is not None
-        self.unwrapped_discriminator.requires_grad_(False).eval()
-        scalars: list[Scalars] = []
-        for batch in self.micro_batches(prepared, self.generator):
-            half = slice(0, max(1, len(batch.images) // 2))
-            coordinates = [(self.adversary.seed, progress.step, index) for index in batch.indices[half].tolist()]
-            with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
-                drop_path_masks = None if batch.drop_path_masks is None else batch.drop_path_masks[half]
-                reconstruction = self.generator(batch.images[half], batch.mask[half], drop_path_masks)
-                fake = self.fake_images(replace(batch, images=batch.images[half]), reconstruction)
-                features = self.unwrapped_discriminator(fake).features if penalty.target == "features" else fake[:1]
-                noise = path_noise(
-                    [feature.shape[1:] for feature in features], [stream("path", *each) for each in coordinates]
-                )
-                loss = penalty(features, reconstruction.latent, noise)
-                # Levels that the penalty does not read need a gradient too, where processes wait for all of them.
-                unread = 0 * torch.stack([level.sum() for level in reconstruction.pyramid]).sum()
-                self.accelerator.backward((loss + unread) / len(prepared))
-            scalars.append({"penalty/path_length": loss.detach()})
-        penalty.finish(self.sum_over_processes)
-        metrics = mean_of(scalars) | {"path_length/mean": penalty.expected}
-        return metrics | self.update("path_length", self.optimizer, self.clip_norm)
 
     def adapt(self, controller: Controller, prepared: Sequence[MicroBatch]) -> Scalars:
         """Let ADA's probability follow how sure the discriminator was of real images, on all processes."""
@@ -395,3 +391,9 @@ class Trainer:
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum"))
+
+
+def mean_of(scalars: Sequence[Scalars]) -> Scalars:
+    """Average each scalar over the micro-batches that report it."""
+    names = {name: None for each in scalars for name in each}
+    return {name: torch.stack([each[name] for each in scalars if name in each]).mean() for name in names}

@@ -48,14 +48,14 @@ def test_a_step_that_is_not_finite_leaves_weights_moments_and_running_means_as_t
     trainer.step(random_batches(4), TrainingProgress(1, 0, 0.0))
     before = state_of(trainer)
     trainer.step(spoil(random_batches(4, seed=1)), TrainingProgress(2, 8, 0.5))  # everything lazy is due
-    assert trainer.guard.scalars()["skipped/step"] == 1
+    assert trainer.skipped == 1
     after = state_of(trainer)
     adaptive = {name for name in before if name.startswith(("augmentation/", "path_length/", "balance/"))}
     assert [name for name in before.keys() - adaptive if not torch.equal(before[name], after[name])] == []
     assert [n for n in adaptive if not after[n].isfinite().all() and not n.endswith("r_t")] == []
     trainer.step(random_batches(4, seed=2), TrainingProgress(2, 9, 0.6))
-    assert trainer.guard.scalars()["skipped/step"] == 0
-    assert all(bool(each.isfinite().all()) for each in trainer.guard.parameters)
+    assert trainer.skipped == 0
+    assert all(bool(each.isfinite().all()) for each in trainer.trained_parameters)
 
 
 def test_a_skipped_step_is_no_step_bit_for_bit() -> None:
@@ -65,7 +65,7 @@ def test_a_skipped_step_is_no_step_bit_for_bit() -> None:
         if step != 1:
             plain.step(batches, progress)
         skipping.step(spoil(batches) if step == 1 else batches, progress)
-    weights = zip(skipping.guard.parameters, plain.guard.parameters, strict=True)
+    weights = zip(skipping.trained_parameters, plain.trained_parameters, strict=True)
     assert all(torch.equal(own, other) for own, other in weights)
 
 
@@ -75,7 +75,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_where_all_losses_are_finite() 
     before = state_of(trainer)
     scalars = trainer.step(random_batches(4), TrainingProgress(1, 1, 0.1))
     assert bool(scalars["total"].isfinite())
-    assert trainer.guard.scalars()["skipped/step"] == 1
+    assert trainer.skipped == 1
     after = state_of(trainer)
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("generator/"))
 

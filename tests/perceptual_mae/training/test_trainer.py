@@ -28,6 +28,7 @@ from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.schedules import TrainingProgress
+from perceptual_mae.training.path_length_step import path_length_step
 from perceptual_mae.training.trainer import MicroBatch, Trainer
 
 ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
@@ -381,7 +382,7 @@ def test_penalties_are_lazy_and_only_path_length_moves_the_generator_again() -> 
     generator = weights(trainer.unwrapped_generator)
     progress = TrainingProgress(1, 8, 0.1)
     prepared = trainer.prepare(random_batches(4), progress)
-    trainer.update_path_length(trainer.adversary.path_length, prepared, progress)
+    path_length_step(trainer, trainer.adversary.path_length, prepared, progress)
     assert same(discriminator, trainer.unwrapped_discriminator)
     assert not same(generator, trainer.unwrapped_generator)
 
