@@ -17,8 +17,8 @@ from perceptual_mae.config.all_keys import models_of_places
 from perceptual_mae.config.errors import describe, fields_of, show
 from perceptual_mae.config.from_signature import first_line, meaning_of
 from perceptual_mae.config.layers import BASE
-from perceptual_mae.config.loss_sections import TermSection
-from perceptual_mae.config.schema import PenaltySection, RunConfig
+from perceptual_mae.config.schema import RunConfig, TermSection
+from perceptual_mae.config.training_sections import PenaltySection
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
 from perceptual_mae.training.metrics import METRICS_KEYS
 

@@ -9,25 +9,27 @@ from perceptual_mae.config.errors import fields_of, fixed_kind, inner_keys
 from perceptual_mae.config.from_signature import Choice, derive
 from perceptual_mae.config.known_keys import Keys, Table
 from perceptual_mae.config.layers import BASE
-from perceptual_mae.config.loss_sections import FeatureTermSection, LossNetworkSection, term_model
 from perceptual_mae.config.parsing import keys_of_sections
 from perceptual_mae.config.schema import (
     DEFAULT_AUGMENTATION,
     DEFAULT_FROZEN,
     FROZEN_NETWORKS,
-    AugmentSection,
     DataSection,
     DiscriminatorSection,
+    FeatureTermSection,
     FrozenNetworkSection,
     GeneratorSection,
+    LossNetworkSection,
     MaskingSection,
-    PenaltySection,
     RunConfig,
+    term_model,
 )
 from perceptual_mae.config.training_sections import (
+    AugmentSection,
     DiscriminatorOptimizerSection,
     EvaluationSection,
     OptimizerSection,
+    PenaltySection,
     ScheduleSection,
     TrackingSection,
     TrainingSection,

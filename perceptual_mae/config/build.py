@@ -4,7 +4,7 @@ Nobody reads the configuration after building.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -14,17 +14,19 @@ from torch import Tensor, nn
 from discriminators import Augmentation, Discriminator
 from discriminators.penalties import PathLength, lazy_adam
 from perceptual_mae.config.from_signature import refuse_untrusted
-from perceptual_mae.config.loss_sections import LossesSection, LossNetworkSection
+from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import (
-    AugmentSection,
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
+    LossesSection,
+    LossNetworkSection,
     MaskingSection,
-    PenaltiesSection,
 )
 from perceptual_mae.config.training_sections import (
+    AugmentSection,
     OptimizerSection,
+    PenaltiesSection,
     ScheduleSection,
     TrainingSection,
 )
@@ -42,13 +44,16 @@ from perceptual_mae.schedules import Timetable, first_share, value_at
 from perceptual_mae.seeding import stream_seed
 
 
+def make_generator(section: GeneratorSection, image: ImageFormat) -> MaskedAutoencoder:
+    """Return the generator with weights drawn as the caller's random state says; ValueError for what it refuses."""
+    return MaskedAutoencoder(image.size, image.channels, image.mean, image.std, **section.options())
+
+
 def build_generator(section: GeneratorSection, image: ImageFormat, seed: int) -> MaskedAutoencoder:
     """Return the generator with weights drawn from the run's seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("generator", seed))
-        return user_mistakes(
-            lambda: MaskedAutoencoder(image.size, image.channels, image.mean, image.std, **section.options())
-        )
+        return user_mistakes(lambda: make_generator(section, image))
 
 
 def build_discriminator(
@@ -60,13 +65,10 @@ def build_discriminator(
     """
     if section is None:
         return None
-    made_of = (encoder,) if section.reads_encoder else ()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("discriminator", seed))
         try:
-            discriminator: nn.Module = user_mistakes(
-                lambda: section.build(*made_of, pyramid_sizes(image.size), image.channels)
-            )
+            discriminator: nn.Module = user_mistakes(lambda: make_discriminator(section, image, encoder))
         except ImportError as mistake:
             raise UserError(f"discriminator: {mistake}; install it: pip install {mistake.name}") from mistake
     if not isinstance(discriminator, Discriminator):
@@ -74,6 +76,12 @@ def build_discriminator(
             f"discriminator.kind: {section.kind} is no discriminator: it needs `levels` and `forward(pyramid)`"
         )
     return discriminator.to(memory_format=torch.channels_last)
+
+
+def make_discriminator(section: DiscriminatorSection, image: ImageFormat, encoder: nn.Module | None) -> Any:
+    """Return the discriminator with weights drawn as the caller's random state says; ValueError for what it refuses."""
+    made_of = (encoder,) if section.reads_encoder else ()
+    return section.build(*made_of, pyramid_sizes(image.size), image.channels)
 
 
 def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:
@@ -253,3 +261,19 @@ def user_mistakes(build: Callable[[], Built]) -> Built:
         raise
     except ValueError as mistake:
         raise UserError(str(mistake)) from mistake
+
+
+def refusals(build: Callable[[], object], keys: tuple[str, ...]) -> Iterator[Mistake]:
+    """Yield what a constructor refuses as a mistake of these keys; it gets no memory."""
+    try:
+        with torch.device("meta"):
+            build()
+    except (ValueError, TypeError, OverflowError) as error:
+        yield Mistake(keys, f"cannot be built: {' '.join(str(error).split())}")
+    except RuntimeError as error:
+        if "numel" in str(error) or "overflow" in str(error):
+            yield Mistake(
+                keys, "cannot be built: its tensors would have more values than can be counted; make it smaller"
+            )
+    except (AttributeError, ImportError):
+        pass  # a class of the user's own may not build without memory, a library not be here: it is built later

@@ -29,7 +29,7 @@ from pydantic_core import CoreSchema, core_schema
 from pydantic_core.core_schema import ValidationInfo
 
 from perceptual_mae.config.errors import RejectedError, is_bounded, mistakes_of
-from perceptual_mae.config.mistake import Mistake, join, unknown_entry
+from perceptual_mae.config.mistake import Mistake, unknown_entry
 from perceptual_mae.config.own_kinds import (
     NOTHING,
     Trust,
@@ -37,7 +37,6 @@ from perceptual_mae.config.own_kinds import (
     is_own,
     positional_names,
     refusal,
-    trust_of,
     untrusted,
 )
 from perceptual_mae.errors import nearest
@@ -122,11 +121,10 @@ class Section(BaseModel):
     @validate_field("*", mode="after")
     @classmethod
     def _refuse_overflow(cls, value: object, info: ValidationInfo) -> object:
-        field = cls.model_fields[info.field_name or ""]
-        if not is_bounded(field.annotation, field.metadata):
-            for leaf in _leaves(value):
-                if isinstance(leaf, int) and abs(leaf) > LARGEST:
-                    raise ValueError(f"must be at most {LARGEST}")
+        if any(isinstance(leaf, int) and abs(leaf) > LARGEST for leaf in _leaves(value)):
+            field = cls.model_fields[info.field_name or ""]
+            if not is_bounded(field.annotation, field.metadata):
+                raise ValueError(f"must be at most {LARGEST}")
         return value
 
 
@@ -228,7 +226,8 @@ class Reading:
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         def read(value: object, info: ValidationInfo) -> object:
-            return self.read(value, trust_of(info)) if isinstance(value, Mapping) else value
+            trust = info.context if isinstance(info.context, Trust) else NOTHING
+            return self.read(value, trust) if isinstance(value, Mapping) else value
 
         return core_schema.with_info_before_validator_function(read, handler(source))
 
@@ -248,7 +247,7 @@ def choice(base: type[Choice], table: Mapping[str, Callable[..., Any]], what: st
 
     def read(value: Mapping[str, Any], trust: Trust) -> Choice:
         kind: object = value.get("kind", default)
-        if isinstance(kind, str) and is_own(kind) and not trust.allows(kind):
+        if isinstance(kind, str) and kind not in table and is_own(kind) and not trust.allows(kind):
             kept: Choice = read_as(untrusted(base, kind, what, trust.source), value, trust)
             return kept
         chosen = model(kind, trust)
@@ -343,7 +342,7 @@ def sections_of_options(value: object, place: str = "") -> Iterator[tuple[str, O
         yield place, value
     parts = value.root if isinstance(value, RootModel) else dict(value) if isinstance(value, BaseModel) else {}
     for name, part in parts.items():
-        yield from sections_of_options(part, join(place, name))
+        yield from sections_of_options(part, f"{place}.{name}".lstrip("."))
 
 
 def refuse_untrusted(value: object) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NoReturn, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo
+from pydantic import BaseModel, ConfigDict
 
 from perceptual_mae.errors import UserError
 
@@ -39,11 +39,6 @@ class Trust:
 EVERYTHING = Trust(everything=True)
 """For values that the user typed, or a folder whose code is trusted."""
 NOTHING = Trust()
-
-
-def trust_of(info: ValidationInfo) -> Trust:
-    """Return the trust that values are validated under; without any, nothing of one's own is imported."""
-    return info.context if isinstance(info.context, Trust) else NOTHING
 
 
 def is_own(kind: object) -> bool:

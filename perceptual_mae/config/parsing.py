@@ -11,15 +11,17 @@ from discriminators import AUGMENTATIONS
 from perceptual_mae.config import layers
 from perceptual_mae.config.errors import mistakes_of
 from perceptual_mae.config.from_signature import sections_of_options
-from perceptual_mae.config.loss_sections import LossesSection, LossNetworkSection, TermSection
 from perceptual_mae.config.mistake import Mistake, line_of
 from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING, Trust
 from perceptual_mae.config.schema import (
     DataSection,
     DiscriminatorSection,
     GeneratorSection,
+    LossesSection,
+    LossNetworkSection,
     MaskingSection,
     RunConfig,
+    TermSection,
 )
 from perceptual_mae.config.training_sections import (
     EvaluationSection,

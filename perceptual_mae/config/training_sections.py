@@ -1,11 +1,13 @@
-"""The sections of a run's configuration about how it is trained, scored and tracked; see `schema` for the others."""
+"""Sections of a run's configuration: how it is trained, scored and tracked; see `schema` for the others."""
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, RootModel, SerializeAsAny, model_validator
 
-from perceptual_mae.config.from_signature import Section, fill
+from discriminators import PENALTIES
+from perceptual_mae.config.from_signature import Choice, Options, Section, fill
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -16,6 +18,28 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Images = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class AugmentSection(Choice):
+    """Augmentation of all images that the discriminator is shown.
+
+    Options:
+        kind: the augmentation [Training GANs with Limited Data]
+    """
+
+
+class PenaltySection(Options):
+    """Options of one gradient penalty."""
+
+
+class PenaltiesSection(RootModel[dict[str, SerializeAsAny[PenaltySection]]]):
+    """The gradient penalties by name."""
+
+    model_config = ConfigDict(frozen=True)
+    names: ClassVar[Mapping[str, object]] = PENALTIES
+
+    def get(self, name: str) -> PenaltySection | None:
+        return self.root.get(name)
 
 
 class DiscriminatorOptimizerSection(Section):

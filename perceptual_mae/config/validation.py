@@ -6,14 +6,14 @@ Each mistake names all the keys it depends on, and is left out where one of them
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from perceptual_mae.config.loss_sections import LossNetworkSection, TermSection
+from perceptual_mae.config.build import make_discriminator, make_generator, refusals
 from perceptual_mae.config.mistake import Mistake
-from perceptual_mae.config.schema import RunConfig
-from perceptual_mae.config.trial_builds import refusals, trial_discriminator, trial_generator
+from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
@@ -91,10 +91,18 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
         return  # reported already
     if config.generator.norm_pix and config.generator.rgb_heads:
         return  # reported by check_norm_pix
-    mistakes = list(refusals(partial(trial_generator, config), ("generator.*", "data.image_size")))
+    generator = partial(make_generator, config.generator, config.data.image)
+    mistakes = list(refusals(generator, ("generator.*", "data.image_size")))
     yield from mistakes
     if config.discriminator is not None and not (mistakes and config.discriminator.reads_encoder):
-        yield from refusals(partial(trial_discriminator, config), ("discriminator.*", "data.image_size"))
+        yield from refusals(partial(_discriminator, config), ("discriminator.*", "data.image_size"))
+
+
+def _discriminator(config: RunConfig) -> Any:
+    section, image = config.discriminator, config.data.image
+    assert section is not None
+    encoder = make_generator(config.generator, image).encoder if section.reads_encoder else None
+    return make_discriminator(section, image, encoder)
 
 
 def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
@@ -173,7 +181,7 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     reads_heads = any(name in always for name in config.losses.discriminator_readers())
     if (section := config.discriminator) is not None and section.pyramid == "heads" and reads_heads:
         with suppress(Exception), torch.device("meta"):
-            if trial_discriminator(config).levels > 1:
+            if _discriminator(config).levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
     yield Mistake(
@@ -255,7 +263,7 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake((key, "discriminator.fake"), message)
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     with suppress(Exception), torch.device("meta"):
-        logits = trial_discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
+        logits = _discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
             message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
             yield Mistake(

@@ -114,4 +114,4 @@ def test_a_discriminator_is_few_files_away_from_a_yaml_file(method: str) -> None
         config = load_config([DEBUG, *without_weights(method)])
         build_discriminator(config.discriminator, config.data.image, config.training.seed)
 
-    assert len({file for file, _ in functions_of(build)}) <= 13
+    assert len({file for file, _ in functions_of(build)}) <= 8
