@@ -1,5 +1,6 @@
 """Shared fixtures: one thread, a fresh Accelerate for every test, runs of debug size."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -84,6 +85,24 @@ RANDOM_FEATURES = "losses.feature_matching.network.weights=random"
 UNTRAINED |= {method: [RANDOM_FEATURES] for method in ("teacher_p", "vqgan_p")}
 UNTRAINED["projected_p"] = [RANDOM_FEATURES, "discriminator.network.weights=random"]
 """For methods that want a file of weights, what makes them go without."""
+
+
+class KilledError(BaseException):
+    """Ends a command as SIGKILL does."""
+
+
+def killed_at(place: str, number: int = 1) -> Any:
+    """End everything at the given call of a function, named with its module."""
+    module, _, name = place.rpartition(".")
+    function, calls = getattr(importlib.import_module(module), name), []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) == number:
+            raise KilledError
+        return function(*arguments, **options)
+
+    return mock.patch(place, counted)
 
 
 FORMS = {

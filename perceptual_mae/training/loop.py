@@ -153,20 +153,21 @@ class Pretraining:
             # A resume that is refused writes nothing.
             device, precision = str(self.accelerator.device), self.accelerator.mixed_precision
             folder.describe(self.path, self.config, device, precision, started_from, self.passed_over)
-            self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
-            self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
             if self.branch is not None:
                 add_to_environment(self.path, "branched_from", self.branch.metadata())
         reporting.start_trackers(self)
         self.accelerator.wait_for_everyone()
         self.save_points = SavePoints(self.accelerator, self.stop_signal, self.config.training.checkpoint_minutes)
-        if self.branch is not None:
-            self.save()  # from here on it resumes as any run does
         with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
             self.progress("training", self.step, self.timetable.total_steps)
             reporting.log_header(self, resumed_from)
             images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
             check_run_images(self.path, *images, self.progress, self.log, self.warn)
+            if self.accelerator.is_main_process:
+                self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
+                self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
+            if self.branch is not None:
+                self.save()  # from here on it resumes as any run does
             self.complete_epoch()
             while self.step < self.timetable.total_steps:
                 try:

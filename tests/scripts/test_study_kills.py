@@ -1,6 +1,5 @@
 """A study whose call was killed, at whatever stage, goes on to what an unbroken one leaves."""
 
-import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 import conduct
 import improved_mae
 from conduct import Conductor
-from conftest import DEBUG
+from conftest import DEBUG, KilledError, killed_at
 from perceptual_mae.evaluation import resumption
 from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import Ending
@@ -24,10 +23,6 @@ WORDS = [
     *("--set", "data.num_images=160", "--finetune-labels", "128", "--finetune-epochs", "2", "--set", BATCH),
     *("--set", "data.workers=0"),
 ]
-
-
-class KilledError(BaseException):
-    """Ends a study as SIGKILL does."""
 
 
 class KilledStand(Stand):
@@ -77,20 +72,6 @@ def test_a_study_killed_before_its_record_was_whole_is_gone_on_with(
             Conductor(study, quick=False).run()
     (tmp_path / "study/.study.json.partial").write_text("{")
     assert Conductor(study, quick=False).run()
-
-
-def killed_at(place: str, number: int) -> Any:
-    """End everything at the given call of a function."""
-    module, _, name = place.rpartition(".")
-    function, calls = getattr(importlib.import_module(module), name), []
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == number:
-            raise KilledError
-        return function(*arguments, **options)
-
-    return mock.patch(place, counted)
 
 
 def call(out: Path) -> int:

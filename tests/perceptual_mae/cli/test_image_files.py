@@ -22,6 +22,15 @@ def photos(root: Path, each: int = 24) -> Path:
     return root
 
 
+def spoilt_photos(root: Path) -> tuple[Path, list[Path]]:
+    """Photos in two class folders, with three files among them that are none."""
+    photos(root)
+    bad = [root / name for name in ("a/x0.png", "b/x1.png", "b/x2.png")]
+    for path in bad:
+        path.write_text("no image")
+    return root, bad
+
+
 def arguments(root: Path, *options: str) -> list[str]:
     data = ", ".join((f"kind: image_folder, root: {root}, image_size: 32, size: null, num_images: null", *options))
     return ["pretrain", DEBUG, "mse", f"data={{{data}}}", "training.epochs=1"]
@@ -30,10 +39,7 @@ def arguments(root: Path, *options: str) -> list[str]:
 def test_a_folder_with_bad_files_is_refused_before_the_first_step_and_all_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, run = photos(tmp_path / "photos"), tmp_path / "run"
-    bad = [root / "a" / "x0.png", root / "b" / "x1.png", root / "b" / "x2.png"]
-    for path in bad:
-        path.write_text("no image")
+    (root, bad), run = spoilt_photos(tmp_path / "photos"), tmp_path / "run"
     asked = arguments(root, "split_fractions: [0.8, 0, 0.2]")
     assert main([*asked, "--dry-run", "--out", str(run)]) == 2
     message = capsys.readouterr().err.strip()
@@ -45,17 +51,14 @@ def test_a_folder_with_bad_files_is_refused_before_the_first_step_and_all_are_li
     assert f"all are listed in {run / 'unreadable.txt'}" in capsys.readouterr().err
     listed = (run / "unreadable.txt").read_text().splitlines()
     assert sorted(listed) == [f"{path}: no image of a known format" for path in bad]
-    assert not any((run / "checkpoints").iterdir())
+    assert not (run / "checkpoints").exists()
 
 
 @pytest.mark.slow
 def test_the_advice_to_raise_the_share_is_followed_in_the_same_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root, run = photos(tmp_path / "photos"), tmp_path / "run"
-    bad = [root / "a" / "x0.png", root / "b" / "x1.png", root / "b" / "x2.png"]
-    for path in bad:
-        path.write_text("no image")
+    (root, bad), run = spoilt_photos(tmp_path / "photos"), tmp_path / "run"
     assert main([*arguments(root, "split_fractions: [0.8, 0, 0.2]"), "--out", str(run)]) == 2
     capsys.readouterr()
     more = arguments(root, "split_fractions: [0.8, 0, 0.2]", "max_unreadable: 0.3")

@@ -1,7 +1,6 @@
 """`pmae sweep`: what is run, skipped, resumed, refused and written. Cells run in this process but in one test."""
 
 import contextlib
-import importlib
 import json
 import signal
 import subprocess
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import DEBUG
+from conftest import DEBUG, KilledError, killed_at
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.run.signals import StopSignal
@@ -194,24 +193,6 @@ def test_a_misspelt_metric_stops_a_sweep_after_its_first_run(
         assert sweep(out, *GRID, "--metric", "psnr_maskd") == 2
         assert "did you mean 'psnr_masked'?" in capsys.readouterr().err
     assert cells.ran == ["lr-1e-3"]
-
-
-class KilledError(BaseException):
-    """Ends a sweep as SIGKILL does."""
-
-
-def killed_at(place: str, number: int = 1) -> Any:
-    """End everything at the given call of a function."""
-    module, _, name = place.rpartition(".")
-    function, calls = getattr(importlib.import_module(module), name), []
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) == number:
-            raise KilledError
-        return function(*arguments, **options)
-
-    return mock.patch(place, counted)
 
 
 def left_by(out: Path) -> dict[str, Any]:
