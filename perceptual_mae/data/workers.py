@@ -27,7 +27,7 @@ Samples = list[tuple[int, int]]
 _DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? (\d+)")
 _DYING = 1.0
 """Seconds a worker may still count as alive after its pipes have closed."""
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 
 
 class LostWorkerError(LostProcessError):

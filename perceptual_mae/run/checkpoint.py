@@ -159,10 +159,11 @@ def has_group(path: Path, name: str) -> bool:
 
 def load_tensors(path: Path, name: str) -> dict[str, Tensor]:
     """Return one group of tensors of a checkpoint that is whole; raises UserError if it has no such group."""
-    if not has_group(path, name):
+    listed = has_group(path, name)
+    if not listed or not (path / _file(name)).is_file():
         raise UserError(
-            f"{path}: its manifest lists no {_file(name)}, which is needed; restore the checkpoint from a copy, or "
-            "remove its folder to go on from the one before"
+            f"{path}: {'holds' if listed else 'its manifest lists'} no {_file(name)}, which is needed; "
+            "restore the checkpoint from a copy, or remove its folder to go on from the one before"
         )
     return load_file(path / _file(name))
 

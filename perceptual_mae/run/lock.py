@@ -5,7 +5,6 @@ takes over. On the same machine the system says whether the process lives; of an
 it touches its lock every `BEAT` seconds.
 """
 
-import fcntl
 import json
 import math
 import os
@@ -18,8 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import partial_file
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 """The lock's name in its folder."""
@@ -54,13 +60,7 @@ class Holder:
         """Whether it ended without removing its lock, which it touched `silence` seconds ago."""
         if not self.is_of_this_machine:
             return silence > SILENCE
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # another user's
-        return _process_start(self.pid) != self.process_start
+        return not psutil.pid_exists(self.pid) or _process_start(self.pid) != self.process_start
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (since {self.started})"
@@ -212,7 +212,10 @@ _held: set[FolderLock] = set()
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other processes of this machine out; a network's file system may not know how, and is left to links."""
+    """Keep other processes of this machine out; where the system does not know how, it is left to links."""
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):

@@ -9,7 +9,7 @@ from perceptual_mae.run.lock import release_all
 
 EXIT_CODE = 130
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 """Those that ask a run to stop: Ctrl-C, a batch system's end, a terminal that closes, a batch system's warning."""
 
 AT_ONCE = (signal.SIGINT, signal.SIGTERM)
@@ -37,9 +37,9 @@ class StopSignal:
         return self.number != 0
 
     def __enter__(self) -> "StopSignal":
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        if self._before[signal.SIGHUP] == signal.SIG_IGN:
-            del self._before[signal.SIGHUP]
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        ignored = {number for number, handler in before.items() if handler == signal.SIG_IGN}
+        self._before = {number: before[number] for number in SIGNALS if number in AT_ONCE or number not in ignored}
         for number in self._before:
             signal.signal(number, self._listen)
         return self

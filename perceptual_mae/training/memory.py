@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def machine_memory() -> tuple[int, str]:
     """Return the bytes of the GPU's memory, or without one of the host's as far as this process may use it."""
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory), "the GPU"
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = psutil.virtual_memory().total
     with suppress(OSError, ValueError):  # a container's or a job's share; "max" where there is no limit
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return memory, "this machine"

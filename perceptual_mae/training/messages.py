@@ -97,7 +97,7 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
 
 def stopped(path: Path, step: int, number: int = signal.SIGINT) -> str:
     """Return the last line of a run that the signal of this number stopped."""
-    requeue = ", so the job may be requeued as it is" if number == signal.SIGUSR1 else ""
+    requeue = ", so the job may be requeued as it is" if number == getattr(signal, "SIGUSR1", None) else ""
     return f"stopped and saved after step {step} in {path}; the same command goes on from there{requeue}"
 
 

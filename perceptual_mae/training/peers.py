@@ -5,6 +5,7 @@ import socket
 import time
 from typing import NamedTuple
 
+import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -22,15 +23,8 @@ class Peer(NamedTuple):
     @property
     def is_gone(self) -> bool:
         """Whether it is a process of this host that has died; of other hosts nothing is known."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)  # sends nothing; a launcher collects its dead processes at once
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        # a launcher collects its dead processes at once
+        return self.host == socket.gethostname() and not psutil.pid_exists(self.pid)
 
 
 def exchange_peers(accelerator: Accelerator) -> list[Peer]:

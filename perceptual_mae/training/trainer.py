@@ -91,7 +91,8 @@ class Trainer:
         self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
         self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
         self.wrapped_networks, self.lr_scale = [self.generator], 1.0
-        self.trained_parameters, self.step_losses = list(self.generator_parameters), list[Tensor]()
+        self.trained_parameters = list(self.generator_parameters)
+        self.skipped, self.step_losses = torch.zeros((), device=accelerator.device), list[Tensor]()
         if adversary is not None:
             self.unwrapped_discriminator = adversary.network.to(accelerator.device).train()
             self.discriminator_parameters = [each for each in adversary.network.parameters() if each.requires_grad]
@@ -325,7 +326,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         before = self.loss_scale() if scaler is not None else None
         if scaler is None:
-            self.update_unless_not_finite(optimizer)
+            self.update_if_finite(optimizer)
         else:
             optimizer.step()
         optimizer.zero_grad()
@@ -339,7 +340,7 @@ class Trainer:
         return scalars
 
     @torch.no_grad()
-    def update_unless_not_finite(self, optimizer: Optimizer) -> None:
+    def update_if_finite(self, optimizer: Optimizer) -> None:
         """Take an optimiser's step, but leave weights and moments once a loss or gradient of the step is not finite.
 
         What decides stays on the device (`skipped`: 1 or 0), handed to the fused optimiser as a loss scaler does it. It

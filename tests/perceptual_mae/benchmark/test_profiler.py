@@ -86,10 +86,11 @@ def test_every_part_of_a_step_is_seen_in_either_order(method: str, order: str) -
 
 
 def attributes(trainer: Trainer) -> dict[str, Any]:
-    """What watching touches, as it is found on the objects themselves."""
+    """What watching touches, as it is found on the objects themselves; not what every step sets anew."""
     owners = {"trainer": trainer, "accelerator": trainer.accelerator, "objective": trainer.objective}
     owners |= {"optimizer": trainer.optimizer, "augmentation": trainer.adversary.augmentation}
     held = {f"{name}.{key}": id(value) for name, owner in owners.items() for key, value in vars(owner).items()}
+    held = {name: value for name, value in held.items() if name not in ("trainer.skipped", "trainer.step_losses")}
     hooks = [len(network._forward_hooks) for network in (trainer.unwrapped_generator, trainer.unwrapped_discriminator)]
     return held | {"backward": torch.autograd.backward, "grad": torch.autograd.grad, "hooks": hooks}
 

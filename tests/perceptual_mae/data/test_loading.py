@@ -278,8 +278,9 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> No
         schedule = BatchSampler()
         schedule.samples = ([(0, i)] for i in range(8))
         reader = _EvaluationReader(Shapes("train", num_images=8), EvaluationTransform((16, 16)))
+        reader.notes = ReadingNotes(2)
         loader = worker_loader(reader, schedule, 2, persistent=True)
-        batches = begin(loader, ReadingNotes(2))
+        batches = begin(loader, reader.notes)
         os.killpg(0, signal.{ending})
         print(sum(len(batch) for batch in batches))
         """
