@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -165,8 +166,12 @@ def recipes_and_methods() -> list[ParameterSet]:
     ]
 
 
+@cache
 def debug_config(*arguments: str) -> RunConfig:
-    """A configuration of debug size, with methods (their networks narrow and untrained) and overrides on top."""
+    """A configuration of debug size, with methods (their networks narrow and untrained) and overrides on top.
+
+    Parsed once for the same arguments: configurations are frozen, and tables are made of them while tests are collected.
+    """
     discriminator = merge_layers([argument for argument in arguments if argument]).values["discriminator"] or {}
     narrow = [SMALL[kind]] if (kind := discriminator.get("kind")) in SMALL else []
     if "dvae_p" in arguments:
