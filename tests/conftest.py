@@ -147,6 +147,15 @@ def tiered(methods: Iterable[str]) -> list[Any]:
     return [name if name in QUICK_METHODS else slow(name) for name in methods]
 
 
+def sampled(rows: Sequence[Any], ids: Sequence[str] | None = None, every: int = 6) -> list[ParameterSet]:
+    """Rows of a long table as parameters of a test: one of `every` few, the others slow. ids: names of the rows."""
+    names = ids or [None] * len(rows)
+    return [
+        pytest.param(*row, id=name, marks=[pytest.mark.slow] * (number % every != 0))
+        for number, (row, name) in enumerate(zip(rows, names, strict=True))
+    ]
+
+
 def slow(*values: object) -> ParameterSet:
     """One set of a parametrised test's values, for the slow tier."""
     return pytest.param(*values, marks=pytest.mark.slow)
@@ -158,19 +167,17 @@ def without_weights(method: str) -> list[str]:
 
 
 def recipes_and_methods() -> list[ParameterSet]:
-    """All pairs of a shipped recipe and a method; each recipe with ls_gan_p and each method with cifar10 by default."""
+    """All pairs of a shipped recipe and a method; by default each recipe with ls_gan_p and cifar10 with a few."""
     pairs = [(recipe.name, method.name) for recipe in list_recipes() for method in list_methods()]
-    return [
-        pytest.param(recipe, method, marks=[pytest.mark.slow] * (recipe != "cifar10" and method != "ls_gan_p"))
-        for recipe, method in pairs
-    ]
+    quick = {("cifar10", method) for method in QUICK_METHODS} | {(recipe, "ls_gan_p") for recipe, _ in pairs}
+    return [pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in quick)) for pair in pairs]
 
 
 @cache
 def debug_config(*arguments: str) -> RunConfig:
     """A configuration of debug size, with methods (their networks narrow and untrained) and overrides on top.
 
-    Parsed once for the same arguments: configurations are frozen, and tables are made of them while tests are collected.
+    Parsed once for the same arguments: configurations are frozen, and tables of tests are made of them.
     """
     discriminator = merge_layers([argument for argument in arguments if argument]).values["discriminator"] or {}
     narrow = [SMALL[kind]] if (kind := discriminator.get("kind")) in SMALL else []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import DEBUG
+from conftest import DEBUG, sampled
 from perceptual_mae.cli import main
 from refusal import check_refusal
 
@@ -194,7 +194,7 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("words", "names"), ARGUMENTS, ids=[words[:70] for words, _ in ARGUMENTS])
+@pytest.mark.parametrize(("words", "names"), sampled(ARGUMENTS, [words[:70] for words, _ in ARGUMENTS]))
 def test_a_command_line_that_cannot_work_is_refused_in_one_line(
     words: str, names: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import DEBUG
+from conftest import DEBUG, sampled
 from refusal import check_refusal
 
 HUGE = "1" + 20 * "0"
@@ -138,7 +138,9 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(("method", "override", "names"), OVERRIDES, ids=[" ".join(row[:2])[:60] for row in OVERRIDES])
+@pytest.mark.parametrize(
+    ("method", "override", "names"), sampled(OVERRIDES, [" ".join(row[:2])[:60] for row in OVERRIDES])
+)
 def test_an_override_that_cannot_be_is_refused_in_one_line(
     method: str, override: str, names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
