@@ -43,11 +43,14 @@ SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 FOR_STUDIES = ("scripts", "perceptual_mae/benchmark")
 """Tests of what few users run: they are in the slow tier, but for the page that may be stale."""
+LONG_FILES = ("test_studies_from_end_to_end", "test_shipped_on_real_images", "test_recorded_steps")
+"""Files of minutes: they go first, for a file stays on one core, and the other would wait at the end."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them slow before tests are chosen by their marks."""
+    """Mark them slow before tests are chosen by their marks, and put long files first."""
+    items.sort(key=lambda item: item.path.stem not in LONG_FILES)
     for item in items:
         place = item.path.relative_to(TESTS).as_posix()
         is_slow = place.startswith(FOR_STUDIES) and item.path.stem != "test_references"
