@@ -4,8 +4,8 @@ An extractor maps images (B, C, H, W) in [0, 1] to named features (B, D). Shapes
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +32,11 @@ BATCH_SIZE = 128
 
 @dataclass(frozen=True)
 class Features:
-    """Float32 features (N, D) by name, int64 labels (N,), in the order of the data set."""
+    """Float32 features (N, ...) by name, int64 labels and places in the data set (N,), in its order."""
 
     named: dict[str, Tensor]
     labels: Tensor
+    indices: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 def encoder_features(encoder: Encoder) -> Extractor:
@@ -56,13 +57,19 @@ def layer_features(encoder: Encoder) -> Extractor:
     blocks = range(1, len(encoder.blocks) + 1)
 
     def extract(images: Tensor) -> dict[str, Tensor]:
-        _, tapped = encoder.encode(images, taps=blocks)
-        pooled = {
-            block: pool(F.layer_norm(tapped[block].float(), (encoder.width,), eps=encoder.norm.eps)) for block in blocks
-        }
+        pooled = {block: pool(tokens) for block, tokens in block_tokens(encoder, images, blocks).items()}
         return {f"{name}/{block}": pooled[block][name] for name in POOLINGS for block in blocks}
 
     return extract
+
+
+def block_tokens(encoder: Encoder, images: Tensor, blocks: Collection[int]) -> dict[int, Tensor]:
+    """Return tokens (B, 1+L, D) after the numbered blocks, float32, normalised as by a final norm without affine part.
+
+    images: (B, C, H, W) in [0, 1]; blocks count from 1.
+    """
+    _, tapped = encoder.encode(images, taps=blocks)
+    return {block: F.layer_norm(tapped[block].float(), (encoder.width,), eps=encoder.norm.eps) for block in blocks}
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
@@ -104,7 +111,7 @@ def extract_features(
     name: str = "features",
     on_progress: OnProgress = no_progress,
 ) -> Features:
-    """Return the features of a whole data set, on the CPU; memory grows with the features alone.
+    """Return the features of a whole data set, on the CPU; memory grows with the features alone, which are held once.
 
     Process r of P reads every P-th image from the r-th on; each image counts once and the order is the data set's. Only
     the main process keeps the result: on the others it is empty. Unreadable images are logged and left out.
@@ -118,20 +125,24 @@ def extract_features(
             raise UserError("some images of the data set carry no label; name a labelled set with --data")
         with accelerator.autocast():
             extracted = extractor(batch.to(accelerator.device).images)
-        on_host = {key: check_finite(value.float().cpu(), "features") for key, value in extracted.items()}
+        # Copies: a class token that is a view would keep the tokens of all patches alive.
+        on_host = {key: check_finite(value.float().cpu().clone(), "features") for key, value in extracted.items()}
         chunks.append((batch.indices, batch.labels, on_host))
         on_progress(name, int(batch.indices[-1]) + 1, len(dataset))
     if processes > 1:
         chunks = _to_main_process(chunks, accelerator)
     if not chunks:
         return Features({}, torch.empty(0, dtype=torch.int64))
-    order = torch.cat([places for places, _, _ in chunks]).argsort()
+    indices, order = torch.cat([places for places, _, _ in chunks]).sort()
     labels = torch.cat([labels for _, labels, _ in chunks])[order]
+    rows = torch.split(order.argsort(), [len(places) for places, _, _ in chunks])
     named = {}
     for key in tuple(chunks[0][2]):
-        whole = torch.cat([extracted.pop(key) for _, _, extracted in chunks])
-        named[key] = whole if processes == 1 else whole[order]
-    return Features(named, labels)
+        whole = torch.empty(len(indices), *chunks[0][2][key].shape[1:])
+        for places, (_, _, extracted) in zip(rows, chunks, strict=True):
+            whole[places] = extracted.pop(key)  # which frees it: memory holds the whole and what is left of the parts
+        named[key] = whole
+    return Features(named, labels, indices)
 
 
 Chunk = tuple[Tensor, Tensor, dict[str, Tensor]]

@@ -1,6 +1,7 @@
 """Features of a frozen encoder: the full grid, in order, in float32, each image once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -99,8 +100,25 @@ def test_features_come_in_the_order_of_the_data_set_without_unreadable_images(ba
         brightness, Numbered(10, frozenset({3})), TRANSFORM, Accelerator(cpu=True), batch_size=batch_size
     )
     expected = [index for index in range(10) if index != 3]
-    assert found.labels.tolist() == expected
+    assert found.labels.tolist() == found.indices.tolist() == expected
     assert found.named["brightness"].flatten().tolist() == pytest.approx(expected)
+
+
+def test_tokens_are_not_kept_for_the_sake_of_the_one_that_is_a_feature() -> None:
+    """A class token in float32 on the CPU is a view of all tokens."""
+    encoder, storages = tiny_encoder(), list[Any]()
+
+    def extract(images: Tensor) -> dict[str, Tensor]:
+        tokens = encoder(images)
+        storages.append(tokens.untyped_storage()._weak_ref())
+        return {"class": tokens[:, 0]}
+
+    def check(_: str, done: int, total: int) -> None:
+        kept = [not torch.UntypedStorage._expired(storage) for storage in storages[:-1]]
+        assert not any(kept), f"{sum(kept)} of {len(kept)} batches' tokens are alive after {done} of {total} images"
+
+    extract_features(extract, Numbered(6), TRANSFORM, Accelerator(cpu=True), batch_size=2, on_progress=check)
+    assert len(storages) == 3
 
 
 def test_features_are_float32_under_autocast() -> None:
