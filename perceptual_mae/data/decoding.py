@@ -18,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from perceptual_mae.data.orientation import ORIENTATION, metadata_orientation, turn_upright
+from perceptual_mae.images import Size
 
 try:  # The fast path; torchvision announces its removal, and Pillow then reads everything.
     from torchvision.io import ImageReadMode, decode_jpeg
@@ -57,11 +58,17 @@ class UnreadableImageError(Exception):
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says of its image before any pixel is decoded; sizes as stored, in pixels."""
+    """What a file says of its image before any pixel is decoded: its size in pixels as stored, its orientation."""
 
     width: int
     height: int
     is_sixteen_bit: bool
+    orientation: int = 1
+
+    @property
+    def upright_size(self) -> Size:
+        """Height and width of the image as it is to be shown."""
+        return (self.width, self.height) if self.orientation > 4 else (self.height, self.width)
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -86,7 +93,8 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
 def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Header:
     """Return what a file's header says. Raises UnreadableImageError where that is enough to know it cannot be read."""
     with _opened(path, max_pixels) as (_, picture):
-        return Header(*picture.size, picture.mode in SIXTEEN_BIT_MODES)
+        orientation = _take_tiff_orientation(picture) or metadata_orientation(picture.info)
+        return Header(*picture.size, picture.mode in SIXTEEN_BIT_MODES, orientation)
 
 
 def largest_value(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:

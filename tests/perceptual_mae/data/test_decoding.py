@@ -63,6 +63,7 @@ def test_exif_orientation_is_applied(
     # Where the red third of the stored image ends up, by the EXIF standard's words for each orientation.
     red_side = {1: "left", 2: "right", 3: "right", 4: "left", 5: "top", 6: "top", 7: "bottom", 8: "bottom"}[orientation]
     assert image.shape == ((3, 32, 48) if orientation < 5 else (3, 48, 32))
+    assert read_header(path).upright_size == image.shape[1:]
     row = {"top": 4, "bottom": image.shape[1] - 5}.get(red_side, 16)
     column = {"left": 4, "right": image.shape[2] - 5}.get(red_side, 16)
     assert_colour(image, row, column, RED, within=6)
@@ -230,6 +231,7 @@ def test_broken_metadata_never_cost_whole_pixels_and_tag_274_alone_turns(
     images.append(read_image(path))
     for image in images:
         assert image.shape == ((3, 48, 32) if orientation == 6 else (3, 32, 48))
+        assert read_header(path).upright_size == image.shape[1:]
         assert_colour(image, 4, 4, RED, within=6)
 
 
