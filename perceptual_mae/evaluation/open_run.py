@@ -134,19 +134,19 @@ def precision_of(wanted: str) -> str:
     return "bf16" if computes_in_bf16() else "no"
 
 
-def make_accelerator(config: RunConfig, *, training: bool = False, path: Path | None = None) -> Accelerator:
-    """Return Accelerate's view of processes, device and the run's precision.
+def make_accelerator(config: RunConfig | None, *, training: bool = False, path: Path | None = None) -> Accelerator:
+    """Return Accelerate's view of processes, device and the run's precision; without a run it is float32.
 
     Processes that a launcher started without a GPU join on the CPU. A run that is scored makes do with bf16 where fp16
     has no GPU; `training` refuses that with UserError, and has the run's trackers write to `path`.
     """
-    precision = precision_of(config.training.precision)
+    precision = "no" if config is None else precision_of(config.training.precision)
     if precision == "fp16" and not training and not torch.cuda.is_available():
         precision = "bf16"
     # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
     AcceleratorState._reset_state()
     cpu = not torch.accelerator.is_available()  # else Accelerate takes each process for the only one
-    if not training:
+    if config is None or not training:
         return Accelerator(mixed_precision=precision, cpu=cpu)
     # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
     constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)

@@ -1,5 +1,6 @@
 """What several processes agree on."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +11,16 @@ Value = TypeVar("Value")
 
 CHECK_EVERY = 10
 """Steps on a GPU between which several processes agree on what one of them was asked for."""
+
+
+def own_share(indices: Sequence[int], batch_size: int, accelerator: Accelerator) -> list[int]:
+    """Return the indices of every P-th batch from this process's on, of P processes.
+
+    Each image thus counts once, in the same batch as with one process.
+    """
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    starts = range(rank * batch_size, len(indices), processes * batch_size)
+    return [index for start in starts for index in indices[start : start + batch_size]]
 
 
 def as_main_process(value: Value) -> Value:

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from perceptual_mae.images import Size, to_uint8
 
+CLEAN_RESIZE = "bicubic, antialiased, not rounded (clean-fid)"
+"""What metadata say of images that are resized here."""
+
 
 class ExtractedFeatures(NamedTuple):
     """Features (B, D) of images and, where the network is a classifier, class probabilities (B, K)."""

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from perceptual_mae.config.own_kinds import import_own
 from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.evaluation.feature_networks import FEATURE_NETWORKS, FeatureNetwork
+from perceptual_mae.evaluation.feature_networks.feature_network import CLEAN_RESIZE
 from perceptual_mae.images import Size
 
 TRUST = "trust_code"
@@ -55,7 +56,7 @@ def open_features(text: str, size: Size, device: torch.device, *, trust_code: bo
         "dim": extracted.features.shape[1],
         "classes": None if extracted.probabilities is None else extracted.probabilities.shape[1],
         "input": list(network.size or size),
-        "resize": "none" if network.size in (None, size) else "bicubic, antialiased, not rounded (clean-fid)",
+        "resize": "none" if network.size in (None, size) else CLEAN_RESIZE,
     }
     return replace(network, name=name or network.name, metadata=metadata)
 

@@ -1,17 +1,20 @@
-"""FID, KID and Inception Score of reconstructions against their originals, through one network or several.
+"""FID, KID and Inception Score of sets of images against a reference, through one network or several.
 
-The reference is the images that were reconstructed, themselves. The score of originals is reported, too: the distance
-of one half of them to the other, and their own Inception Score, which reconstructions come up to at best.
+The reference of reconstructions is their originals. The score of the reference is reported, too: the distance of one
+half of it to the other, and its own Inception Score, which reconstructions come up to at best.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.feature_networks import FeatureNetwork
+from perceptual_mae.evaluation.feature_networks.feature_network import CLEAN_RESIZE
 from perceptual_mae.evaluation.feature_networks.parsing import open_all
 from perceptual_mae.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from perceptual_mae.evaluation.metrics.inception_score import FEWEST_IMAGES, SPLITS, inception_score
@@ -20,7 +23,6 @@ from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
 from perceptual_mae.seeding import stream
 
 DEFAULT = "inception"
-SOURCES = ("raw", "composite", "originals")
 IMAGES_AT_ONCE = 64
 NOT_FINITE = "the network returns values that are not finite; check its file, and the mean and std it expects"
 
@@ -29,7 +31,7 @@ def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
     """Open the networks of `setting.features` (default: Inception) and return what computes `names` through each.
 
     Where only the default is wanted and its file is not there, all names are unavailable. Raises UserError for a
-    network that was asked for and cannot be had.
+    network that was asked for and cannot be had, or that takes images as they are where these have several sizes.
     """
     if setting.channels not in (1, 3):
         raise UnavailableError(f"looks at images of 1 or 3 channels, and these have {setting.channels}")
@@ -42,7 +44,19 @@ def prepare(setting: Setting, names: Sequence[str]) -> "Distribution":
             return accumulator
     features = setting.features or (DEFAULT,)
     networks = open_all(features, setting.size, setting.device, trust_code=setting.trust_code)
+    if setting.mixed_sizes:
+        networks = [_of_mixed_sizes(network) for network in networks]
     return Distribution(networks, names, setting)
+
+
+def _of_mixed_sizes(network: FeatureNetwork) -> FeatureNetwork:
+    """Return a network whose metadata say that it resizes images; UserError where it does not."""
+    if network.size is None:
+        raise UserError(
+            f"--features: {network.name} takes images as they are, and these have several sizes; give it one, as in "
+            "FILE,size=224, or give all images one with --size"
+        )
+    return replace(network, metadata=network.metadata | {"resize": CLEAN_RESIZE})
 
 
 class Distribution:
@@ -59,17 +73,19 @@ class Distribution:
             for name in self.names
             if (reason := why_not(name, network.metadata, setting.num_images))
         }
-        self._indices: list[Tensor] = []
+        self._indices: dict[str, list[Tensor]] = {}
         self._features: dict[tuple[str, str], list[Tensor]] = {}
         self._probabilities: dict[tuple[str, str], list[Tensor]] = {}
 
     def update(self, batch: ReconstructionBatch) -> None:
         """Extract features of a batch of originals and both reconstructions."""
-        if not self.networks:
-            return
-        self._indices.append(batch.indices)
-        for source in SOURCES:
-            images: Tensor = getattr(batch, source)
+        for source in self.setting.sets:
+            self.add(source, batch.indices, getattr(batch, source))
+
+    def add(self, source: str, indices: Tensor, images: Tensor) -> None:
+        """Extract features of images (B, C, H, W) in [0, 1] of a set, whose places in it (B,) are on the CPU."""
+        if self.networks and len(indices):
+            self._indices.setdefault(source, []).append(indices)
             for network in self.networks:
                 self._extract(network, source, images)
 
@@ -79,10 +95,12 @@ class Distribution:
         for network in self.networks:
             features = self._gathered(gather, self._features, network.name)
             probabilities = self._gathered(gather, self._probabilities, network.name)
-            num_images = max((len(rows) for held in (features, probabilities) for rows in held.values()), default=0)
-            if not num_images:
+            numbers = [max(len(features[source]), len(probabilities[source])) for source in self.setting.sets]
+            if not any(numbers):
                 continue  # another process holds them
-            metadata = {**network.metadata, "num_images": num_images, "reference": "the originals of the same images"}
+            num_images = min(numbers)
+            counts = num_images if max(numbers) == num_images else dict(zip(self.setting.sets, numbers, strict=True))
+            metadata = {**network.metadata, "num_images": counts, "reference": self.setting.reference}
             finite = all(bool(rows.isfinite().all()) for held in (features, probabilities) for rows in held.values())
             for name in self.names:
                 key = f"{name}[{network.name}]"
@@ -106,9 +124,9 @@ class Distribution:
 
     def _gathered(self, gather: Gather, held: dict[tuple[str, str], list[Tensor]], network: str) -> dict[str, Tensor]:
         """Return each subject's rows (N, D) in the order of the data set, each image once, on the main process."""
-        indices = torch.cat(self._indices) if self._indices else torch.empty(0, dtype=torch.int64)
         gathered = {}
-        for source in SOURCES:
+        for source in self.setting.sets:
+            indices = torch.cat(self._indices.get(source) or [torch.empty(0, dtype=torch.int64)])
             own = held.pop((network, source), None)  # the parts are as large as the whole
             rows = torch.cat(own) if own else torch.empty(0)
             gathered[source] = gather.rows(indices[: len(rows)], rows)[1]
@@ -141,30 +159,32 @@ Computed = tuple[dict[str, float | None], dict[str, Any]]
 
 
 def _fid(features: Mapping[str, Tensor], setting: Setting) -> Computed:
-    reference: Gaussian = fit_gaussian(features["originals"])
+    *compared, reference = setting.sets
+    fitted: Gaussian = fit_gaussian(features[reference])
     scores: dict[str, float | None] = {
-        source: frechet_distance(fit_gaussian(features[source]), reference) for source in ("raw", "composite")
+        source: frechet_distance(fit_gaussian(features[source]), fitted) for source in compared
     }
-    first, second = halves(features["originals"], setting.seed)
-    enough = len(first) > features["originals"].shape[1]
-    scores["originals"] = frechet_distance(fit_gaussian(first), fit_gaussian(second)) if enough else None
-    return scores, {"originals": f"one half against the other, {len(first)} images each" if enough else None}
+    first, second = halves(features[reference], setting.seed)
+    enough = len(first) > features[reference].shape[1]
+    scores[reference] = frechet_distance(fit_gaussian(first), fit_gaussian(second)) if enough else None
+    return scores, {reference: f"one half against the other, {len(first)} images each" if enough else None}
 
 
 def _kid(features: Mapping[str, Tensor], setting: Setting) -> Computed:
-    reference, on = features["originals"], setting.device if setting.device.type == "cuda" else torch.device("cpu")
+    *compared, reference = setting.sets
+    on = setting.device if setting.device.type == "cuda" else torch.device("cpu")
 
     def distance(first: Tensor, second: Tensor) -> KernelDistance:
         return kernel_distance(first.to(on), second.to(on), seed=setting.seed)
 
-    distances = {source: distance(features[source], reference) for source in ("raw", "composite")}
-    distances["originals"] = distance(*halves(reference, setting.seed))
+    distances = {source: distance(features[source], features[reference]) for source in compared}
+    distances[reference] = distance(*halves(features[reference], setting.seed))
     metadata = {
         "seed": setting.seed,
         "subsets": {source: one.subsets for source, one in distances.items()},
         "subset_size": {source: one.subset_size for source, one in distances.items()},
         "deviation": {source: one.std for source, one in distances.items()},
-        "originals": f"one half against the other, {len(reference) // 2} images each",
+        reference: f"one half against the other, {len(features[reference]) // 2} images each",
     }
     return {source: one.mean for source, one in distances.items()}, metadata
 

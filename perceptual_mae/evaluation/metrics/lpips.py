@@ -23,7 +23,7 @@ def prepare(setting: Setting, net: Net) -> Measure:
     if min(setting.size) < SMALLEST_SIDE:
         raise UnavailableError(
             f"needs images of at least {SMALLEST_SIDE} pixels, and these have {setting.size[0]}x{setting.size[1]}; "
-            "score a run of larger images"
+            "score larger images"
         )
     name = TRUNKS[net]
     path = setting.find_weights(name)

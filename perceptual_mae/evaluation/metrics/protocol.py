@@ -29,7 +29,9 @@ class Setting:
 
     `find_weights` returns the file of a network's weights by its name, or raises UnavailableError with the command
     that fetches it. `features` names the networks through which sets of images are compared (see
-    `feature_networks`; empty: Inception). trust_code: whether a file of theirs that is a program may run.
+    `feature_networks`; empty: Inception). trust_code: whether a file of theirs that is a program may run. `sets` names
+    the sets, the last of which, `reference` in words, the others are compared with. mixed_sizes: whether images have
+    several sizes, of which `size` has the smallest sides.
     """
 
     size: Size
@@ -41,6 +43,9 @@ class Setting:
     seed: int = 0
     features: tuple[str, ...] = ()
     trust_code: bool = False
+    sets: tuple[str, ...] = ("raw", "composite", "originals")
+    reference: str = "the originals of the same images"
+    mixed_sizes: bool = False
 
 
 @dataclass(frozen=True)

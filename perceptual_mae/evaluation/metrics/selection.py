@@ -51,6 +51,15 @@ def names_of(text: str | None, table: Mapping[str, Metric] = METRICS) -> list[st
     return [name for name in table if name in wanted]
 
 
+def check_required(required: Sequence[str], table: Mapping[str, Metric] = METRICS) -> None:
+    """Raise UserError for a required name that the table lacks."""
+    for name in required:
+        if name not in table:
+            raise UserError(
+                f"--require: there is no {name!r}{did_you_mean(name, table)}; choose from: {', '.join(table)}"
+            )
+
+
 def choose(
     names: Sequence[str],
     required: Sequence[str],
@@ -61,11 +70,7 @@ def choose(
 
     A score that cannot be had is left out and its reason kept. Raises UserError where it is required, or unknown.
     """
-    for name in required:
-        if name not in table:
-            raise UserError(
-                f"--require: there is no {name!r}{did_you_mean(name, table)}; choose from: {', '.join(table)}"
-            )
+    check_required(required, table)
     chosen, shared = Chosen(), dict[Any, list[str]]()
     wanted = [name for name in table if name in {*names, *required}]
     for name in wanted:

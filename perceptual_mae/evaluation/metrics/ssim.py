@@ -47,5 +47,5 @@ def _check_side(setting: Setting, smallest: int) -> None:
     if min(setting.size) < smallest:
         raise UnavailableError(
             f"needs images of at least {smallest} pixels, and these have {setting.size[0]}x{setting.size[1]}; "
-            "score a run of larger images"
+            "score larger images"
         )

@@ -10,6 +10,7 @@ from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.loading import Batch, evaluation_batches
 from perceptual_mae.evaluation.accumulators import Accumulator, ReconstructionBatch
 from perceptual_mae.evaluation.finite import check_finite
+from perceptual_mae.evaluation.processes import own_share
 from perceptual_mae.evaluation.reconstruction.baselines import BASELINES
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import composite, mask_image
@@ -42,16 +43,14 @@ def reconstruct_images(
     same batch as with one process. Unreadable images are logged and left out. Raises UserError where the generator's
     output is not finite.
     """
-    processes, rank = accelerator.num_processes, accelerator.process_index
-    starts = range(rank * batch_size, len(indices), processes * batch_size)
-    share = [index for start in starts for index in indices[start : start + batch_size]]
+    share = own_share(indices, batch_size, accelerator)
     for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
         reconstructed = _reconstruct(
             reconstruct, batch, draw_masks(batch), accelerator, patch_size if baselines else None
         )
         for accumulator in accumulators:
             accumulator.update(reconstructed)
-        done = processes * (share.index(int(batch.indices[-1])) + 1)
+        done = accelerator.num_processes * (share.index(int(batch.indices[-1])) + 1)
         on_progress(name, min(done, len(indices)), len(indices))
 
 

@@ -8,7 +8,7 @@ over the edge of a hidden patch thus contain the visible pixels as they are.
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,32 +55,45 @@ class ImageScores:
 
     def update(self, batch: ReconstructionBatch) -> None:
         """Score a batch; ValueError, with the range that arrived, for images outside [0, 1]."""
+        self.add(batch.indices, batch.originals, compared_images(batch), batch.hidden)
+
+    def add(
+        self,
+        indices: Tensor,
+        originals: Tensor,
+        compared: Iterable[tuple[str, Tensor]],
+        hidden: Tensor | None = None,
+    ) -> None:
+        """Score images by region against the originals, all (B, C, H, W) in [0, 1]; `indices` (B,) are on the CPU.
+
+        hidden (B, 1, H, W): the pixels, 1 = hidden, of which composites have scores of their own.
+        """
         scores: dict[str, Tensor] = {}
-        self.num_images += len(batch.indices)
-        check_unit_range(batch.originals, "an original")
+        self.num_images += len(indices)
+        check_unit_range(originals, "an original")
         own = {
-            name: measure(batch.originals, batch.originals)
+            name: measure(originals, originals)
             for name, measure in self._measures.items()
             if self._lines[name].relative
         }
-        for region, fake in compared_images(batch):
+        for region, fake in compared:
             check_unit_range(fake, f"an image of {region}")
             for name, measure in self._measures.items():
-                line, values, reference = self._lines[name], measure(fake, batch.originals), own.get(name)
+                line, values, reference = self._lines[name], measure(fake, originals), own.get(name)
                 whole = whole_mean(values) if reference is None else ratio(whole_mean(values), whole_mean(reference))
                 scores[f"{region}/{name}"] = image_score(line, whole)
-                if line.masked and region.endswith(COMPOSITE):
+                if hidden is not None and line.masked and region.endswith(COMPOSITE):
                     masked = region.removesuffix(COMPOSITE) + MASKED
-                    hidden = hidden_mean(values, batch.hidden)
+                    mean = hidden_mean(values, hidden)
                     if reference is not None:
-                        hidden = ratio(hidden, hidden_mean(reference, batch.hidden))
-                    scores[f"{masked}/{name}"] = image_score(line, hidden)
+                        mean = ratio(mean, hidden_mean(reference, hidden))
+                    scores[f"{masked}/{name}"] = image_score(line, mean)
         # The scores of a region stay together, in the order of the table.
         regions = list(dict.fromkeys(column.rpartition("/")[0] for column in scores))
         scores = dict(sorted(scores.items(), key=lambda item: regions.index(item[0].rpartition("/")[0])))
         self._columns = tuple(scores)
         if scores:
-            self._chunks.append((batch.indices, torch.stack(list(scores.values()), 1).cpu()))
+            self._chunks.append((indices, torch.stack(list(scores.values()), 1).cpu()))
 
     def compute(self, gather: Gather) -> Mapping[str, Any]:
         """Return the means by region, and fill `table`."""

@@ -176,7 +176,7 @@ def test_similarity_is_computed_in_float32_under_autocast(name: str) -> None:
 def test_ms_ssim_says_how_large_images_must_be() -> None:
     line = METRICS["ms_ssim"]
     assert isinstance(line, ImageMetric)
-    with pytest.raises(UnavailableError, match="at least 161 pixels, and these have 32x40; score a run of larger"):
+    with pytest.raises(UnavailableError, match="at least 161 pixels, and these have 32x40; score larger images"):
         line.prepare(setting((32, 40)))
     assert score("ms_ssim", *pair(1, 3, 161, 161)).isfinite().all()
 
