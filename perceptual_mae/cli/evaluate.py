@@ -6,8 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perceptual_mae.cli.options import DataKeys, Ema, Folder, Out, Scored, Split, TestLimit, TrustCode, check_run
+from perceptual_mae.cli.options import (
+    DataKeys,
+    Ema,
+    FeatureNetworks,
+    Folder,
+    Metrics,
+    Out,
+    Require,
+    Scored,
+    Split,
+    TestLimit,
+    TrustCode,
+    check_run,
+)
 from perceptual_mae.cli.output import check_out, print_lines
+from perceptual_mae.cli.score_tables import COUNTED, cell, closing_notes, label, score_table
 from perceptual_mae.files import write_json
 from perceptual_mae.report.markdown_table import markdown_table
 
@@ -15,46 +29,13 @@ if TYPE_CHECKING:
     from perceptual_mae.evaluation.reconstruction.data import HeldOut
     from perceptual_mae.evaluation.reconstruction.evaluate import Evaluation
 
-LABELS = {
-    "l1": "L1",
-    "mse": "MSE",
-    "psnr": "PSNR, dB",
-    "psnr_pooled": "PSNR pooled, dB",
-    "ssim": "SSIM",
-    "ms_ssim": "MS-SSIM",
-    "box_ssim": "SSIM, 3x3 box",
-    "lpips_alex": "LPIPS, AlexNet",
-    "lpips_vgg": "LPIPS, VGG",
-    "lpips_squeeze": "LPIPS, SqueezeNet",
-    "high_frequency": "high-frequency error",
-    "patch_std": "spread within a patch",
-    "fid": "FID",
-    "kid": "KID",
-    "is": "Inception Score",
-}
-DIGITS = {"psnr": 2, "psnr_pooled": 2, "fid": 2, "kid": 5, "is": 3}
-"""Behind the point, of the scores for which it is not 4."""
-COUNTED = "_identical_images"
-
 
 def evaluate_command(
     folder: Folder,
     overrides: DataKeys = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,...", help="Scores, or all, or cheap (no networks); none: all that can be had."),
-    ] = None,
-    require: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A score that must be available; may be repeated.")
-    ] = None,
-    features: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NETWORK",
-            help="Network of fid, kid, is: inception, a TorchScript FILE, torchvision:NAME:FILE, timm:NAME:FILE, "
-            "cifar_resnet:FILE or run:FOLDER, then ,option=value (size, mean, ...); may be repeated; none: inception.",
-        ),
-    ] = None,
+    metrics: Metrics = None,
+    require: Require = None,
+    features: FeatureNetworks = None,
     ratio: Annotated[float | None, typer.Option(min=0, max=0.999, help="Hidden share; none: the run's last.")] = None,
     mask: Annotated[str | None, typer.Option(metavar="KIND", help="Kind of masks; none: the run's.")] = None,
     seed: Annotated[
@@ -193,16 +174,6 @@ def title(report: Mapping[str, Any]) -> str:
     )
 
 
-def score_table(report: Mapping[str, Any]) -> str:
-    """Return a row for each score and a column for each subject."""
-    scores = report["scores"]
-    names = dict.fromkeys(name for row in scores.values() for name in row if not name.endswith(COUNTED))
-    ordered = [name for name in LABELS if name in names] + [name for name in names if name not in LABELS]
-    rows = [[_label(name), *(_cell(row, name) for row in scores.values())] for name in ordered]
-    rows += [[_label(name), *("unavailable" for _ in scores)] for name in report["unavailable"]]
-    return markdown_table(["", *scores], rows)
-
-
 def baseline_table(report: Mapping[str, Any]) -> str:
     """Return the scores of hidden pixels: a row for this run and for each baseline."""
     from perceptual_mae.evaluation.reconstruction.per_image import MASKED
@@ -210,8 +181,8 @@ def baseline_table(report: Mapping[str, Any]) -> str:
     rows_by_name = {"this run": report["scores"].get(MASKED, {})}
     rows_by_name |= {name.replace("_", " "): row.get(MASKED, {}) for name, row in report["baselines"].items()}
     names = [name for name in rows_by_name["this run"] if not name.endswith(COUNTED)]
-    rows = [[subject, *(_cell(row, name) for name in names)] for subject, row in rows_by_name.items()]
-    return markdown_table(["", *(_label(name) for name in names)], rows)
+    rows = [[subject, *(cell(row, name) for name in names)] for subject, row in rows_by_name.items()]
+    return markdown_table(["", *(label(name) for name in names)], rows)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -221,34 +192,6 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         lines.append("raw means little here: the run's loss never compared visible pixels")
     if report["uses_target_statistics"]:
         lines.append("norm_pix: patches were un-normalised with the true patch's mean and deviation")
-    for subject, row in report["scores"].items():
-        if identical := row.get(f"psnr{COUNTED}"):
-            lines.append(f"{subject}: {identical} images equal their originals and count with a PSNR of 100 dB")
     if report["unreadable_images"]:
         lines.append(f"{report['unreadable_images']} images could not be read and were left out")
-    lines += [_network(name, metadata) for name, metadata in report["feature_networks"].items()]
-    if set(report["feature_networks"]) - {"inception"}:
-        lines.append("through another network than Inception, scores compare runs with each other and not with papers")
-    return lines + [f"{name} is unavailable: {reason}" for name, reason in report["unavailable"].items()]
-
-
-def _network(name: str, metadata: Mapping[str, Any]) -> str:
-    """Say how the scores through a network were computed."""
-    height, width = metadata["input"]
-    digest = metadata.get("sha256") or metadata.get("encoder_sha256") or "not stated"
-    return (
-        f"[{name}]: {metadata['num_images']} images, {metadata['dim']} features, {height}x{width} pixels, weights "
-        f"{digest[:12]}; against the originals of the same images; originals: one half of them against the other"
-    )
-
-
-def _label(name: str) -> str:
-    name, bracket, network = name.partition("[")
-    return LABELS.get(name, name) + (f", {network.removesuffix(']')}" if bracket else "")
-
-
-def _cell(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name, "")
-    if isinstance(value, float):
-        return f"{value:.{DIGITS.get(name.partition('[')[0], 4)}f}"
-    return "-" if value is None else str(value)
+    return lines + closing_notes(report, "originals")

@@ -24,6 +24,8 @@ Layers = Annotated[
     ),
 ]
 
+LARGEST_SIDE = 16_384
+"""Of images that are scaled, in pixels."""
 MOST = 1_000_000_000
 """Of images, epochs, rounds: what no command reaches, and every library can count to."""
 
@@ -46,6 +48,22 @@ TestLimit = Annotated[int | None, typer.Option(min=1, max=MOST, help="Score that
 Ema = Annotated[bool | None, typer.Option("--ema/--no-ema", help="Averaged weights; none: where the run keeps them.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="Also the encoder before training, and raw pixels.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Drop what a stopped call left, and start over.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Scores, or all, or cheap (no networks); none: all that can be had."),
+]
+Require = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="A score that must be available; may be repeated.")
+]
+FeatureNetworks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--features",
+        metavar="NETWORK",
+        help="Network of fid, kid, is: inception, a TorchScript FILE, torchvision:NAME:FILE, timm:NAME:FILE, "
+        "cifar_resnet:FILE or run:FOLDER, then ,option=value (size, mean, ...); may be repeated; none: inception.",
+    ),
+]
 TrustCode = Annotated[
     bool,
     typer.Option(
@@ -90,6 +108,23 @@ def check_run(folder: Path) -> None:
     """Raise UserError where there is no such folder, before anything heavy is imported."""
     if not folder.exists():
         raise UserError(f"{folder}: does not exist; give the folder that a run was written to")
+
+
+def check_image_folder(folder: Path) -> None:
+    """Raise UserError where there is no such folder, before anything heavy is imported."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is a file' if folder.exists() else 'does not exist'}; give a folder of images")
+
+
+def read_size(text: str, option: str) -> tuple[int, int]:
+    """Return height and width of SIDE or HEIGHTxWIDTH."""
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if not 1 <= len(sides) <= 2 or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise UserError(f"{option} is {text!r}; give a side of up to {LARGEST_SIDE} pixels, or both, such as 192x256")
+    return sides[0], sides[-1]
 
 
 def read_numbers(text: str, option: str, *, least: int) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """What several commands print and write: lines, tables, score files."""
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,10 +38,16 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def check_out(out: Path | None) -> None:
-    """Refuse a path that the scores cannot be written to, before they are computed."""
-    if out is not None and (out.is_dir() or out.suffix != ".json"):
-        raise UserError(f"--out: {out} is no file that ends in .json; name one")
+def check_out(out: Path | None, suffixes: Sequence[str] = (".json",)) -> None:
+    """Refuse a path that nothing can be written to, before that is computed; a folder that is not there is made."""
+    if out is None:
+        return
+    if out.is_dir() or out.suffix not in suffixes:
+        raise UserError(f"--out: {out} is no file that ends in {' or '.join(suffixes)}; name one")
+    nearest = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = "cannot be written to" if nearest.is_dir() else "is not a folder"
+        raise UserError(f"--out: {out} cannot be written, for {nearest} {why}; name another place")
 
 
 @contextmanager

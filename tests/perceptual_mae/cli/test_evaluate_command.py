@@ -214,7 +214,7 @@ def test_other_kinds_of_masks_go_to_a_file_of_their_own(run: Path, kind: str) ->
 
 
 def test_every_metric_has_a_label() -> None:
-    from perceptual_mae.cli.evaluate import LABELS
+    from perceptual_mae.cli.score_tables import LABELS
 
     assert set(METRICS) <= set(LABELS)
 
