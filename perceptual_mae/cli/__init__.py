@@ -11,9 +11,11 @@ import typer
 from perceptual_mae.cli import (
     bench,
     compare,
+    compare_images,
     configs,
     curves,
     debug_batch,
+    embed,
     evaluate,
     export,
     finetune,
@@ -46,9 +48,11 @@ app.command("configs")(configs.configs_command)
 app.command("bench", cls=AgainstCommand)(bench.bench_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("compare-images")(compare_images.compare_images_command)
 app.command("probe")(probe.probe_command)
 app.command("knn")(knn.knn_command)
 app.command("finetune")(finetune.finetune_command)
+app.command("embed")(embed.embed_command)
 app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)
 app.command("visualize")(visualize.visualize_command)

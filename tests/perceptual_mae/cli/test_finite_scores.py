@@ -54,6 +54,8 @@ load = Run.generator
         ["visualize", "RUN", "--count", "2"],
         ["visualize", "RUN", "photo.png"],
         ["visualize", "RUN", "--attention", "--count", "2"],
+        ["embed", "RUN", "photo.png", "--out", "new/features.npz"],
+        ["embed", "RUN", "photo.png", "--layer", "1", "--out", "new/features.npz"],
     ],
     ids=lambda words: "_".join(word.strip("-") for word in words if word != "RUN")[:40],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor, nn
 
 from conftest import DEBUG
@@ -133,6 +134,8 @@ def test_other_data_and_the_records_need_no_code_of_a_folder_that_names_a_data_s
     plant(data={"kind": DATA})
     assert main(["compare", "theirs", "plain", "--anyway"]) == 0
     assert main(["curves", "theirs", "--out", "curves.png"]) == 0
+    Image.new("RGB", (40, 40), "teal").save("photo.png")
+    assert main(["embed", "theirs", "photo.png", "--out", "features.npz"]) == 0
     Path("shapes.yaml").write_text("data: {kind: shapes, size: 32, num_images: 8}\n")
     assert main(["evaluate", "theirs", "--data", "shapes.yaml", "--metrics", "psnr"]) == 0
     torch.save(Run("theirs").generator().encoder.export_state_dict(), "encoder.pt")
@@ -285,6 +288,21 @@ def test_a_file_of_features_runs_nothing(
     assert main(["evaluate", "plain", "--metrics", "kid", "--features", features]) == 2
     assert reported in refused(capsys)
     assert not Path("plain/evaluation").exists()
+
+
+def test_two_folders_are_not_compared_through_a_program_of_a_stranger(
+    programs: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("photos").mkdir()
+    for number in range(4):
+        Image.new("RGB", (40, 40), (number, 90, 90)).save(f"photos/{number}.png")
+    words = ["compare-images", "photos", "photos", "--metrics", "kid", "--features", "writes.ts", "--out", "x.json"]
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "TorchScript is a program that would be run, and may write files; add --trust-code" in refused(capsys)
+    assert not Path("x.json").exists()
+    assert main([*words, "--trust-code"]) == 0
+    assert Path("marker").exists()
 
 
 @pytest.mark.parametrize("file", ["writes.ts", "loaded.pt", "planted.pt2"])

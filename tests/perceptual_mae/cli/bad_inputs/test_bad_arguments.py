@@ -46,6 +46,33 @@ ARGUMENTS = [
     ("evaluate RUN --out empty", "--out"),
     ("evaluate RUN training.epochs=3", "training.epochs"),
     ("evaluate RUN data.num_images=-1", "data.num_images"),
+    *((f"embed {name} photo.png --out x.npz", name) for name in ("nowhere", "empty", "notes.txt")),
+    *((f"embed RUN {words} --out x.npz", names) for words, names in (
+        ("", "Missing argument"), ("nowhere.png", "nowhere.png"), ("empty", "no image below empty"),
+        ("html.jpg", "html.jpg cannot be read"), ("html.jpg empty.png", "nor any other of 2 images"),
+        ("truncated.jpg", "truncated.jpg cannot be read"),
+        ("unlabelled photo.png", "unlabelled: is a folder among 2 arguments"),
+        ("photo.png --tokens nonsense", "nonsense"), ("photo.png --tokens patch", "did you mean 'patches'"),
+        ("photo.png --tokens ''", "--tokens"), ("photo.png --layer 0", "--layer"),
+        ("photo.png --layer 3", "the encoder has blocks 1 to 2"), (f"photo.png --layer {HUGE}", "--layer"),
+        ("photo.png --ema", "leave out --ema"))),
+    ("embed RUN photo.png", "Missing option '--out'"),
+    *((f"embed RUN photo.png --out {name}", names) for name, names in (
+        ("x.txt", ".npz or .parquet"), ("x", ".npz or .parquet"), ("empty", "empty"), ("x.json", ".npz or .parquet"),
+        ("photo.png/x.npz", "photo.png is not a folder"))),
+    *((f"compare-images {words}", names) for words, names in (
+        ("unlabelled", "Missing argument"), ("nowhere unlabelled", "nowhere: does not exist"),
+        ("unlabelled nowhere", "nowhere: does not exist"), ("photo.png unlabelled", "photo.png: is a file"),
+        ("unlabelled photo.png", "photo.png: is a file"), ("empty unlabelled", "no image below empty"),
+        ("unlabelled empty", "no image below empty"))),
+    *((f"compare-images unlabelled unlabelled {words}", names) for words, names in (
+        ("--metrics nonsense", "nonsense"), ("--metrics patch_std", "patch_std"), ("--require nonsense", "nonsense"),
+        ("--require fid", "pmae weights fetch inception"), ("--metrics fid", "nothing can be scored: fid[inception]"),
+        ("--features nowhere.pt", "nowhere.pt"), ("--size x", "--size"), ("--size 0", "--size"),
+        ("--size 8x8x8", "--size"), (f"--size {HUGE}", "--size"), ("--size -1", "--size"), ("--seed -1", "--seed"),
+        ("--out scores.txt", "--out"), ("--out empty", "--out"),
+        ("--out photo.png/x.json", "photo.png is not a folder"))),
+    ("evaluate RUN --out photo.png/x.json", "photo.png is not a folder"),
     *((f"knn RUN {words}", words.split()[0]) for words in (
         "--neighbours 0", "--neighbours a,b", "--neighbours 5,5", "--temperature 0", "--temperature nan",
         "--temperature inf", f"--neighbours {HUGE}")),
@@ -209,14 +236,16 @@ def test_a_command_line_that_cannot_work_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("command", ["evaluate", "probe", "knn", "finetune", "visualize"])
+@pytest.mark.parametrize("command", ["evaluate", "probe", "knn", "finetune", "visualize", "embed"])
 def test_a_damaged_run_is_refused_in_one_line(
     command: str, damage: Callable[[Path], None], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     damage(Path(shutil.copytree(finished, tmp_path / "run")))
-    check_refusal([command, "run"], "run", tmp_path, capsys)
+    Image.new("RGB", (40, 40)).save("photo.png")
+    more = ["photo.png", "--out", "x.npz"] if command == "embed" else []
+    check_refusal([command, "run", *more], "run", tmp_path, capsys)
 
 
 @pytest.mark.parametrize(

@@ -118,15 +118,16 @@ def test_files_of_any_bytes(empty: Path, content: bytes) -> None:
 
 NUMBERS = ["--limit", "--test-limit", "--seed", "--seeds", "--ratio", "--epochs", "--batch-size", "--lr",
            "--fraction", "--neighbours", "--temperature", "--count", "--keep", "--rounds", "--warmup", "--threads",
-           "--share"]  # fmt: skip
+           "--share", "--size", "--layer"]  # fmt: skip
 OTHERS = ["--out", "--data", "--split", "--metrics", "--require", "--features", "--mask", "--protocol", "--head",
           "--optimizer", "--recipe", "--set", "--save", "--beside", "--view", "--format", "--bench", "--title",
           "--key", "--grid", "--metric", "--decoder", "--json", "--against", "--from", "--folder", "--layers",
           "--baselines",
           "--ema", "--no-ema", "--attention", "--anyway", "--from-scratch", "--schema", "--help", "--dry-run",
-          "--fresh"]  # fmt: skip
+          "--fresh", "--tokens", "--half"]  # fmt: skip
 # Each on what is not there, so that nothing is trained, scored or fetched.
 COMMANDS = [["evaluate", "."], ["probe", "."], ["knn", "."], ["finetune", "."], ["visualize", "."], ["sharpen", "."],
+            ["embed", ".", ".", "--out", "x.npz"], ["compare-images", ".", "."],
             ["curves", "."], ["compare", "."], ["bench", "nowhere.yaml"], ["sweep", DEBUG, "mse", "--dry-run"],
             ["pretrain", DEBUG, "mse", "--dry-run"], ["configs", DEBUG], ["weights", "list"],
             ["weights", "check"], ["weights", "fetch", "nothing"], []]  # fmt: skip
