@@ -43,11 +43,10 @@ def check_sizes(
     ]
     if unequal:
         one, other = unequal[0]
-        size = size_in_words(sizes[1][other])
+        shown, size = size_in_words(sizes[0][one]), size_in_words(sizes[1][other])
         raise UserError(
-            f"{first.paths[one]} ({size_in_words(sizes[0][one])}) and {second.paths[other]} ({size}) pair up and have "
-            f"different sizes, as have {len(unequal)} of {len(pairs)} pairs: --size {size} scales and crops all "
-            f"images, {WITHOUT_PAIRS}"
+            f"{first.paths[one]} ({shown}) and {second.paths[other]} ({size}) pair up and differ in size "
+            f"({len(unequal)} of {len(pairs)} pairs do): --size {size} scales and crops all images, {WITHOUT_PAIRS}"
         )
 
 

@@ -19,7 +19,9 @@ from perceptual_mae.evaluation.metrics import lpips as lpips_metric
 from perceptual_mae.loss_networks.lpips import lpips_trunk
 from perceptual_mae.pretrained_weights import registry
 
-pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.torch.jit:FutureWarning", "ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight"
+)
 
 
 @pytest.fixture(autouse=True)

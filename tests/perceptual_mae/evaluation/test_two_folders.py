@@ -235,7 +235,7 @@ def test_a_pair_of_two_sizes_is_refused_with_its_names_and_the_remedy(tmp_path: 
         compare(first, second)
     message = str(refused.value)
     assert f"{first / 'y.png'} (40x32) and {second / 'y.png'} (32x32) pair up" in message
-    assert "1 of 2 pairs: --size 32x32 scales and crops all images" in message
+    assert "(1 of 2 pairs do): --size 32x32 scales and crops all images" in message
     assert compare(first, second, size=(32, 32), metrics="psnr")["pairs"] == 2
 
 
