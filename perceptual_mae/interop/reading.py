@@ -18,10 +18,14 @@ from torch import Tensor
 
 from perceptual_mae.errors import UserError
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What a folder's weights are called, by transformers and timm; others are taken where a folder has one file alone."""
+WEIGHTS = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+)
+"""What a folder's weights are called, by transformers, timm and diffusers; others are taken where a folder has one file
+alone."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-INDEX = "model.safetensors.index.json"
+INDICES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json")
 _WRAPPERS = ("model", "state_dict", "params")
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -49,7 +53,7 @@ def holds_weights(path: Path) -> bool:
         return path.is_file()
     if path.parent.name == "checkpoints" and path.name.startswith("step_"):
         return False
-    return (path / INDEX).is_file() or any(each.suffix in SUFFIXES for each in path.iterdir())
+    return _index_of(path) is not None or any(each.suffix in SUFFIXES for each in path.iterdir())
 
 
 def read_raw(path: Path) -> RawFile:
@@ -62,8 +66,8 @@ def read_raw(path: Path) -> RawFile:
     if path.is_file():
         file, (tensors, wrapper, args) = path, _read_file(path)
         folder = path.parent if path.name in WEIGHTS else None
-    elif (path / INDEX).is_file():
-        file, (tensors, wrapper, args), folder = path / INDEX, (_read_parts(path), "", {}), path
+    elif (index := _index_of(path)) is not None:
+        file, (tensors, wrapper, args), folder = index, (_read_parts(index), "", {}), path
     else:
         file, folder = _weights_of(path), path
         tensors, wrapper, args = _read_file(file)
@@ -86,15 +90,20 @@ def _weights_of(folder: Path) -> Path:
     return files[0]
 
 
-def _read_parts(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file that transformers wrote in parts; parts are files of this folder and no other."""
-    names = _read_json(folder / INDEX).get("weight_map")
+def _index_of(folder: Path) -> Path | None:
+    """Return the file that says in which parts of a folder which tensors are; None where they are not in parts."""
+    return next((folder / name for name in INDICES if (folder / name).is_file()), None)
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that was written in parts; parts are files of the index's folder and no other."""
+    folder, names = index.parent, _read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise UserError(f"{folder / INDEX}: names no parts; copy the folder whole")
+        raise UserError(f"{index}: names no parts; copy the folder whole")
     tensors: dict[str, Tensor] = {}
     for part in sorted({str(name) for name in names.values()}):
         if Path(part).name != part or not (folder / part).is_file():
-            raise UserError(f"{folder / INDEX}: the part {part!r} is not a file of this folder; copy the folder whole")
+            raise UserError(f"{index}: the part {part!r} is not a file of this folder; copy the folder whole")
         tensors |= _read_file(folder / part)[0]
     if missing := sorted(names.keys() - tensors.keys()):
         raise UserError(f"{folder}: its parts lack {len(missing)} tensors (first: {missing[0]}); copy the folder whole")

@@ -107,7 +107,8 @@ def test_torchscript_takes_any_batch(make_run: MakeRun) -> None:
 
 
 def test_the_hubs_config_says_what_the_run_is(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run("generator.norm_pix=true", "masking.ratio=0.5", "generator.qkv_bias=false")
+    options = ("generator.qkv_bias=false", "generator.decoder_mlp_ratio=2")
+    run = make_run("generator.norm_pix=true", "masking.ratio=0.5", *options)
     opened = Run(run)
     tmp_path.joinpath("folder").mkdir()
     written = Export(opened.generator(), tmp_path / "folder", True, 0.5, opened.config.generator.options())
@@ -116,6 +117,7 @@ def test_the_hubs_config_says_what_the_run_is(make_run: MakeRun, tmp_path: Path)
     assert config["layer_norm_eps"] == 1e-6
     assert (config["norm_pix_loss"], config["mask_ratio"], config["qkv_bias"]) == (True, 0.5, False)
     assert (config["hidden_size"], config["decoder_num_hidden_layers"], config["intermediate_size"]) == (32, 4, 128)
+    assert config["decoder_intermediate_size"] == 64
     processor = json.loads((tmp_path / "folder/preprocessor_config.json").read_text())
     assert (processor["image_processor_type"], processor["resample"]) == ("ViTImageProcessor", 3)
     assert processor["rescale_factor"] == 1 / 255
@@ -135,6 +137,7 @@ MISFITS = {
         (["generator.layer_scale=0.1"], [], "transformers cannot hold generator.layer_scale"),
         (["generator.skips=true"], ["--with-decoder"], "transformers cannot hold generator.skips"),
         (["generator.decoder_attention=cross"], ["--with-decoder"], "generator.decoder_attention: cross"),
+        (["generator.decoder_class_token=constant"], ["--with-decoder"], "generator.decoder_class_token: constant"),
         (["data.image_size=[16,32]"], ["--with-decoder"], "images of 16x32 with a decoder"),
     ],
     "onnx": [([], ["--with-decoder"], "onnx holds an encoder alone")],

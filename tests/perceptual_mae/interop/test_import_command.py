@@ -260,9 +260,9 @@ FOREIGN = {
         {"b8.fromrgb.weight": torch.zeros(8, 3, 1, 1)},
         "discriminators.nvidia.from_nvidia",
     ),
-    "an autoencoder of diffusers": (
-        {"decoder.trainable_cls_token": torch.zeros(1, 1, 8), "encoder.cls_token": torch.zeros(1, 1, 8)},
-        "reads a constant class token",
+    "an autoencoder of diffusers without its folder": (
+        {"decoder.trainable_cls_token": torch.zeros(1, 1, 8), "encoder.embeddings.cls_token": torch.zeros(1, 1, 8)},
+        "an AutoencoderRAE says in config.json how large its images are",
     ),
 }
 
