@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from discriminators.nvidia import is_nvidias
 from perceptual_mae.config.validation import MOST_PATCHES
 from perceptual_mae.errors import UserError
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -30,7 +31,6 @@ FITS = (
 SINCOS_TOLERANCE = 1e-5
 """Fixed codes that others computed in float32 differ by less; learned ones by far more."""
 
-_NVIDIA = re.compile(r"b\d+\.(fromrgb|conv0|conv1|skip|conv|fc|out)\.(weight|bias)")
 _DROPPED = re.compile(r"(head|classifier|fc|pooler|vit\.pooler)\.|.*\brelative_position_index$")
 """Heads of classifiers, and the pooler of ViTModel, which nothing here has."""
 
@@ -138,10 +138,10 @@ def complete(pretrained: Pretrained, given: Settings) -> tuple[Settings, list[st
 
 def _form_of(raw: RawFile) -> str:
     names = raw.tensors.keys()
-    if any(_NVIDIA.fullmatch(name) for name in names):
+    if is_nvidias(names):
         raise UserError(
-            f"{raw.file}: a discriminator of NVIDIA's StyleGAN2 has no encoder; "
-            "discriminators.nvidia.from_nvidia gives its tensors the names of our discriminator"
+            f"{raw.file}: a discriminator of NVIDIA's StyleGAN2 has no encoder; a run's discriminator starts with it "
+            "by discriminator.init_from"
         )
     if RAE_CLASS_TOKEN in names:
         _check_rae(raw)

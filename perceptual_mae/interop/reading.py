@@ -59,7 +59,7 @@ def holds_weights(path: Path) -> bool:
 def read_raw(path: Path) -> RawFile:
     """Read a file or a folder of weights; raises UserError of one line where it is neither, or not safe to open.
 
-    Tensors of lower precision become float32, which changes no value; NaN and infinity are refused.
+    Tensors of lower precision become float32, which changes no value; NaN, infinity and empty tensors are refused.
     """
     if not path.exists():
         raise UserError(f"{path}: does not exist; give a file of weights, a folder with one, or a run folder")
@@ -115,6 +115,11 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     try:
         held = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
     except Exception as failure:  # what is no file of weights may fail in any way
+        if _is_nvidias_pickle(path):
+            raise UserError(
+                f"{path}: a pickle of NVIDIA's, which is a program and is not run; where you trust it and have its "
+                "code, save a plain state dict: torch.save(pickle.load(open(FILE, 'rb'))['D'].state_dict(), 'd.pt')"
+            ) from failure
         raise UserError(
             f"{path}: is neither a safetensors file nor a state dict that torch.save wrote; tensors and plain values "
             f"alone are opened ({_first_line(failure)}); save its state_dict() where its code is installed"
@@ -133,6 +138,16 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     return {_plain(str(name)): value for name, value in held.items()}, wrapper, args
 
 
+def _is_nvidias_pickle(path: Path) -> bool:
+    """Tell whether a file holds networks with their code, as StyleGAN2-ADA and its kin are published."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2**20)
+    except OSError:
+        return False
+    return b"torch_utils.persistence" in head or b"dnnlib.tflib" in head
+
+
 def _load_pickled(path: Path) -> Any:
     with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
         warnings.simplefilter("ignore")
@@ -147,6 +162,8 @@ def _plain(name: str) -> str:
 
 
 def _checked(name: str, value: Tensor, file: Path) -> Tensor:
+    if not value.numel():
+        raise UserError(f"{file}: the tensor {name} has no values; these weights are damaged")
     if not value.is_floating_point():
         return value
     if not bool(value.isfinite().all()):

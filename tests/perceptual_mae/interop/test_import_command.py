@@ -234,7 +234,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@pytest.mark.parametrize("by", ["import", "init_from"])
+@pytest.mark.parametrize("by", ["import", "generator.init_from", "discriminator.init_from"])
 def test_a_hostile_file_is_one_line_and_nothing_happens(
     kind: str, by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +246,7 @@ def test_a_hostile_file_is_one_line_and_nothing_happens(
     if by == "import":
         code = run_import(folder / name, tmp_path / "run", "--heads", "2")
     else:
-        arguments = [DEBUG, "mse", f"generator.init_from={folder / name}", "--dry-run", "--out", str(tmp_path / "run")]
+        arguments = [DEBUG, "ls_gan", f"{by}={folder / name}", "--dry-run", "--out", str(tmp_path / "run")]
         code = main(["pretrain", *arguments])
     assert code == 2
     assert printed in error_of(capsys)
@@ -258,7 +258,7 @@ FOREIGN = {
     "a convolutional network": ({"conv1.weight": torch.zeros(8, 3, 3, 3)}, "first keys: conv1.weight"),
     "a discriminator of NVIDIA's": (
         {"b8.fromrgb.weight": torch.zeros(8, 3, 1, 1)},
-        "discriminators.nvidia.from_nvidia",
+        "a run's discriminator starts with it by discriminator.init_from",
     ),
     "an autoencoder of diffusers without its folder": (
         {"decoder.trainable_cls_token": torch.zeros(1, 1, 8), "encoder.embeddings.cls_token": torch.zeros(1, 1, 8)},
