@@ -158,8 +158,12 @@ def without_weights(method: str) -> list[str]:
 
 
 def recipes_and_methods() -> list[ParameterSet]:
-    """All pairs of a shipped recipe and a method; each recipe with ls_gan_p and each method with cifar10 by default."""
+    """All pairs of a shipped recipe and a method; each recipe with ls_gan_p and each method with cifar10 by default.
+
+    Left out is a method whose loss teaches the encoder with the recipe that freezes it.
+    """
     pairs = [(recipe.name, method.name) for recipe in list_recipes() for method in list_methods()]
+    pairs.remove(("sharpen_published", "improved_mae"))
     return [
         pytest.param(recipe, method, marks=[pytest.mark.slow] * (recipe != "cifar10" and method != "ls_gan_p"))
         for recipe, method in pairs
