@@ -19,6 +19,7 @@ from foreign_networks import randomise
 from perceptual_mae import Run, UserError
 from perceptual_mae.cli import main
 from perceptual_mae.config.build import build_evaluation_transform, build_generator
+from perceptual_mae.data.decoding import read_image
 from perceptual_mae.interop import exporting, graphs, hub_folders, key_maps
 from perceptual_mae.interop.exported import Export
 from perceptual_mae.run import checkpoint, folder
@@ -306,9 +307,10 @@ def test_the_image_processor_of_transformers_prepares_images_as_ours_do(make_run
     assert export(run, "transformers") == 0
     processor = transformers.ViTImageProcessor.from_pretrained(run.parent / "out")
     pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    theirs = processor(images=Image.fromarray(pixels.numpy()), return_tensors="pt")["pixel_values"]
+    Image.fromarray(pixels.numpy()).save(run.parent / "image.png")
+    theirs = processor(images=Image.open(run.parent / "image.png"), return_tensors="pt")["pixel_values"]
     opened = Run(run)
-    prepared = build_evaluation_transform(opened.config.data)(pixels.permute(2, 0, 1))
+    prepared = build_evaluation_transform(opened.config.data)(read_image(run.parent / "image.png")).float() / 255
     ours = opened.generator().encoder.normalise(prepared[None])
     assert (theirs - ours).abs().max() < 3e-7
     oblong = Image.new("RGB", (64, 32))
