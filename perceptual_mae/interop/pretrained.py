@@ -66,9 +66,15 @@ class Pretrained:
         Without a decoder of the file its own is drawn anew. Raises UserError where the tensors are of another network.
         """
         size, mean, std = settings.image_size, settings.mean, settings.std
-        assert size
-        assert mean
-        assert std
+        assert size is not None
+        assert mean is not None
+        assert std is not None
+        patch_size, patches = self.architecture["patch_size"], self.tensors[f"{ENCODER}pos_embed"].shape[1] - 1
+        if min(size) < 1 or (size[0] // patch_size) * (size[1] // patch_size) != patches:  # before it takes memory
+            raise UserError(
+                f"{self.file}: {patches} position codes do not go with images of {size[0]}x{size[1]} in patches of "
+                f"{patch_size}; give --image-size, or copy the folder whole"
+            )
         try:
             generator = MaskedAutoencoder(size, len(mean), mean, std, **self.options(settings))
         except ValueError as mistake:

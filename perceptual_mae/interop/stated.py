@@ -209,4 +209,6 @@ def _statistics(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _size(value: Any) -> Size:
     height, width = (value, value) if isinstance(value, int) else value
-    return int(height), int(width)
+    if min(size := (int(height), int(width))) < 1:
+        raise ValueError(f"images of {value} pixels")
+    return size

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import DEBUG
+from conftest import DEBUG, slow
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -46,7 +46,7 @@ def in_float64(folder: Path) -> MaskedAutoencoder:
     return generator
 
 
-@pytest.mark.parametrize("names", [4, 5])
+@pytest.mark.parametrize("names", [slow(4), 5])
 @torch.no_grad()
 def test_an_autoencoder_becomes_a_run_that_paints_what_the_library_paints(
     names: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -64,7 +64,7 @@ def test_an_autoencoder_becomes_a_run_that_paints_what_the_library_paints(
     assert json.loads((tmp_path / "run/environment.json").read_text())["started_from"]["form"] == "diffusers"
 
 
-@pytest.mark.parametrize("input_size", [256, 160])
+@pytest.mark.parametrize("input_size", [256, slow(160)])
 @torch.no_grad()
 def test_positions_of_another_input_size_are_interpolated_as_the_library_does(input_size: int, tmp_path: Path) -> None:
     sizes = SMALL | {"input_size": input_size}
@@ -87,6 +87,7 @@ def test_the_library_itself_and_ours_compute_the_same(input_size: int, tmp_path:
     assert (whole(in_float64(tmp_path / "again"), images) - theirs(images).sample).abs().max() < 1e-12
 
 
+@pytest.mark.slow
 def test_the_published_size_has_the_keys_and_shapes_of_the_published_file() -> None:
     from perceptual_mae.interop.key_maps import from_diffusers
 
@@ -169,6 +170,20 @@ def test_what_is_no_such_autoencoder_is_refused_in_one_line(
     assert run_import(tmp_path / "rae", tmp_path / "run") == 2
     assert REFUSED[write] in error_of(capsys)
     assert {path.name for path in tmp_path.iterdir()} == {"rae"}
+
+
+@pytest.mark.slow
+def test_an_autoencoder_in_parts_is_one(tmp_path: Path) -> None:
+    theirs, folder = write_rae(tmp_path / "rae"), tmp_path / "rae"
+    state = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = {name: f"diffusion_pytorch_model-{number % 2}.safetensors" for number, name in enumerate(sorted(state))}
+    for part in set(names.values()):
+        save_file({name: state[name] for name in names if names[name] == part}, folder / part)
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": names}))
+    assert run_import(folder, tmp_path / "run") == 0
+    decoder = Run(tmp_path / "run").generator().decoder
+    assert torch.equal(decoder.pred.weight, theirs.decoder["decoder_pred"].weight)
 
 
 def test_masks_are_not_for_a_decoder_without_mask_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, slow
 from nvidia_reference import nvidia_forward, nvidia_state
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
@@ -123,7 +123,7 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize("misfit", MISFITS)
+@pytest.mark.parametrize("misfit", [misfit if misfit == "wider" else slow(misfit) for misfit in MISFITS])
 def test_a_discriminator_that_does_not_fit_is_one_line_that_says_what_would(
     misfit: str, published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +139,7 @@ def test_a_discriminator_that_does_not_fit_is_one_line_that_says_what_would(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_a_misfit_proposes_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = nvidia_state(16, 1024, "skip")
     save_file({name: value.float() for name, value in state.items()}, tmp_path / "d.safetensors")
@@ -173,7 +174,7 @@ def write_pickle(path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path.write_bytes(pickle.dumps({"D": Planted(planted)}))
 
 
-@pytest.mark.parametrize("by", ["discriminator.init_from", "generator.init_from", "import"])
+@pytest.mark.parametrize("by", ["discriminator.init_from", slow("generator.init_from"), slow("import")])
 def test_a_pickle_of_nvidias_is_not_run_and_the_remedy_is_said(
     by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +210,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
+@pytest.mark.parametrize("what", [what if what == "of labels" else slow(what) for what in REFUSED])
 def test_what_is_no_such_discriminator_is_refused_in_one_line(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
