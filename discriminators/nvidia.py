@@ -1,11 +1,35 @@
 """Weights of NVIDIA's published StyleGAN2 discriminators under our names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
 _NAME = re.compile(r"b(\d+)\.(fromrgb|conv0|conv1|skip|conv|fc|out)\.(weight|bias)")
+
+
+def is_nvidias(names: Iterable[str]) -> bool:
+    """Tell whether some of the names are those of NVIDIA's StyleGAN2 discriminators."""
+    return any(_NAME.fullmatch(name) for name in names)
+
+
+def options_of(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
+    """Return the side of the images that NVIDIA's discriminator reads, and the options with which ours has its tensors.
+
+    state: as `from_nvidia` takes it.
+    """
+    parts = [part for name in state if (part := _NAME.fullmatch(name))]
+    sides = sorted({int(part[1]) for part in parts}, reverse=True)
+    inputs = sum(part[2] == "fromrgb" and part[3] == "weight" for part in parts)
+    biases = {side: state.get(f"b{side}.{'conv' if side == sides[-1] else 'conv0'}.bias") for side in sides}
+    widths = {side: bias.numel() for side, bias in biases.items() if bias is not None}
+    return sides[0], {
+        "input": "single",
+        "architecture": "resnet" if any(part[2] == "skip" for part in parts) else "skip" if inputs > 1 else "orig",
+        "channel_base": sides[0] * widths.get(sides[0], 0),
+        "max_channels": max(widths.values(), default=0),
+    }
 
 
 def from_nvidia(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

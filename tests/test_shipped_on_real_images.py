@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from foreign_networks import BASE, write_mae
 from perceptual_mae.cli import main
 from perceptual_mae.config.layers import list_methods, list_recipes
 
@@ -31,7 +32,10 @@ NEEDED = {
     ],
     "vqgan_p": ["losses.feature_matching.network.weights=random"],
 }
+ON_IMAGENET = ("imagenet", "imagenet_vit_l", "sharpen_published")
 SHORTER = {"imagenet_vit_l": ["generator.depth=2"]}  # its 24 blocks with AdamW would fill 5 GB
+STARTED = {"sharpen_published": BASE | {"depth": 2}}
+"""Sizes of the encoder, by the recipe that starts with a published one."""
 
 
 def train(words: list[str], out: Path) -> dict[str, float]:
@@ -72,7 +76,10 @@ def test_a_recipe_trains_at_its_own_sizes(
         images = [f"data.root={stl10}"]
     else:
         images = [f"data.root={paintings}", *(["data.split_fractions=null"] if recipe.startswith("art") else [])]
-        images += ["data.test=test", "schedule.warmup_epochs=0"] if recipe.startswith("imagenet") else []
+        images += ["data.test=test", "schedule.warmup_epochs=0"] if recipe in ON_IMAGENET else []
+    if sizes := STARTED.get(recipe):
+        write_mae(tmp_path / "mae.pth", "pretrain", sizes)
+        images += [f"generator.init_from={tmp_path / 'mae.pth'}", f"generator.depth={sizes['depth']}"]
     words = [recipe, "mse", *images, *SHORTER.get(recipe, []), "training.batch_size=2", "training.epoch_images=2"]
     words.append("training.epochs=1")
     assert train(words, tmp_path / "run").keys() == {"mse"}

@@ -188,6 +188,8 @@ def baseline_table(report: Mapping[str, Any]) -> str:
 def notes(report: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know to read the table."""
     lines = ["raw: the whole output; composite: visible pixels pasted in; masked: hidden pixels alone"]
+    if not report["mask"]["hidden_patches"]:
+        lines.append("nothing was hidden: raw is what the generator paints, composite is the original")
     if not report["learns_visible_pixels"]:
         lines.append("raw means little here: the run's loss never compared visible pixels")
     if report["uses_target_statistics"]:

@@ -1,12 +1,15 @@
 """`pmae import`: a run folder of weights that others trained."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from perceptual_mae.cli.output import print_lines
 from perceptual_mae.errors import UserError
+
+Number = TypeVar("Number", int, float)
 
 
 def import_command(
@@ -36,7 +39,7 @@ def import_command(
     """
     if not source.exists():
         raise UserError(f"{source}: does not exist; give a file of weights, or a folder with one")
-    size = _numbers(image_size, "--image-size", "x") if image_size else None
+    size = _numbers(image_size, "--image-size", "x", int) if image_size else None
     from perceptual_mae.interop.importing import import_weights
     from perceptual_mae.interop.stated import Settings
 
@@ -45,17 +48,17 @@ def import_command(
         decoder_heads=decoder_heads,
         norm_pix=norm_pix,
         layer_norm_eps=layer_norm_eps,
-        image_size=None if size is None else (int(size[0]), int(size[-1])),
-        mean=_numbers(mean, "--mean", ",") if mean else None,
-        std=_numbers(std, "--std", ",") if std else None,
+        image_size=None if size is None else (size[0], size[-1]),
+        mean=_numbers(mean, "--mean", ",", float) if mean else None,
+        std=_numbers(std, "--std", ",", float) if std else None,
     )
     out = out or Path("runs") / source.absolute().name.partition(".")[0]
     imported = import_weights(source, out, layers or [], given)
     print_lines(*imported.summary(), f"written to {out}: pmae probe {out}, or pmae sharpen {out}")
 
 
-def _numbers(text: str, option: str, separator: str) -> tuple[float, ...]:
+def _numbers(text: str, option: str, separator: str, number: Callable[[str], Number]) -> tuple[Number, ...]:
     try:
-        return tuple(float(part) for part in text.split(separator))
+        return tuple(number(part) for part in text.split(separator))
     except ValueError as mistake:
         raise UserError(f"{option} is {text!r}; give numbers separated by {separator!r}") from mistake

@@ -74,6 +74,7 @@ def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> 
     from perceptual_mae.config import build
     from perceptual_mae.config.parsing import to_yaml
     from perceptual_mae.generator.masked_autoencoder import count_parameters
+    from perceptual_mae.training.initial_discriminator import check_discriminator_start
     from perceptual_mae.training.initial_weights import check_start
     from perceptual_mae.training.memory import OPTIMIZER_MOMENTS, beyond_the_machine, estimate_memory
 
@@ -87,6 +88,7 @@ def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> 
     path_length = build.build_penalty(config.penalties, "path_length", config.data.image, training.batch_size)
     peak, _ = build.generator_adam(config.optimizer, training.batch_size, path_length)
     start = check_start(config, out / "checkpoints") if branch is None else None
+    other = check_discriminator_start(config, out / "checkpoints") if branch is None else None
     weights, with_positions = count_parameters(generator)
     lines = [to_yaml(config).rstrip(), ""]
     lines.append(f"generator: {weights:,} parameters, {with_positions:,} with fixed positions")
@@ -99,6 +101,8 @@ def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> 
         lines.append(f"loss network {name}: {sum(each.numel() for each in network.parameters()):,} fixed parameters")
     if start is not None or branch is not None:
         lines.append(str(branch if start is None else start.origin))
+    if other is not None:
+        lines.append(str(other))
     if generator.fallback_heads:
         sizes = ", ".join(f"{height}x{width}" for height, width in generator.fallback_heads)
         lines.append(f"RGB heads in full form, because the patch does not divide there: {sizes}")

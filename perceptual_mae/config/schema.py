@@ -3,12 +3,10 @@
 Options of data sets, maskings, networks and loss terms are the keyword-only parameters of their constructors.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, SerializeAsAny, model_validator
 from torch import Tensor, nn
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
@@ -33,6 +31,7 @@ from perceptual_mae.config.training_sections import (
     OptimizerSection,
     PenaltiesSection,
     PenaltySection,
+    Place,
     ScheduleSection,
     TrackingSection,
     TrainingSection,
@@ -133,17 +132,15 @@ class MaskingSection(Choice):
 class GeneratorSection(Options):
     """Options of `MaskedAutoencoder`; those that other sections must fit are named here, their defaults are not.
 
-    The path of `init_from` is made absolute where it is read, so that a configuration means the same from any folder.
-
     Options:
         init_from: run folder, checkpoint, or file or folder of weights (facebookresearch/mae, transformers, timm,
-            pmae export) whose encoder the encoder starts with; null: fresh [none]
+            diffusers, pmae export) whose encoder the encoder starts with; null: fresh [none]
         init_parts: what starts with the weights that init_from names: the encoder, or the whole generator [none]
         init_decoder: older name of init_parts: generator [none]
         freeze_encoder: keep the encoder's weights and train the decoder alone [none]
     """
 
-    init_from: str | None = None
+    init_from: Place | None = None
     init_parts: Literal["encoder", "generator"] = "encoder"
     init_decoder: bool = False
     freeze_encoder: bool = False
@@ -157,11 +154,6 @@ class GeneratorSection(Options):
     def starts_decoder(self) -> bool:
         """Whether the decoder, too, starts with the weights that `init_from` names."""
         return self.init_decoder or self.init_parts == "generator"
-
-    @field_validator("init_from")
-    @classmethod
-    def _make_absolute(cls, path: str | None) -> str | None:
-        return None if path is None else os.path.abspath(Path(path).expanduser())
 
 
 FROZEN_NETWORKS = {kind: make for kind, make in LOSS_NETWORKS.items() if first_parameter(make) != "discriminator"}
@@ -205,6 +197,8 @@ class DiscriminatorSection(MadeOfNetworks):
 
     Options:
         kind: architecture of the discriminator [paper]
+        init_from: file of weights it starts with: a state dict of NVIDIA's StyleGAN2, or one of this architecture from
+            a run's checkpoint; null: fresh [none]
         pyramid: levels of a reconstruction: those that RGB heads write ("heads"), or averages of the full size
             ("pooled"), which agree with each other as those of an original do [paper]
         low_levels: factor of the gradient that returns through each level below the full size, or "k^-2", k being how
@@ -216,6 +210,7 @@ class DiscriminatorSection(MadeOfNetworks):
             start [ours]
     """
 
+    init_from: Place | None = None
     pyramid: Literal["heads", "pooled"] = "heads"
     low_levels: Annotated[float, Field(ge=0, le=1000)] | Literal["k^-2"] = 1.0
     fake: Literal["raw", "composite"] = "raw"

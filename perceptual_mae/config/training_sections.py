@@ -1,10 +1,12 @@
 """Sections of a run's configuration: how it is trained, scored and tracked; see `schema` for the others."""
 
+import os
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, RootModel, SerializeAsAny, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, RootModel, SerializeAsAny, model_validator
 
 from discriminators import PENALTIES
 from perceptual_mae.config.from_signature import Choice, Options, Section, fill
@@ -18,6 +20,8 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Images = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Place = Annotated[str, AfterValidator(lambda path: os.path.abspath(Path(path).expanduser()))]
+"""A path, made absolute where it is read: a configuration means the same from any folder."""
 
 
 class AugmentSection(Choice):

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 DecoderAttention = Literal["self", "cross"]
 """Whether all tokens of a decoder attend to each other, or queries to visible tokens alone."""
+ClassToken = Literal["encoder", "constant"]
+"""Whose class token a decoder reads: the encoder's, or a learned one of its own."""
 
 
 class Decoder(nn.Module):
@@ -28,12 +30,14 @@ class Decoder(nn.Module):
     taps: encoder block for each decoder block from the second on, or none. levels: images to write, each half the size
     of the one before. head_form: see `RgbHead`. mask_token: False where the encoder gives tokens for all patches.
     attention: with "cross" (CrossMAE) each patch is a query, mask token plus position, that attends to the visible
-    tokens in every block and to no other query; a tap joins the visible tokens of its block. Raises ValueError for
-    "cross" without a mask token.
+    tokens in every block and to no other query; a tap joins the visible tokens of its block. class_token: "constant"
+    puts a learned token in the place of the encoder's class token. Raises ValueError for "cross" without a mask token,
+    and for "constant" with taps, which would bring the encoder's class token in again.
     """
 
     pos_embed: Tensor
     mask_token: nn.Parameter | None
+    cls_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class Decoder(nn.Module):
         positions: Positions = "sincos",
         mask_token: bool = True,
         attention: DecoderAttention = "self",
+        class_token: ClassToken = "encoder",
     ) -> None:
         super().__init__()
         self.is_cross = attention == "cross"
@@ -62,9 +67,13 @@ class Decoder(nn.Module):
             raise ValueError(
                 "encoder_mask_tokens leaves decoder_attention: cross no hidden patches as queries; use one of the two"
             )
+        if class_token == "constant" and taps:
+            raise ValueError("decoder_class_token: constant leaves out what skips bring in again; use one of the two")
         self.grid, self.patch_size, self.num_heads, self.taps = grid, patch_size, heads, tuple(taps)
         self.embed = nn.Linear(encoder_width, width)
         self.register_parameter("mask_token", nn.Parameter(torch.empty(1, 1, width)) if mask_token else None)
+        constant = nn.Parameter(torch.empty(1, 1, width)) if class_token == "constant" else None
+        self.register_parameter("cls_token", constant)
         register_positions(self, positions, grid, width)
         block = CrossBlock if self.is_cross else Block
         self.blocks = nn.ModuleList(
@@ -82,8 +91,9 @@ class Decoder(nn.Module):
                 *(levels, depth, levels),
             )
         self.apply(initialise)
-        if self.mask_token is not None:
-            nn.init.normal_(self.mask_token, std=0.02)
+        for token in (self.mask_token, self.cls_token):
+            if token is not None:
+                nn.init.normal_(token, std=0.02)
 
     @property
     def balanced_weights(self) -> dict[str, tuple[Tensor, ...]]:
@@ -96,7 +106,11 @@ class Decoder(nn.Module):
 
         tokens: (B, 1+V, D) of the encoder; tapped: encoder block -> (B, 1+V, D); visible: patch indices (B, V).
         """
-        latent = self.scatter_visible(self.embed(tokens), visible)
+        embedded = self.embed(tokens)
+        if self.cls_token is not None:
+            constant = self.cls_token.to(embedded.dtype).expand(len(embedded), -1, -1)
+            embedded = torch.cat([constant, embedded[:, 1:]], dim=1)
+        latent = self.scatter_visible(embedded, visible)
         decode = self.cross_attention_blocks if self.is_cross else self.self_attention_blocks
         outputs = decode(latent, tapped, visible)
         patches: Tensor = self.pred(self.norm(outputs[-1])[:, 1:])

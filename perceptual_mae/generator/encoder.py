@@ -99,9 +99,7 @@ class Encoder(nn.Module):
         ValueError for images of whole numbers.
         """
         if not images.is_floating_point():
-            raise ValueError(
-                f"expected float images in [0, 1], got {images.dtype}; divide bytes by 255, as the run's transform does"
-            )
+            raise ValueError(f"expected float images in [0, 1], got {images.dtype}; divide bytes by 255")
         grid = self._grid_of(images)
         patches = patchify(self.normalise(images), self.patch_size).to(self.cls_token.dtype)
         positions = resize_positions(self.pos_embed, self.grid, grid)

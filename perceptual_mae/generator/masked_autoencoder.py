@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.generator.decoder import Decoder, DecoderAttention
+from perceptual_mae.generator.decoder import ClassToken, Decoder, DecoderAttention
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead
@@ -39,6 +39,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_depth: decoder blocks; null is that of size [MAE]
         decoder_heads: attention heads of decoder blocks; null is that of size [MAE]
         mlp_ratio: width of an MLP's hidden layer relative to its block's [MAE]
+        decoder_mlp_ratio: that of decoder blocks; null is mlp_ratio [MAE]
         skips: feed encoder blocks into decoder blocks (MSG-MAE) [MAE]
         rgb_heads: write an image for each level of the pyramid, from the last decoder blocks (MSG-MAE) [MAE]
         skip_map: which encoder block feeds which decoder block: "mirror" as in a U-Net, "even" spread over all;
@@ -56,6 +57,8 @@ class MaskedAutoencoder(nn.Module):
         encoder_mask_tokens: give the encoder a mask token for each hidden patch, and the decoder none [MAE]
         decoder_attention: decoder tokens attend to all tokens ("self"), or to visible ones alone ("cross",
             CrossMAE) [MAE]
+        decoder_class_token: the decoder's class token is the "encoder"'s, or one that is the same for all images,
+            "constant" (RAE) [MAE]
 
     Raises ValueError for options that do not fit each other or the images.
     """
@@ -78,6 +81,7 @@ class MaskedAutoencoder(nn.Module):
         decoder_depth: Depth | None = None,
         decoder_heads: Heads | None = None,
         mlp_ratio: MlpRatio = 4.0,
+        decoder_mlp_ratio: MlpRatio | None = None,
         skips: bool = False,
         rgb_heads: bool = False,
         skip_map: SkipMap = "auto",
@@ -92,6 +96,7 @@ class MaskedAutoencoder(nn.Module):
         relative_positions: bool = False,
         encoder_mask_tokens: bool = False,
         decoder_attention: DecoderAttention = "self",
+        decoder_class_token: ClassToken = "encoder",
     ) -> None:
         super().__init__()
         overrides = {
@@ -106,7 +111,8 @@ class MaskedAutoencoder(nn.Module):
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}; choose from: {', '.join(SIZES)}")
         changes = {name: value for name, value in overrides.items() if value is not None}
-        architecture = replace(SIZES[size], mlp_ratio=mlp_ratio, **changes)
+        ratio = mlp_ratio if decoder_mlp_ratio is None else decoder_mlp_ratio
+        architecture = replace(SIZES[size], mlp_ratio=mlp_ratio, decoder_mlp_ratio=ratio, **changes)
         if norm_pix and rgb_heads:
             raise ValueError("norm_pix predicts normalised patches, not images for rgb_heads; switch one of them off")
         if norm_pix and architecture.patch_size**2 * channels == 1:
@@ -145,7 +151,7 @@ class MaskedAutoencoder(nn.Module):
             width=architecture.decoder_width,
             depth=architecture.decoder_depth,
             heads=architecture.decoder_heads,
-            mlp_ratio=mlp_ratio,
+            mlp_ratio=architecture.decoder_mlp_ratio,
             taps=tapped_blocks(architecture.depth, architecture.decoder_depth, skip_map) if skips else (),
             own_projections=skip_projection == "per_skip",
             levels=len(self.resolutions),
@@ -155,6 +161,7 @@ class MaskedAutoencoder(nn.Module):
             positions=positions,
             mask_token=not encoder_mask_tokens,
             attention=decoder_attention,
+            class_token=decoder_class_token,
         )
         # The generator's, not the encoder's, which would then have a weight that whole images never need.
         token = nn.Parameter(0.02 * torch.randn(1, 1, architecture.width)) if encoder_mask_tokens else None

@@ -28,6 +28,7 @@ class Architecture:
     decoder_heads: int = 16
     patch_size: int = 16
     mlp_ratio: float = 4.0
+    decoder_mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

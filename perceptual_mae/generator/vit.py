@@ -44,12 +44,18 @@ def sincos_positions(grid: Size, width: int) -> Tensor:
     The first half of a code encodes the column, the second half the row; each half is [sin, cos] at D/4 wavelengths
     from 2 pi to 10000 * 2 pi (MAE). Raises ValueError unless the width is a multiple of 4.
     """
+    rows, columns = (torch.arange(side, dtype=torch.float64) for side in grid)
+    return sincos_codes(rows, columns, width)
+
+
+def sincos_codes(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """The codes of `sincos_positions` for patches at such rows (H,) and columns (W,), float64."""
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4, which 2-D sin-cos positions need")
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    rows, columns = (torch.outer(torch.arange(side, dtype=torch.float64), frequencies) for side in grid)
-    row_code = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(-1, grid[1], -1)
-    column_code = torch.cat([columns.sin(), columns.cos()], dim=1)[None].expand(grid[0], -1, -1)
+    row_angles, column_angles = (torch.outer(places, frequencies) for places in (rows, columns))
+    row_code = torch.cat([row_angles.sin(), row_angles.cos()], dim=1)[:, None].expand(-1, len(columns), -1)
+    column_code = torch.cat([column_angles.sin(), column_angles.cos()], dim=1)[None].expand(len(rows), -1, -1)
     patches = torch.cat([column_code, row_code], dim=2).flatten(0, 1)
     return torch.cat([torch.zeros_like(patches[:1]), patches])[None].to(torch.get_default_dtype())
 

@@ -46,9 +46,11 @@ def write_onnx(export: Export) -> None:
         )
     graph = onnx.load(path).graph
     for value in (*graph.input, *graph.output):
-        batch = value.type.tensor_type.shape.dim[0]
+        batch, *others = value.type.tensor_type.shape.dim
         if not batch.dim_param:  # exporters fix it without a word
             raise UserError(f"{path.name}: the graph takes batches of {batch.dim_value} alone; this is our mistake")
+        if any(each.dim_param for each in others):  # it would be exported, and fail or be wrong when it is run
+            raise UserError(f"{path.name}: the graph says it takes images of any size; export one file for each")
 
 
 def prove_onnx(export: Export, images: Tensor) -> Proof:

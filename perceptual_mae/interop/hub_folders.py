@@ -86,6 +86,8 @@ def misfits_of_transformers(export: Export) -> list[str]:
     if export.with_decoder:
         misfits += [f"generator.{name}" for name in ("skips", "rgb_heads", "encoder_mask_tokens") if options[name]]
         misfits += ["generator.decoder_attention: cross"] if generator.decoder.is_cross else []
+        is_constant = generator.decoder.cls_token is not None
+        misfits += ["generator.decoder_class_token: constant"] if is_constant else []
         height, width = generator.image_size
         misfits += [f"images of {height}x{width} with a decoder"] if height != width else []
     return misfits
@@ -115,12 +117,12 @@ def write_transformers(export: Export) -> None:
         "torch_dtype": "float32",
     }
     if export.with_decoder:
-        decoder_width = decoder.embed.out_features
+        decoder_width, own_ratio = decoder.embed.out_features, export.options["decoder_mlp_ratio"]
         config |= {
             "decoder_hidden_size": decoder_width,
             "decoder_num_hidden_layers": len(decoder.blocks),
             "decoder_num_attention_heads": decoder.num_heads,
-            "decoder_intermediate_size": int(decoder_width * ratio),
+            "decoder_intermediate_size": int(decoder_width * (ratio if own_ratio is None else own_ratio)),
             "mask_ratio": export.mask_ratio,
             "norm_pix_loss": generator.norm_pix,
         }

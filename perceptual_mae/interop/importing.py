@@ -77,7 +77,9 @@ def import_weights(source: Path, out: Path, layers: Sequence[str] = (), given: S
 def _config(pretrained: Pretrained, settings: Settings, layers: Sequence[str]) -> RunConfig:
     """Return the configuration of a run with this network: a plain MAE unless the layers say otherwise."""
     merged, methods = Merged(), {method.name for method in list_methods()}
-    for layer in ("mse_norm_pix" if settings.norm_pix else "mse", *layers):
+    shows_all = pretrained.form == "diffusers"
+    plain = "mse_norm_pix" if settings.norm_pix else "l1" if shows_all else "mse"  # mse is of hidden patches
+    for layer in (plain, *layers):
         if "=" in layer:
             continue
         values = read_yaml(find_layer(layer))
@@ -100,7 +102,8 @@ def _config(pretrained: Pretrained, settings: Settings, layers: Sequence[str]) -
     for argument in layers:
         if "=" in argument:
             key = argument.partition("=")[0].strip()
-            if key.startswith("generator.") or key in ("data.image_size", "data.mean", "data.std"):
+            decided = ("data.image_size", "data.mean", "data.std", *(["masking.ratio"] if shows_all else []))
+            if key.startswith("generator.") or key in decided:
                 raise UserError(f"{argument}: {key} follows from the weights; leave it out (see pmae import --help)")
             merged.override(argument)
     return parse_config(merged.values, merged.origins, trust=EVERYTHING)  # the user typed the layers

@@ -2,7 +2,8 @@
 
 Ours are those of `MaskedAutoencoder.state_dict()` without `encoder.mean` and `encoder.std`. Values are never changed: a
 way there and back is bit-identical. Sources: facebookresearch/mae `models_mae.py`, timm `vision_transformer.py`,
-transformers `modeling_vit_mae.py` (names of 4.x on disk and on the hub, of 5.x in memory).
+transformers `modeling_vit_mae.py` (names of 4.x on disk and on the hub, of 5.x in memory), diffusers
+`autoencoder_rae.py`.
 """
 
 import re
@@ -43,6 +44,11 @@ _BLOCK_PARTS = {
 """Ours, then the name of transformers 4.x and that of 5.x in memory."""
 _QKV = {part: (f"attention.attention.{part}", f"attention.{part[0]}_proj") for part in ("query", "key", "value")}
 _BLOCK = re.compile(r"(?:encoder\.layer|encoder\.layers|layers|decoder_layers|decoder_encoder\.layer)\.(\d+)\.(.+)")
+_OF_RAE = {"attention.to_out.0": "attention.o_proj"} | {
+    f"attention.to_{part}": f"attention.{part}_proj" for part in "qkv"
+}
+"""Names in the decoder of AutoencoderRAE, and those of transformers 5.x in memory."""
+RAE_CLASS_TOKEN = "decoder.trainable_cls_token"
 
 
 def from_mae(state: State) -> dict[str, Tensor]:
@@ -120,6 +126,24 @@ def to_transformers(state: State, *, prefix: str = "vit.") -> dict[str, Tensor]:
     return named
 
 
+def from_diffusers(state: State) -> dict[str, Tensor]:
+    """Return tensors of AutoencoderRAE with the encoder of ViTMAE under our names.
+
+    Left out are mean and std of the latents, which decoding undoes, and position codes of the decoder, which the
+    library does not read.
+    """
+    named: dict[str, Tensor] = {}
+    for name, value in state.items():
+        for theirs, others in _OF_RAE.items():
+            name = name.replace(f".{theirs}.", f".{others}.")
+        named[name.removeprefix(ENCODER)] = value
+    own = {f"encoder.{part}": named.pop(f"encoder_{part}") for part in ("mean", "std") if f"encoder_{part}" in named}
+    own["decoder.cls_token"] = named.pop(RAE_CLASS_TOKEN)
+    for name in ("_latents_mean", "_latents_std", "decoder.decoder_pos_embed"):
+        named.pop(name, None)
+    return own | from_transformers(named)
+
+
 def encoder_of(state: State) -> dict[str, Tensor]:
     """Return the encoder's tensors of a generator's state."""
     return {name: value for name, value in state.items() if name.startswith(ENCODER)}
@@ -155,6 +179,7 @@ FROM: Mapping[str, Callable[[State], dict[str, Tensor]]] = {
     "facebookresearch/mae": from_mae,
     "timm": from_mae,
     "transformers": from_transformers,
+    "diffusers": from_diffusers,
     "perceptual-mae": dict,
     "perceptual-mae encoder": from_mae,
 }

@@ -15,7 +15,7 @@ from perceptual_mae.run.run import Run
 
 MAE_LICENSE = "cc-by-nc-4.0"
 """Of the weights that facebookresearch/mae published; what is trained from them inherits it."""
-MAE_FORMS = ("facebookresearch/mae", "transformers")
+MAE_FORMS = ("facebookresearch/mae", "transformers", "diffusers")
 
 HUB_DATASETS = ("cifar10", "stl10")
 """Kinds of data that are called so elsewhere, too."""

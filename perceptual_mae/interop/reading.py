@@ -6,6 +6,8 @@ by PyTorch's restricted unpickler), and folders with such a file or parts of it 
 
 import argparse
 import json
+import pickle
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +20,14 @@ from torch import Tensor
 
 from perceptual_mae.errors import UserError
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What a folder's weights are called, by transformers and timm; others are taken where a folder has one file alone."""
+WEIGHTS = (
+    *("model.safetensors", "pytorch_model.bin"),
+    *("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+)
+"""What a folder's weights are called, by transformers, timm and diffusers; others are taken where a folder has one file
+alone."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-INDEX = "model.safetensors.index.json"
+INDICES = ("model.safetensors.index.json", "diffusion_pytorch_model.safetensors.index.json")
 _WRAPPERS = ("model", "state_dict", "params")
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -49,21 +55,21 @@ def holds_weights(path: Path) -> bool:
         return path.is_file()
     if path.parent.name == "checkpoints" and path.name.startswith("step_"):
         return False
-    return (path / INDEX).is_file() or any(each.suffix in SUFFIXES for each in path.iterdir())
+    return _index_of(path) is not None or any(each.suffix in SUFFIXES for each in path.iterdir())
 
 
 def read_raw(path: Path) -> RawFile:
     """Read a file or a folder of weights; raises UserError of one line where it is neither, or not safe to open.
 
-    Tensors of lower precision become float32, which changes no value; NaN and infinity are refused.
+    Tensors of lower precision become float32, which changes no value; NaN, infinity and empty tensors are refused.
     """
     if not path.exists():
         raise UserError(f"{path}: does not exist; give a file of weights, a folder with one, or a run folder")
     if path.is_file():
         file, (tensors, wrapper, args) = path, _read_file(path)
         folder = path.parent if path.name in WEIGHTS else None
-    elif (path / INDEX).is_file():
-        file, (tensors, wrapper, args), folder = path / INDEX, (_read_parts(path), "", {}), path
+    elif (index := _index_of(path)) is not None:
+        file, (tensors, wrapper, args), folder = index, (_read_parts(index), "", {}), path
     else:
         file, folder = _weights_of(path), path
         tensors, wrapper, args = _read_file(file)
@@ -86,15 +92,20 @@ def _weights_of(folder: Path) -> Path:
     return files[0]
 
 
-def _read_parts(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file that transformers wrote in parts; parts are files of this folder and no other."""
-    names = _read_json(folder / INDEX).get("weight_map")
+def _index_of(folder: Path) -> Path | None:
+    """Return the file that says in which parts of a folder which tensors are; None where they are not in parts."""
+    return next((folder / name for name in INDICES if (folder / name).is_file()), None)
+
+
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file that was written in parts; parts are files of the index's folder and no other."""
+    folder, names = index.parent, _read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise UserError(f"{folder / INDEX}: names no parts; copy the folder whole")
+        raise UserError(f"{index}: names no parts; copy the folder whole")
     tensors: dict[str, Tensor] = {}
     for part in sorted({str(name) for name in names.values()}):
         if Path(part).name != part or not (folder / part).is_file():
-            raise UserError(f"{folder / INDEX}: the part {part!r} is not a file of this folder; copy the folder whole")
+            raise UserError(f"{index}: the part {part!r} is not a file of this folder; copy the folder whole")
         tensors |= _read_file(folder / part)[0]
     if missing := sorted(names.keys() - tensors.keys()):
         raise UserError(f"{folder}: its parts lack {len(missing)} tensors (first: {missing[0]}); copy the folder whole")
@@ -106,6 +117,11 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     try:
         held = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
     except Exception as failure:  # what is no file of weights may fail in any way
+        if _is_nvidias_pickle(path):
+            raise UserError(
+                f"{path}: a pickle of NVIDIA's, which is a program and is not run; where you trust it and have its "
+                "code, save a plain state dict: torch.save(pickle.load(open(FILE, 'rb'))['D'].state_dict(), 'd.pt')"
+            ) from failure
         raise UserError(
             f"{path}: is neither a safetensors file nor a state dict that torch.save wrote; tensors and plain values "
             f"alone are opened ({_first_line(failure)}); save its state_dict() where its code is installed"
@@ -124,6 +140,16 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     return {_plain(str(name)): value for name, value in held.items()}, wrapper, args
 
 
+def _is_nvidias_pickle(path: Path) -> bool:
+    """Tell whether a file holds networks with their code, as StyleGAN2-ADA and its kin are published."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(2**20)
+    except OSError:
+        return False
+    return b"torch_utils.persistence" in head or b"dnnlib.tflib" in head
+
+
 def _load_pickled(path: Path) -> Any:
     with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
         warnings.simplefilter("ignore")
@@ -138,6 +164,8 @@ def _plain(name: str) -> str:
 
 
 def _checked(name: str, value: Tensor, file: Path) -> Tensor:
+    if not value.numel():
+        raise UserError(f"{file}: the tensor {name} has no values; these weights are damaged")
     if not value.is_floating_point():
         return value
     if not bool(value.isfinite().all()):
@@ -158,5 +186,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _first_line(failure: BaseException) -> str:
+    if isinstance(failure, pickle.UnpicklingError):  # PyTorch's own advice is to open it all the same
+        named = re.search(r"GLOBAL (\S+)", str(failure))
+        return f"it asks for {named[1]}" if named else "it is no pickle of these"
     line = next(iter(str(failure).splitlines()), "") or type(failure).__name__
     return line if len(line) <= 120 else line[:117] + "..."

@@ -25,6 +25,9 @@ _HUB_DEFAULTS: Mapping[str, Any] = {
     "hidden_act": "gelu",
 }
 """What a config.json of transformers means by leaving a key out (ViTConfig, ViTMAEConfig)."""
+_RAE_DEFAULTS: Mapping[str, Any] = {"decoder_num_attention_heads": 16, "encoder_input_size": 224}
+_RAE_HEAD, _RAE_EPSILON = 64, 1e-12
+"""Channels of an attention head in the encoder of AutoencoderRAE, and the epsilon of all its norms: both are fixed."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,22 @@ class Settings:
 
 def settings_of(raw: RawFile, form: str, tensors: Mapping[str, Tensor]) -> Settings:
     """Return what a file of a form says. Raises UserError where it says what no network here computes."""
-    if form.startswith("perceptual-mae"):
-        return _of_our_own(raw, tensors)
-    if form == "transformers":
-        return _of_transformers(raw)
-    if form == "timm":
-        return _of_timm(raw)
-    return _of_mae(raw)
+    try:
+        if form.startswith("perceptual-mae"):
+            return _of_our_own(raw, tensors)
+        if form == "transformers":
+            return _of_transformers(raw)
+        if form == "timm":
+            return _of_timm(raw)
+        if form == "diffusers":
+            return _of_diffusers(raw, tensors)
+        return _of_mae(raw)
+    except UserError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as failure:
+        raise UserError(
+            f"{raw.file.parent}: its JSON files do not say what {form} says of a network ({failure}); copy it whole"
+        ) from failure
 
 
 def image_size_of(settings: Settings, tensors: Mapping[str, Tensor]) -> Size | None:
@@ -121,6 +133,20 @@ def _of_transformers(raw: RawFile) -> Settings:
     )
 
 
+def _of_diffusers(raw: RawFile, tensors: Mapping[str, Tensor]) -> Settings:
+    """Read config.json of an AutoencoderRAE; mean and standard deviation are in its file. It hides nothing."""
+    config, token = {**_RAE_DEFAULTS, **raw.config}, tensors.get("encoder.cls_token")
+    return Settings(
+        heads=None if token is None else max(1, token.shape[-1] // _RAE_HEAD),
+        decoder_heads=int(config["decoder_num_attention_heads"]),
+        norm_pix=False,
+        layer_norm_eps=_RAE_EPSILON,
+        image_size=_size(config["encoder_input_size"]),
+        mask_ratio=0.0,
+        **_statistics(tensors),
+    )
+
+
 def _of_timm(raw: RawFile) -> Settings:
     """Read config.json of a folder; what it leaves to the architecture's name, timm's own network of it says."""
     config = raw.config
@@ -160,30 +186,29 @@ def _of_our_own(raw: RawFile, tensors: Mapping[str, Tensor]) -> Settings:
     """Read generator.json of `pmae export --to safetensors`; without it, the image statistics may be tensors."""
     if raw.generator:
         stated = raw.generator
-        try:
-            options = dict(stated["options"])
-            return Settings(
-                heads=options.pop("heads"),
-                decoder_heads=options.pop("decoder_heads"),
-                norm_pix=options.pop("norm_pix"),
-                layer_norm_eps=options.pop("layer_norm_eps"),
-                image_size=_size(stated["image_size"]),
-                mean=tuple(map(float, stated["mean"])),
-                std=tuple(map(float, stated["std"])),
-                mask_ratio=stated.get("mask_ratio"),
-                generator=options,
-            )
-        except (KeyError, TypeError, ValueError) as failure:
-            raise UserError(
-                f"{raw.file.parent / 'generator.json'}: is not what pmae export wrote ({failure!r})"
-            ) from failure
-    mean, std = tensors.get("encoder.mean"), tensors.get("encoder.std")
-    return Settings(
-        mean=None if mean is None else tuple(mean.flatten().tolist()),
-        std=None if std is None else tuple(std.flatten().tolist()),
-    )
+        options = dict(stated["options"])
+        return Settings(
+            heads=options.pop("heads"),
+            decoder_heads=options.pop("decoder_heads"),
+            norm_pix=options.pop("norm_pix"),
+            layer_norm_eps=options.pop("layer_norm_eps"),
+            image_size=_size(stated["image_size"]),
+            mean=tuple(map(float, stated["mean"])),
+            std=tuple(map(float, stated["std"])),
+            mask_ratio=stated.get("mask_ratio"),
+            generator=options,
+        )
+    return Settings(**_statistics(tensors))
+
+
+def _statistics(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return mean and std of the images where they are among the tensors."""
+    held = ((name, tensors.get(f"encoder.{name}")) for name in ("mean", "std"))
+    return {name: tuple(value.flatten().tolist()) for name, value in held if value is not None}
 
 
 def _size(value: Any) -> Size:
     height, width = (value, value) if isinstance(value, int) else value
-    return int(height), int(width)
+    if min(size := (int(height), int(width))) < 1:
+        raise ValueError(f"images of {value} pixels")
+    return size

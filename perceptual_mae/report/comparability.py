@@ -54,6 +54,8 @@ def conditions_of(record: RunRecord) -> dict[tuple[str, str], str]:
     if root is not None and (section.kind == "image_folder" or section.kind not in DATASETS):
         conditions[TRAINING, "data.root"] = os.path.realpath(Path(str(root)).expanduser())
     conditions[TRAINING, "generator.init_from"] = config.generator.init_from
+    discriminator = config.discriminator
+    conditions[TRAINING, "discriminator.init_from"] = None if discriminator is None else discriminator.init_from
     conditions[TRAINING, "masking.kind"] = config.masking.kind
     for key, value in config.masking.options().items():
         conditions[TRAINING, f"masking.{key}"] = value

@@ -13,6 +13,7 @@ from perceptual_mae.files import write_json
 from perceptual_mae.run.folder import CONFIG, read_config
 from perceptual_mae.run.lock import is_unused
 from perceptual_mae.sweep.grid import Axis, Cell
+from perceptual_mae.training.initial_discriminator import check_discriminator_start
 from perceptual_mae.training.initial_weights import check_start
 
 RECORD = "sweep.json"
@@ -55,6 +56,7 @@ def plan(base: Sequence[str], cells: Sequence[Cell], out: Path) -> list[Planned]
             for split in ("train", each.config.evaluation.split):
                 each.config.data.build(split)
         check_start(each.config, each.path / "checkpoints")
+        check_discriminator_start(each.config, each.path / "checkpoints")
     return planned
 
 

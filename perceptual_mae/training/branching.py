@@ -21,6 +21,7 @@ from perceptual_mae.training.trainer import Trainer
 from perceptual_mae.training.trainer_state import adaptive_parts
 
 FREEZE = "generator.freeze_encoder"
+STARTS = ("generator.init_from", "generator.init_parts", "generator.init_decoder", "discriminator.init_from")
 
 
 @dataclass
@@ -163,8 +164,10 @@ def open_branch(
     trust = EVERYTHING if trust_code else Trust(merged.typed_kinds)
     config = parse_config(merged.values, merged.origins, origin=str(source / CONFIG), trust=trust)
     refuse_untrusted(config)
-    before = read_config(source, trust_code=trust_code)
-    return config, Branch(find_checkpoint(source, step), changes(before, config))
+    changed = changes(read_config(source, trust_code=trust_code), config)
+    if starts := [key for key in STARTS if changed.get(key, [None])[-1]]:
+        raise UserError(f"{starts[0]}: a branch has the networks of its checkpoint; start a new run with other weights")
+    return config, Branch(find_checkpoint(source, step), changed)
 
 
 def find_checkpoint(source: Path, step: str) -> Path:

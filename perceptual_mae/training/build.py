@@ -15,6 +15,7 @@ from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.initial_discriminator import DiscriminatorStart
 from perceptual_mae.training.initial_weights import WarmStart
 from perceptual_mae.training.optimizers import discriminator_optimizer, generator_optimizer
 from perceptual_mae.training.trainer import Trainer
@@ -33,9 +34,13 @@ def patch_attention(generator: MaskedAutoencoder, accelerator: Accelerator, batc
 
 
 def build_trainer(
-    config: RunConfig, accelerator: Accelerator, timetable: Timetable, start: WarmStart | None = None
+    config: RunConfig,
+    accelerator: Accelerator,
+    timetable: Timetable,
+    start: WarmStart | None = None,
+    discriminator_start: DiscriminatorStart | None = None,
 ) -> Trainer:
-    """Return the trainer of a run at its first step; with `start` its encoder has the weights of another run's."""
+    """Return the trainer of a run at its first step; its networks have the weights of what they start from."""
     optimizer, training, image = config.optimizer, config.training, config.data.image
     generator = build.build_generator(config.generator, image, training.seed)
     if start is not None:
@@ -43,6 +48,8 @@ def build_trainer(
     if config.generator.freeze_encoder:
         generator.freeze_encoder()
     discriminator = build.build_discriminator(config.discriminator, image, training.seed, generator.encoder)
+    if discriminator_start is not None and discriminator is not None:
+        discriminator_start.load(discriminator)
     penalties = {
         name: build.build_penalty(config.penalties, name, image, training.batch_size) for name in config.penalties.root
     }

@@ -31,6 +31,7 @@ from perceptual_mae.training.divergence import DivergedError, Divergence, explai
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
 from perceptual_mae.training.image_check import check_run_images
+from perceptual_mae.training.initial_discriminator import find_discriminator_start
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.memory import check_memory
 from perceptual_mae.training.metrics import SKIPPED, Meter, are_finite, average, check_trackers, nest
@@ -113,7 +114,8 @@ class Pretraining:
         )
         start = find_start(config, self.checkpoints) if branch is None else None
         self.origin = start.origin if start is not None else None
-        self.trainer = build_trainer(config, self.accelerator, self.timetable, start)
+        self.discriminator_start = find_discriminator_start(config, self.checkpoints) if branch is None else None
+        self.trainer = build_trainer(config, self.accelerator, self.timetable, start, self.discriminator_start)
         self.generator: MaskedAutoencoder = self.trainer.unwrapped_generator
         self.monitor = GanMonitor()
         self.meter = Meter()
@@ -155,6 +157,8 @@ class Pretraining:
             folder.describe(self.path, self.config, device, precision, started_from, self.passed_over)
             if self.branch is not None:
                 add_to_environment(self.path, "branched_from", self.branch.metadata())
+            if self.discriminator_start is not None:
+                add_to_environment(self.path, "discriminator_started_from", self.discriminator_start.metadata())
         reporting.start_trackers(self)
         self.accelerator.wait_for_everyone()
         self.save_points = SavePoints(self.accelerator, self.stop_signal, self.config.training.checkpoint_minutes)

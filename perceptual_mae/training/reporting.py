@@ -44,6 +44,8 @@ def log_header(run: "Pretraining", resumed_from: Path | None) -> None:
         run.log(str(run.branch))
     elif run.origin is not None:
         run.log(str(run.origin))
+    if run.discriminator_start is not None:
+        run.log(str(run.discriminator_start))
     if (gone := run.lock.replaced) is not None:
         run.warn(f"{gone} ended without giving this folder back")
     for warning in [*resume.passed_over(run.passed_over, run.step), *messages.warnings_of(run.trainer)]:

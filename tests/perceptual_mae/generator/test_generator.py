@@ -37,6 +37,9 @@ OPTIONS = {
     "cross": {"decoder_attention": "cross"},
     "cross_msg_mae": {"decoder_attention": "cross", "skips": True, "rgb_heads": True},
     "cross_everything": {**EVERYTHING, "encoder_mask_tokens": False, "decoder_attention": "cross"},
+    "constant_class_token": {"decoder_class_token": "constant"},
+    "cross_constant_class_token": {"decoder_class_token": "constant", "decoder_attention": "cross", "rgb_heads": True},
+    "narrow_decoder_mlp": {"decoder_mlp_ratio": 2.0},
     "cross_official": {
         "decoder_attention": "cross",
         "skips": True,
@@ -398,6 +401,11 @@ def test_images_and_masks_that_do_not_fit_are_refused(images, mask, message):
         ({"layer_scale": 0.0}, "generator.layer_scale must be above 0, got 0; null switches it off"),
         ({"drop_path": 1.0}, "generator.drop_path must be at least 0 and below 1, got 1"),
         ({"decoder_attention": "cross", "encoder_mask_tokens": True}, "no hidden patches as queries; use one"),
+        (
+            {"decoder_class_token": "constant", "skips": True},
+            "leaves out what skips bring in again; use one of the two",
+        ),
+        ({"decoder_mlp_ratio": 0.5}, "generator.decoder_mlp_ratio must be at least 1, got 0.5"),
         ({"positions": "sine"}, "unknown generator.positions 'sine'; choose from: sincos, learned"),
     ],
 )
@@ -461,6 +469,26 @@ def test_a_decoder_gets_all_tokens_of_an_encoder_with_mask_tokens():
     assert "decoder.mask_token" not in generator.state_dict()
 
 
+@pytest.mark.parametrize("options", ["constant_class_token", "cross_constant_class_token"])
+def test_a_constant_class_token_takes_the_place_of_the_encoders_and_of_nothing_else(options):
+    generator, usual = build(**OPTIONS[options]), build(**{**OPTIONS[options], "decoder_class_token": "encoder"})
+    state = generator.state_dict()
+    usual.load_state_dict({name: value for name, value in state.items() if name != "decoder.cls_token"})
+    images, mask = batch_for(generator)
+    fake, other = generator(images, mask), usual(images, mask)
+    token = generator.decoder.cls_token[0] + generator.decoder.pos_embed[0, :1]
+    torch.testing.assert_close(fake.latent[:, 0], token.expand(2, -1))
+    torch.testing.assert_close(fake.latent[:, 1:], other.latent[:, 1:])
+    assert not torch.allclose(fake.pyramid[0], other.pyramid[0], atol=1e-4)
+
+
+def test_hidden_layers_of_decoder_mlps_have_a_ratio_of_their_own():
+    generator = build(mlp_ratio=3.0, decoder_mlp_ratio=2.0)
+    assert {block.mlp.fc1.out_features for block in generator.encoder.blocks} == {96}
+    assert {block.mlp.fc1.out_features for block in generator.decoder.blocks} == {32}
+    assert {block.mlp.fc1.out_features for block in build(mlp_ratio=3.0).decoder.blocks} == {48}
+
+
 def test_norm_pix_adds_a_millionth_to_the_unbiased_variance_of_a_patch():
     """A patch of 8 x 8 x 3 values +-a has variance a^2 * 192 / 191; at a = 1e-3 the millionth is half of the sum."""
     generator = build(norm_pix=True)
@@ -497,7 +525,9 @@ def test_position_codes_are_added_to_the_class_token_too(positions):
 def test_class_and_mask_tokens_are_drawn_with_a_std_of_a_fiftieth():
     generator = build(width=1024, heads=4, depth=1, decoder_width=1024, decoder_heads=4, decoder_depth=1)
     hidden = build(width=1024, heads=4, depth=1, encoder_mask_tokens=True).mask_token
-    for token in (generator.encoder.cls_token, generator.decoder.mask_token, hidden):
+    wide = {"decoder_width": 1024, "decoder_heads": 4, "decoder_depth": 1}
+    constant = build(decoder_class_token="constant", **wide).decoder.cls_token
+    for token in (generator.encoder.cls_token, generator.decoder.mask_token, hidden, constant):
         assert token.std().item() == pytest.approx(0.02, rel=0.09)  # 4 sigma
         assert token.mean().item() == pytest.approx(0, abs=0.0025)
 

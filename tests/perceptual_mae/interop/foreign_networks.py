@@ -105,13 +105,13 @@ def images_of(sizes: dict[str, int], count: int = 2) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def write_mae(path: Path, parts: str = "full") -> MaeReference:
-    """Write what facebookresearch/mae writes or publishes, of the tiny network; return the network.
+def write_mae(path: Path, parts: str = "full", sizes: dict[str, int] = TINY) -> MaeReference:
+    """Write what facebookresearch/mae writes or publishes; return the network.
 
     parts: "full" (a checkpoint of main_pretrain.py), "visualise" (whole, no options), "pretrain" (encoder alone),
     "fine-tuned" (pooled norm and head).
     """
-    network = MaeReference(**TINY)
+    network = MaeReference(**sizes)
     state = network.state_dict()
     encoder = {name: value for name, value in state.items() if not name.startswith(("decoder_", "mask_token"))}
     if parts == "full":

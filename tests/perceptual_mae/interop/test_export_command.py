@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conftest import debug_config
 from foreign_networks import randomise
-from perceptual_mae import Run
+from perceptual_mae import Run, UserError
 from perceptual_mae.cli import main
-from perceptual_mae.config.build import build_generator
-from perceptual_mae.interop import exporting, hub_folders, key_maps
+from perceptual_mae.config.build import build_evaluation_transform, build_generator
+from perceptual_mae.data.decoding import read_image
+from perceptual_mae.interop import exporting, graphs, hub_folders, key_maps
 from perceptual_mae.interop.exported import Export
 from perceptual_mae.run import checkpoint, folder
 
@@ -80,6 +83,9 @@ def test_timm_opens_an_export_and_computes_the_same(
     assert "16 images, float64: greatest difference" in printed
     config = json.loads((run.parent / "out/config.json").read_text())
     assert config["pretrained_cfg"]["mean"] == [0.485, 0.456, 0.406]
+    assert (config["pretrained_cfg"]["crop_pct"], config["pretrained_cfg"]["interpolation"]) == (1.0, "bicubic")
+    with safe_open(run.parent / "out/model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # older readers ask for it
     names = load_file(run.parent / "out/model.safetensors").keys()
     assert "mask_token" not in names  # with it timm takes the file for a DINOv2
     assert not {"mean", "std", "entries"} & names
@@ -107,7 +113,8 @@ def test_torchscript_takes_any_batch(make_run: MakeRun) -> None:
 
 
 def test_the_hubs_config_says_what_the_run_is(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run("generator.norm_pix=true", "masking.ratio=0.5", "generator.qkv_bias=false")
+    options = ("generator.qkv_bias=false", "generator.decoder_mlp_ratio=2")
+    run = make_run("generator.norm_pix=true", "masking.ratio=0.5", *options)
     opened = Run(run)
     tmp_path.joinpath("folder").mkdir()
     written = Export(opened.generator(), tmp_path / "folder", True, 0.5, opened.config.generator.options())
@@ -116,6 +123,7 @@ def test_the_hubs_config_says_what_the_run_is(make_run: MakeRun, tmp_path: Path)
     assert config["layer_norm_eps"] == 1e-6
     assert (config["norm_pix_loss"], config["mask_ratio"], config["qkv_bias"]) == (True, 0.5, False)
     assert (config["hidden_size"], config["decoder_num_hidden_layers"], config["intermediate_size"]) == (32, 4, 128)
+    assert config["decoder_intermediate_size"] == 64
     processor = json.loads((tmp_path / "folder/preprocessor_config.json").read_text())
     assert (processor["image_processor_type"], processor["resample"]) == ("ViTImageProcessor", 3)
     assert processor["rescale_factor"] == 1 / 255
@@ -135,6 +143,7 @@ MISFITS = {
         (["generator.layer_scale=0.1"], [], "transformers cannot hold generator.layer_scale"),
         (["generator.skips=true"], ["--with-decoder"], "transformers cannot hold generator.skips"),
         (["generator.decoder_attention=cross"], ["--with-decoder"], "generator.decoder_attention: cross"),
+        (["generator.decoder_class_token=constant"], ["--with-decoder"], "generator.decoder_class_token: constant"),
         (["data.image_size=[16,32]"], ["--with-decoder"], "images of 16x32 with a decoder"),
     ],
     "onnx": [([], ["--with-decoder"], "onnx holds an encoder alone")],
@@ -263,6 +272,64 @@ torch.save([torch.from_numpy(session.run(None, {"images": images[:n]})[0]) for n
     encoder = Run(run).generator().encoder
     for tokens in torch.load(run.parent / "tokens.pt"):
         assert torch.allclose(tokens, encoder(images[: len(tokens)]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_is_of_one_size_and_says_so(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in exporting.FORMS["onnx"].needs:
+        pytest.importorskip(package)
+    import onnxruntime
+
+    run = make_run()
+    generator = Run(run).generator().bfloat16()  # such graphs have no kernels on a CPU
+    written = Export(generator, run.parent, False, 0.75, {})
+    graphs.write_onnx(written)
+    session = onnxruntime.InferenceSession(run.parent / graphs.ONNX, providers=["CPUExecutionProvider"])
+    (images,) = session.get_inputs()
+    assert (images.type, images.shape[1:]) == ("tensor(float)", [3, 32, 32])
+    with pytest.raises(Exception, match="invalid dimensions"):
+        session.run(None, {"images": torch.rand(2, 3, 64, 32).numpy()})
+    as_it_is = torch.onnx.export
+
+    def of_any_size(*arguments: Any, dynamic_shapes: Any, **options: Any) -> None:
+        sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+        as_it_is(*arguments, dynamic_shapes={"images": {0: torch.export.Dim("batch"), **sides}}, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", of_any_size)
+    with pytest.raises(UserError, match="the graph says it takes images of any size; export one file for each"):
+        graphs.write_onnx(written)
+
+
+@pytest.mark.slow
+def test_the_image_processor_of_transformers_prepares_images_as_ours_do(make_run: MakeRun) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = make_run("data.mean=[0.4,0.5,0.6]", "data.std=[0.2,0.25,0.3]")
+    assert export(run, "transformers") == 0
+    processor = transformers.ViTImageProcessor.from_pretrained(run.parent / "out")
+    pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    Image.fromarray(pixels.numpy()).save(run.parent / "image.png")
+    theirs = processor(images=Image.open(run.parent / "image.png"), return_tensors="pt")["pixel_values"]
+    opened = Run(run)
+    prepared = build_evaluation_transform(opened.config.data)(read_image(run.parent / "image.png")).float() / 255
+    ours = opened.generator().encoder.normalise(prepared[None])
+    assert (theirs - ours).abs().max() < 3e-7
+    oblong = Image.new("RGB", (64, 32))
+    assert processor(images=oblong, return_tensors="pt")["pixel_values"].shape == (1, 3, 32, 32)  # squashed
+    assert "The image processor squashes images that are not square." in (run.parent / "out/README.md").read_text()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_positions_of_other_sizes_are_interpolated_as_transformers_does(make_run: MakeRun) -> None:
+    transformers = pytest.importorskip("transformers")
+    run = make_run("generator.positions=learned")
+    assert export(run, "transformers") == 0
+    theirs = transformers.ViTModel.from_pretrained(run.parent / "out", add_pooling_layer=False).eval().double()
+    ours = Run(run).generator().encoder.double()
+    for size in ((64, 32), (48, 80)):
+        images = torch.rand(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        tokens = theirs(ours.normalise(images), interpolate_pos_encoding=True).last_hidden_state
+        assert (ours(images) - tokens).abs().max() < 1e-12
 
 
 @pytest.mark.slow

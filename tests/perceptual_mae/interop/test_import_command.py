@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, slow
 from foreign_networks import TINY, generator_like, images_of, randomise, write_mae
 from perceptual_mae import Run, UserError
 from perceptual_mae.cli import main
@@ -81,6 +81,26 @@ def test_what_a_file_does_not_say_is_asked_for_by_name(tmp_path: Path, capsys: p
     line = error_of(capsys)
     assert "does not say heads, layer_norm_eps, mean, std, decoder_heads, norm_pix" in line
     assert "--decoder-heads 16" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "printed"),
+    [
+        ("--image-size=nan", "--image-size is 'nan'; give numbers separated by 'x'"),
+        ("--image-size=99999999", "do not go with images of 99999999x99999999 in patches of 8"),
+        ("--image-size=-32", "do not go with images of -32x-32"),
+        ("--mean=grey", "--mean is 'grey'; give numbers separated by ','"),
+        ("--std=0,1,1", "3 positive standard deviations"),
+        ("--layer-norm-eps=nan", "generator.layer_norm_eps"),
+    ],
+)
+def test_options_that_no_network_has_are_refused_in_one_line(
+    option: str, printed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_transformers(tmp_path / "vit_mae")
+    assert run_import(tmp_path / "vit_mae", tmp_path / "run", option) == 2
+    assert printed in error_of(capsys)
     assert not (tmp_path / "run").exists()
 
 
@@ -224,8 +244,8 @@ def write_hostile(path: Path, kind: str, planted: Path) -> None:
 
 
 HOSTILE = {
-    "pickle": ("x.pth", "tensors and plain values alone are opened"),
-    "torch pickle": ("x.pth", "tensors and plain values alone are opened"),
+    "pickle": ("x.pth", "tensors and plain values alone are opened (it is no pickle of these)"),
+    "torch pickle": ("x.pth", "tensors and plain values alone are opened (it asks for posix.mkdir)"),
     "header of absurd size": ("x.safetensors", "neither a safetensors file nor a state dict"),
     "tensor beyond its file": ("x.safetensors", "neither a safetensors file nor a state dict"),
     "zip that escapes": ("x.pth", "x.pth: "),
@@ -234,7 +254,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-@pytest.mark.parametrize("by", ["import", "init_from"])
+@pytest.mark.parametrize("by", ["import", "generator.init_from", "discriminator.init_from"])
 def test_a_hostile_file_is_one_line_and_nothing_happens(
     kind: str, by: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +266,7 @@ def test_a_hostile_file_is_one_line_and_nothing_happens(
     if by == "import":
         code = run_import(folder / name, tmp_path / "run", "--heads", "2")
     else:
-        arguments = [DEBUG, "mse", f"generator.init_from={folder / name}", "--dry-run", "--out", str(tmp_path / "run")]
+        arguments = [DEBUG, "ls_gan", f"{by}={folder / name}", "--dry-run", "--out", str(tmp_path / "run")]
         code = main(["pretrain", *arguments])
     assert code == 2
     assert printed in error_of(capsys)
@@ -254,15 +274,97 @@ def test_a_hostile_file_is_one_line_and_nothing_happens(
     assert {path.name for path in folder.iterdir()} == {name}
 
 
+IN_FOLDERS = {
+    "model.safetensors": "header of absurd size",
+    "pytorch_model.bin": "torch pickle",
+    "diffusion_pytorch_model.safetensors": "tensor beyond its file",
+    "diffusion_pytorch_model.bin": "zip that escapes",
+}
+
+
+@pytest.mark.parametrize("name", IN_FOLDERS)
+def test_a_hostile_file_in_a_folder_of_a_library_is_one_line_and_nothing_happens(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    write_hostile(folder / name, IN_FOLDERS[name], tmp_path / "planted")
+    assert run_import(folder, tmp_path / "run") == 2
+    assert f"{folder / name}: " in error_of(capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"inner"}
+    assert {path.name for path in folder.iterdir()} == {name, "config.json"}
+
+
+def write_perceptual_mae(folder: Path) -> None:
+    run = folder.parent / "of_ours"
+    write_transformers(folder.parent / "hub")
+    assert run_import(folder.parent / "hub", run) == 0
+    assert main(["export", str(run), "--to", "safetensors", "--with-decoder", "--out", str(folder)]) == 0
+
+
+WRITERS = {
+    "transformers": (write_transformers, "config.json"),
+    "its processor": (write_transformers, "preprocessor_config.json"),
+    "timm": (write_timm, "config.json"),
+    "pmae export": (write_perceptual_mae, "generator.json"),
+}
+JUNK = {
+    "transformers": [
+        *({"num_attention_heads": value} for value in ("twelve", None, 0, -1, 3, 2**80, [2])),
+        *({"layer_norm_eps": value} for value in (None, float("nan"), -1, "small")),
+        *({"image_size": value} for value in ("large", None, 0, -32, 2**40, [32], [32, 32, 32], 40)),
+        *({"mask_ratio": value} for value in (7, "most", float("nan"))),
+        {"model_type": ["vit"]},
+    ],
+    "its processor": [
+        {"image_mean": "grey"},
+        {"image_mean": [0.5]},
+        {"image_std": [0, 0, 0]},
+        {"image_std": [None] * 3},
+    ],
+    "timm": [
+        *({"architecture": value} for value in (5, None, "resnet18", "vit_nothing")),
+        *({"model_args": value} for value in (["depth"], {"depth": "two"}, {"num_heads": 0}, {"img_size": 2**20})),
+        *({"pretrained_cfg": value} for value in ("grey", {"mean": "grey"}, {"std": [0, 0, 0]})),
+    ],
+    "pmae export": [
+        *({"options": value} for value in ([], {}, None)),
+        *({"image_size": value} for value in (None, "large", [2**40, 2**40])),
+        *({"mean": value} for value in (None, "grey", [])),
+    ],
+}
+
+
+@pytest.mark.parametrize("form", [form if form == "its processor" else slow(form) for form in JUNK])
+def test_junk_in_the_files_beside_the_weights_is_one_line_and_nothing_happens(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write, name = WRITERS[form]
+    write(tmp_path / "x")  # type: ignore[operator]
+    file, out = tmp_path / "x" / name, tmp_path / "run"
+    stated = json.loads(file.read_text())
+    capsys.readouterr()
+    for junk in JUNK[form]:
+        file.write_text(json.dumps(stated | junk))
+        assert run_import(tmp_path / "x", out) == 2, junk
+        assert error_of(capsys).startswith("pmae: "), junk
+        assert not list(tmp_path.glob("*run*")), junk
+    for text in ("", "{", "[]", "[" * 100_000, "\x00"):
+        file.write_text(text)
+        assert run_import(tmp_path / "x", out) == 2, text[:9]
+        assert f"{file}: is not" in error_of(capsys)
+
+
 FOREIGN = {
     "a convolutional network": ({"conv1.weight": torch.zeros(8, 3, 3, 3)}, "first keys: conv1.weight"),
     "a discriminator of NVIDIA's": (
         {"b8.fromrgb.weight": torch.zeros(8, 3, 1, 1)},
-        "discriminators.nvidia.from_nvidia",
+        "a run's discriminator starts with it by discriminator.init_from",
     ),
-    "an autoencoder of diffusers": (
-        {"decoder.trainable_cls_token": torch.zeros(1, 1, 8), "encoder.cls_token": torch.zeros(1, 1, 8)},
-        "reads a constant class token",
+    "an autoencoder of diffusers without its folder": (
+        {"decoder.trainable_cls_token": torch.zeros(1, 1, 8), "encoder.embeddings.cls_token": torch.zeros(1, 1, 8)},
+        "an AutoencoderRAE says in config.json how large its images are",
     ),
 }
 

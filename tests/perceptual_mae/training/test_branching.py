@@ -115,6 +115,8 @@ def test_an_average_that_begins_in_a_branch_begins_with_the_weights(source: Path
         (["--from-checkpoint", "4", "mse"], "mse: a branch keeps the run's configuration"),
         (["--from-checkpoint", "4", "generator.width=64"], "has another architecture than generator.width asks for"),
         (["--from-checkpoint", "4", "optimizer.lr=0"], "optimizer.lr: found 0"),
+        (["--from-checkpoint", "4", "generator.init_from=a.pth"], "generator.init_from: a branch has the networks of"),
+        (["--from-checkpoint", "4", "discriminator.init_from=d.pt"], "discriminator.init_from: a branch has the"),
         (["--from-checkpoint", "8", "training.epochs=1"], "ask for more epochs"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else "",

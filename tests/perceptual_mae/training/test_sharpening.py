@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from conftest import DEBUG, debug_config
+from foreign_networks import BASE, write_mae
 from perceptual_mae.cli import main
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
@@ -115,3 +117,56 @@ def test_a_dry_run_says_what_would_be_trained(trained: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "freeze_encoder: true" in printed
     assert "would be written to elsewhere" in printed
+
+
+PUBLISHED = "sharpen_published"
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of images as of ImageNet: four to train on, two held out."""
+    root = tmp_path_factory.mktemp("imagenet")
+    for place, count in (("train/n01440764", 4), ("val/n01440764", 2)):
+        (root / place).mkdir(parents=True)
+        for number in range(count):
+            Image.effect_noise((300, 260), 80).convert("RGB").save(root / place / f"{number}.jpg")
+    return root
+
+
+def test_the_published_weights_are_asked_for_by_their_name(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", PUBLISHED, f"data.root={photographs}", "--dry-run"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"generator.init_from: {tmp_path / 'mae_pretrain_vit_base.pth'}: does not exist" in line
+
+
+@pytest.mark.slow
+def test_the_published_mae_is_sharpened_by_its_recipe(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_mae(tmp_path / "mae_pretrain_vit_base.pth", "pretrain", BASE)
+    images = [f"data.root={photographs}", "training.epoch_images=16", "--dry-run"]
+    for command in (
+        ["pretrain", PUBLISHED, "recommended", *images],
+        ["sharpen", "mae_pretrain_vit_base.pth", PUBLISHED, "--decoder", "fresh", *images],
+    ):
+        assert main(command) == 0
+        printed = capsys.readouterr().out
+        assert f"the encoder starts from {tmp_path / 'mae_pretrain_vit_base.pth'} (facebookresearch/mae)" in printed
+        assert "freeze_encoder: true" in printed
+        assert "discriminator: 6,962,369 parameters" in printed
+        assert "steps: 16 = 16 epochs x 1" in printed
+
+
+@pytest.mark.slow
+def test_the_recipe_leaves_the_published_encoder_bit_for_bit(photographs: Path, tmp_path: Path) -> None:
+    theirs = write_mae(tmp_path / "mae.pth", "pretrain", BASE | {"depth": 2})
+    short = ["generator.depth=2", "generator.decoder_depth=2", "training.batch_size=2", "training.epochs=2"]
+    short += ["training.epoch_images=2", "schedule.warmup_epochs=0", "evaluation.every=0", "evaluation.limit=2"]
+    short += ["data.workers=0", f"generator.init_from={tmp_path / 'mae.pth'}", f"data.root={photographs}"]
+    assert main(["pretrain", PUBLISHED, "recommended", *short, "--out", str(tmp_path / "run")]) == 0
+    encoder = Run(tmp_path / "run").generator().encoder.export_state_dict()
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in encoder.items() if name != "pos_embed")
