@@ -40,7 +40,7 @@ def test_all_headers_are_checked_and_all_bad_files_listed(tmp_path: Path) -> Non
     root = photos(tmp_path / "photos", 20, bad=5)
     os.mkfifo(root / "pipe.png")
     calls = []
-    check = check_images({"train": whole(root)}, lambda *call: calls.append(call))
+    check = check_images({"train": whole(root)}, lambda *call: calls.append(call), may_remove=True)
     reasons = {str(root / f"{number:03}.png"): "no image of a known format" for number in range(5)}
     reasons |= {str(root / "pipe.png"): "a FIFO, no image file"}
     assert check.unreadable == {"train": reasons}
@@ -51,6 +51,8 @@ def test_all_headers_are_checked_and_all_bad_files_listed(tmp_path: Path) -> Non
         "6 of 21 images cannot be read, more than 1%; fix or remove them, or raise data.max_unreadable" in check.refusal
     )
     assert calls == [("train, headers", 21, 21)]
+    learnt_from = check_images({"train": whole(root)}).refusal
+    assert learnt_from == check.refusal.replace("fix or remove them", "fix them")
     lines = write_list(tmp_path, check.all_unreadable).read_text().splitlines()
     assert lines == [f"{path}: {reason}" for path, reason in reasons.items()]
 
@@ -59,6 +61,17 @@ def test_all_headers_are_checked_and_all_bad_files_listed(tmp_path: Path) -> Non
 def test_the_share_of_unreadable_files_is_a_key(tmp_path: Path, share: float, is_refused: bool) -> None:
     root = photos(tmp_path / "photos", 10, bad=2)
     assert (check_images({"train": whole(root, max_unreadable=share)}).refusal is not None) == is_refused
+
+
+def test_a_suspect_is_read_whole_though_its_header_is_sound(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", 3)
+    cut = root / "001.jpg"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    suspects = [str(cut), str(root / "000.png"), "elsewhere.png"]
+    assert check_images({"train": whole(root)}).unreadable == {"train": {}}
+    for _ in range(2):  # from the headers, and from the cache
+        assert list(check_images({"train": whole(root)}, suspects=suspects).unreadable["train"]) == [str(cut)]
 
 
 def test_one_bad_file_of_a_held_out_split_is_let_pass(tmp_path: Path) -> None:
