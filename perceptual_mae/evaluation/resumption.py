@@ -7,10 +7,10 @@ and masks are functions of seed, epoch, step and image, so there is no random st
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +23,11 @@ from torch.optim import Optimizer
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import LabelledData
+from perceptual_mae.evaluation.open_run import in_main_process
 from perceptual_mae.evaluation.processes import as_main_process, most_urgent
 from perceptual_mae.progress import OnProgress
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.lock import LOCK, FolderLock
 from perceptual_mae.run.signals import Interrupted, StopSignal
 
 logger = logging.getLogger(__name__)
@@ -55,21 +57,31 @@ class Checkpoints:
         """Return those next to the file that the result is written to."""
         return cls(result.with_suffix(".unfinished"), fresh, log)
 
+    def exist(self) -> bool:
+        """Tell whether there are any."""
+        return bool(checkpoint.checkpoints(self.folder))
+
     def discard(self) -> None:
-        """Delete the folder, in one piece for whoever may look for it meanwhile."""
-        removed = self.folder.with_name(f".{self.folder.name}.removed")
-        shutil.rmtree(removed, ignore_errors=True)
-        if self.folder.exists():
-            os.replace(self.folder, removed)
-            shutil.rmtree(removed, ignore_errors=True)
+        """Delete the folder, unless another call has begun to go on from it."""
+        with suppress(UserError), FolderLock(self.folder):
+            self.empty()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+    def empty(self) -> None:
+        """Delete all that is in the folder but its lock."""
+        for path in list(self.folder.iterdir()):
+            if path.name != LOCK:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 class ResumableTrainings:
     """The trainings of one command, each under a name: `results` has what came of those that are finished.
 
-    settings: all that decides the results, as JSON; checkpoints of other settings are refused with UserError. As a
-    context it listens to SIGINT and SIGTERM; the training under way is then saved and Interrupted raised. Without
-    `checkpoints` nothing is read, written or listened to. All processes make the same calls.
+    settings: all that decides the results, as JSON; checkpoints of other settings are refused with UserError, and so is
+    a folder that another process trains in. As a context it opens the folder and listens to SIGINT and SIGTERM; the
+    training under way is then saved and Interrupted raised. Without `checkpoints` nothing is read, written or listened
+    to. All processes make the same calls.
     """
 
     def __init__(
@@ -88,11 +100,16 @@ class ResumableTrainings:
         self._under_way: dict[str, Any] = {}
         self._stop_signal = StopSignal()
         self._next_save = time.monotonic() + SECONDS_BETWEEN
-        if checkpoints is not None:
-            self._open(checkpoints)
+        self._lock = FolderLock(checkpoints.folder) if checkpoints is not None else None
 
     def __enter__(self) -> "ResumableTrainings":
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self._lock is not None:
+            in_main_process(self.accelerator, self._lock.acquire)
+            try:
+                self._open(self.checkpoints)
+            except BaseException:
+                self._give_back()
+                raise
             self._stop_signal.__enter__()
         return self
 
@@ -101,6 +118,7 @@ class ResumableTrainings:
     ) -> None:
         if self.checkpoints is not None:
             self._stop_signal.__exit__(kind, error, trace)
+            self._give_back()
 
     def begin(self, name: str) -> dict[str, Any]:
         """Begin a training or go on with it: return what was kept of it, with its `step`; nothing where it is new."""
@@ -167,7 +185,7 @@ class ResumableTrainings:
         """Drop all that is kept: no other call may go on from it."""
         self.accelerator.wait_for_everyone()
         if self.checkpoints is not None and self.accelerator.is_main_process:
-            self.checkpoints.discard()
+            self.checkpoints.empty()
 
     def _open(self, checkpoints: Checkpoints) -> None:
         if checkpoints.fresh:
@@ -189,6 +207,13 @@ class ResumableTrainings:
         if self.results:
             checkpoints.log(f"finished before: {', '.join(self.results)}")
 
+    def _give_back(self) -> None:
+        """Let other calls have the folder, and leave none that is empty."""
+        if self._lock is not None:
+            self._lock.release()
+            with suppress(OSError):
+                self._lock.folder.rmdir()
+
     def _agreed_request(self, *, always: bool) -> int:
         is_due = self.accelerator.is_main_process and time.monotonic() >= self._next_save
         own = STOP if self._stop_signal.requested else SAVE if is_due else 0
@@ -198,6 +223,8 @@ class ResumableTrainings:
         assert self.checkpoints is not None
         started = time.monotonic()
         if self.accelerator.is_main_process:
+            assert self._lock is not None
+            self._lock.check()
             # Each training counts one more than its steps: its end and its result are different checkpoints.
             number = self._steps_before + self.step + len(self.results)
             metadata = {"settings": self.settings, "results": self.results, "steps_before": self._steps_before}
