@@ -93,11 +93,13 @@ def check_images(
     return check
 
 
-def write_list(folder: Path, unreadable: Mapping[str, str]) -> Path:
-    """Write the unreadable files with their reasons into a run folder, a line each, and return the file's path."""
-    path = folder / LIST_NAME
-    write_atomically(path, "".join(unreadable_line(name, reason) for name, reason in unreadable.items()))
-    return path
+def write_list(path: Path, unreadable: Mapping[str, str]) -> None:
+    """Write the unreadable files with their reasons to a text file, a line each; with none there is no such file."""
+    if unreadable:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(unreadable_line(name, reason) for name, reason in unreadable.items()))
+    elif path.exists():
+        path.unlink()
 
 
 def read_list(path: Path) -> list[str]:

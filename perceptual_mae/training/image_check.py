@@ -4,14 +4,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from accelerate import PartialState
-
 from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, size_of
 from perceptual_mae.data.loading import TrainLoader
-from perceptual_mae.data.unreadable import LIST_NAME, ImageCheck, check_images, read_list, write_list
+from perceptual_mae.data.unreadable import LIST_NAME, read_list
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.image_check import check_and_list
 from perceptual_mae.evaluation.labelled_data import few_images_warning, more_images
-from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
 from perceptual_mae.evaluation.representation.online import OnlineData
 from perceptual_mae.progress import OnProgress
@@ -35,12 +33,8 @@ def check_run_images(
     it meets later are appended. Files that an earlier start of the run has listed are read whole. may_remove: nothing
     has been learnt from these images yet. Raises UserError where there are too many to train.
     """
-    is_main_process = PartialState().is_main_process
-    datasets = {"train": train, held_out.split: held_out.dataset}
-    listed, check = path / LIST_NAME, ImageCheck()
-    if is_main_process:
-        check = check_images(datasets, on_progress, suspects=read_list(listed), may_remove=may_remove)
-    check = as_main_process(check)
+    datasets, listed = {"train": train, held_out.split: held_out.dataset}, path / LIST_NAME
+    check = check_and_list(datasets, listed, on_progress, may_remove=may_remove)
     for line in check.lines:
         log(line)
     for warning in check.warnings:
@@ -50,10 +44,8 @@ def check_run_images(
         advice = "raise evaluation.limit" if is_limited else more_images(held_out.dataset)
         if few := few_images_warning(len(held_out.indices), advice):
             warn(f"probe and kNN while training: {few}")
-    if is_main_process and (check.all_unreadable or listed.exists()):
-        write_list(path, check.all_unreadable)
     if check.refusal is not None:
-        raise UserError(f"{check.refusal}; all are listed in {listed}")
+        raise UserError(check.refusal)
     loader.list_unreadable(listed, check.unreadable.get("train", {}))
 
 

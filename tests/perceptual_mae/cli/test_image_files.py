@@ -1,13 +1,15 @@
 """What a run says of its image files before its first step, and in the middle of it."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from conftest import DEBUG, run_two_processes
+from conftest import DEBUG, run_two_processes, slow
 from perceptual_mae.cli import main
+from perceptual_mae.data import image_tree, unreadable
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.run.run import Run
 from photographs import Spoilt, arguments, photos
@@ -131,6 +133,57 @@ def test_an_excess_that_one_of_two_processes_meets_ends_both_saved(tmp_path: Pat
     (line,) = {line for line in result.stderr.splitlines() if line.startswith("pmae: ")}
     assert f"all are listed in {spoilt.run / 'unreadable.txt'}" in line
     assert Run(spoilt.run).step == 2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on sound photos."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    root = photos(run.with_name("photos"))
+    assert main([*arguments(root, "holdout: 0.2"), "training.epoch_images=8", "--out", str(run)]) == 0
+    return run
+
+
+@pytest.mark.parametrize("command", ["evaluate", "knn", slow("probe"), slow("finetune")])
+def test_scoring_refuses_bad_headers_before_the_first_batch_and_lists_them(
+    command: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    root = Path(shutil.copytree(trained.with_name("photos"), tmp_path / "photos"))
+    test = ImageFolder("test", root=str(root), holdout=0.2)
+    bad = [test.file_path(index) for index in (1, 5, 9)]
+    for path in bad:
+        path.write_text("no image")
+    asked, listed = [command, str(run), f"data.root={root}"], run / "evaluation" / "unreadable.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(image_tree, "read_image", lambda *_: pytest.fail("an image was decoded"))
+        assert main(asked) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "3 of 10 images cannot be read, more than 1%; fix them, or raise data.max_unreadable" in line
+    assert line.endswith(f"; all are listed in {listed}")
+    assert sorted(listed.read_text().splitlines()) == [f"{path}: no image of a known format" for path in sorted(bad)]
+    assert not list(run.glob("evaluation/*.json"))
+    if command in ("evaluate", "knn"):
+        more = ["--metrics", "psnr"] if command == "evaluate" else ["--neighbours", "3"]
+        assert main([*asked, "data.max_unreadable=0.5", *more]) == 0
+        (report,) = run.glob("evaluation/*.json")
+        counts = json.loads(report.read_text())
+        assert (counts["num_images"] if command == "evaluate" else counts["test_images"]) == 7
+
+
+def test_a_run_of_somebody_else_is_scored_without_a_list(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(trained.with_name("photos"), tmp_path / "photos"))
+    ImageFolder("test", root=str(root), holdout=0.2).file_path(1).write_text("no image")
+
+    def refused(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(unreadable, "write_atomically", refused)
+    out = tmp_path / "score.json"
+    assert main(["evaluate", str(trained), f"data.root={root}", "--metrics", "psnr", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["num_images"] == 9
 
 
 def test_the_dry_run_prints_both_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

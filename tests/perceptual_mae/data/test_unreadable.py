@@ -11,7 +11,7 @@ from perceptual_mae.data import decoding, image_tree, unreadable
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.shapes import Shapes
 from perceptual_mae.data.subsets import Selection
-from perceptual_mae.data.unreadable import DARK_BELOW, check_images, write_list
+from perceptual_mae.data.unreadable import DARK_BELOW, check_images, read_list, write_list
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +53,13 @@ def test_all_headers_are_checked_and_all_bad_files_listed(tmp_path: Path) -> Non
     assert calls == [("train, headers", 21, 21)]
     learnt_from = check_images({"train": whole(root)}).refusal
     assert learnt_from == check.refusal.replace("fix or remove them", "fix them")
-    lines = write_list(tmp_path, check.all_unreadable).read_text().splitlines()
-    assert lines == [f"{path}: {reason}" for path, reason in reasons.items()]
+    listed = tmp_path / "unreadable.txt"
+    write_list(listed, check.all_unreadable)
+    assert listed.read_text().splitlines() == [f"{path}: {reason}" for path, reason in reasons.items()]
+    assert read_list(listed) == list(reasons)
+    write_list(listed, {})
+    assert not listed.exists()
+    assert read_list(listed) == []
 
 
 @pytest.mark.parametrize(("share", "is_refused"), [(0.0, True), (0.19, True), (0.2, False), (0.9, False)])

@@ -194,7 +194,8 @@ def test_what_an_excess_of_unreadable_files_advises_lets_the_run_go_on(spoilt: S
         spoilt.cut.pop()
     spoilt.repair()
     assert spoilt.train() == 0
-    assert len((spoilt.run / "unreadable.txt").read_text().splitlines()) == 2 - len(spoilt.cut)
+    left = spoilt.run / "unreadable.txt"
+    assert (len(left.read_text().splitlines()) if left.exists() else 0) == 2 - len(spoilt.cut)
 
 
 @pytest.mark.slow
