@@ -83,19 +83,19 @@ class TrainLoader:
         self._unreadable.reasons |= known
         self._unreadable.listed_in = path
 
-    def epoch(self, epoch: int, first_step: int = 0, *, in_spite: bool = False) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, first_step: int = 0, *, allow_excess: bool = False) -> Iterator[list[Batch]]:
         """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
 
         The iterator may be left at any point; asking for an epoch ends the one before. Where a worker dies, all are
-        started again with a warning; raises LostProcessError where one dies twice before the same step. in_spite: while
-        batches can be filled go on in spite of too many unreadable images, for whoever asks for the `refusal`.
+        started again with a warning; raises LostProcessError where one dies twice before the same step. allow_excess:
+        while batches can be filled go on in spite of too many unreadable images, for whoever asks for the `refusal`.
         """
         step, lost_before = first_step, None
         while step < self.plan.steps_per_epoch:
             try:
                 for batches in self._steps(epoch, step):
                     is_full = all(map(len, batches))
-                    if not is_full or (self.refusal is not None and not in_spite):
+                    if not is_full or (self.refusal is not None and not allow_excess):
                         raise TooManyUnreadableError(self.refusal or "no readable image was found for a batch")
                     step += 1
                     yield batches

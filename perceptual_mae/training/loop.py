@@ -193,7 +193,7 @@ class Pretraining:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
         epoch, first = self.timetable.progress(self.step).epoch, self.step % self.timetable.steps_per_epoch
         log_every = self.config.training.log_every
-        steps = self.loader.epoch(epoch, first, in_spite=True)
+        steps = self.loader.epoch(epoch, first, allow_excess=True)
         started, waited, taken = time.perf_counter(), 0.0, 0
         while True:
             asked = time.perf_counter()

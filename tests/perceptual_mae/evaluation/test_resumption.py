@@ -16,11 +16,12 @@ from unittest import mock
 import pytest
 import torch
 from accelerate import Accelerator
+from interrupting import LIMITS, OFTEN, ask_to_stop, at_call, kill, labelled_run
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import debug_config, run_two_processes
-from perceptual_mae import UserError, pretrain
+from conftest import KilledError, run_two_processes
+from perceptual_mae import UserError
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation import resumption
 from perceptual_mae.evaluation.finetuning import training
@@ -30,7 +31,6 @@ from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
 from perceptual_mae.run import checkpoint, lock
 from perceptual_mae.run.signals import Interrupted
 
-LIMITS = ("--limit", "24", "--test-limit", "10")
 # Three steps an epoch; what draws at random is all there.
 FINETUNE = ("finetune", "{run}", "--epochs", "2", "--batch-size", "8", "--set", "drop_path=0.3", "--seeds", "0,1")
 PROBE = ("probe", "{run}", "--protocol", "mae", "--epochs", "2", "--batch-size", "8", "--seeds", "0,1")
@@ -45,11 +45,7 @@ def no_waiting_for_disk_and_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    torch.set_num_threads(1)
-    config = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.epoch_images=16"]
-    pretrain(debug_config(*config, "training.epochs=1", "evaluation.limit=4"), path, quiet=True)
-    return path
+    return labelled_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -88,32 +84,6 @@ def unfinished(name: str, run: Path) -> Path:
 
 
 STEP = {"finetune": (training, "training_loss"), "probe": (augmented_probe, "_features_of")}
-
-
-def at_call(place: tuple[Any, str], number: int, act: Callable[[], None]) -> Any:
-    """Act at the given call of a function of a module."""
-    module, name = place
-    function, calls = getattr(module, name), []
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == number:
-            act()
-        return function(*arguments)
-
-    return mock.patch.object(module, name, counted)
-
-
-def ask_to_stop() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-class KilledError(BaseException):
-    """Ends a command as SIGKILL does: nothing is saved that was not saved before."""
-
-
-def kill(*_: object) -> None:
-    raise KilledError
 
 
 @pytest.mark.parametrize(
@@ -375,16 +345,6 @@ def test_losses_of_another_number_of_processes_are_shared() -> None:
     accelerator = Accelerator(cpu=True)
     assert own_loss([0.1], accelerator).item() == torch.tensor(0.1).item()
     assert own_loss([1.0, 2.0], accelerator).item() == 1.5
-
-
-OFTEN = """
-import sys
-from perceptual_mae.cli import main
-from perceptual_mae.evaluation import resumption
-
-resumption.SECONDS_BETWEEN, resumption.LARGEST_SHARE = 0.0, float("inf")
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def more_epochs(name: str, run: Path) -> list[str]:
