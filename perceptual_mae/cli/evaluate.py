@@ -89,6 +89,7 @@ def score(
     """Score a run, write report, lines and pictures into its folder (or to `out`) and print the table."""
     import torch
 
+    from perceptual_mae.evaluation.image_check import check_scored_images
     from perceptual_mae.evaluation.metrics.selection import names_of
     from perceptual_mae.evaluation.open_run import check_ema, make_accelerator, report_path
     from perceptual_mae.evaluation.reconstruction.data import open_held_out, with_images, with_masking
@@ -104,6 +105,7 @@ def score(
     data = open_held_out(config, name=scored.data, split=scored.split, limit=scored.test_limit)
     accelerator = make_accelerator(run.config)
     with ProgressBar(quiet=not accelerator.is_main_process) as on_progress:
+        check_scored_images(run.path, {data.split: data.dataset}, on_progress)
         evaluation = evaluate_run(
             run,
             data,

@@ -91,7 +91,7 @@ def finetune_command(
     with scoring(scored) as (evaluation, on_progress), locked(save, evaluation.accelerator):
         written = out or evaluation.default_path(name)
         checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log)
-        check_save(save, is_resumed=checkpoints.folder.exists() and not fresh)
+        check_save(save, is_resumed=checkpoints.exist() and not fresh)
         depth = len(evaluation.run.generator().encoder.blocks)
         resolved = read_recipe(recipe, depth, [*(settings or []), *named], from_scratch=from_scratch)
         report = finetune_run(

@@ -53,7 +53,7 @@ def check_out(out: Path | None, suffixes: Sequence[str] = (".json",)) -> None:
 @contextmanager
 def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "ProgressBar"]]:
     """Open the run and the images to score, and show how far the scoring is; leave with 130 where it was stopped."""
-    from perceptual_mae.data.unreadable import check_images
+    from perceptual_mae.evaluation.image_check import check_scored_images
     from perceptual_mae.evaluation.open_run import open_run
     from perceptual_mae.progress import ProgressBar
     from perceptual_mae.run.signals import EXIT_CODE, Interrupted
@@ -62,11 +62,7 @@ def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "ProgressBar"]]:
     try:
         with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
             images = {"training images": evaluation.data.train, evaluation.data.split: evaluation.data.test}
-            check = check_images(images, on_progress)
-            if check.refusal is not None:
-                raise UserError(check.refusal)
-            for warning in check.warnings if evaluation.is_main_process else ():
-                on_progress.log(f"warning: {warning}")
+            check_scored_images(evaluation.run.path, images, on_progress)
             yield evaluation, on_progress
     except Interrupted as stopped:
         if evaluation.is_main_process:

@@ -163,7 +163,7 @@ def describe_images(config: "RunConfig") -> list[str]:
     except UserError as mistake:
         missing = [f"warning: no images to score ({mistake})"]
     with ProgressBar() as on_progress:
-        check = check_images(datasets, on_progress)
+        check = check_images(datasets, on_progress, may_remove=True)
     if check.refusal is not None:
         raise UserError(check.refusal)
     return [steps, *check.lines, *(f"warning: {warning}" for warning in check.warnings), *missing]

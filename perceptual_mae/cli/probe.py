@@ -27,8 +27,6 @@ from perceptual_mae.errors import UserError
 Protocol = Literal["cached", "mae", "paper", "kth"]
 Head = Literal["linear", "dense", "mlp"]
 ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]
-AUGMENTED = ("mae", "paper")
-"""Protocols that train for long, and go on when they were stopped."""
 
 
 def probe_command(
@@ -73,14 +71,14 @@ def probe_command(
 ) -> None:
     """Train linear probes on a run's frozen encoder, e.g. pmae probe runs/a --baselines.
 
-    The same command goes on with a probe by mae or paper that was stopped.
+    The same command goes on with a probe that was stopped.
     """
     check_run(folder)
     protocol, head = settle(protocol, head)
     chosen = (
         read_numbers(seeds, "--seeds", least=0) if seeds is not None else (0, 1, 2) if protocol == "cached" else (0,)
     )
-    check_options(protocol, optimizer, epochs, batch_size, layers, baselines, fresh)
+    check_options(protocol, optimizer, epochs, batch_size, layers, baselines)
     check_out(out)
     from perceptual_mae.evaluation.representation.evaluate import probe_run
     from perceptual_mae.evaluation.resumption import Checkpoints
@@ -91,7 +89,7 @@ def probe_command(
     scored = Scored(folder, overrides or [], data, split, limit, test_limit, ema, trust_code)
     with scoring(scored) as (evaluation, on_progress):
         written = out or evaluation.default_path(name)
-        checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log) if protocol in AUGMENTED else None
+        checkpoints = Checkpoints.of(written, fresh=fresh, log=on_progress.log)
         report = probe_run(
             evaluation.run,
             evaluation.data,
@@ -129,7 +127,6 @@ def check_options(
     batch_size: int | None,
     layers: bool,
     baselines: bool,
-    fresh: bool,
 ) -> None:
     """Refuse options that another one leaves without effect."""
     if protocol != "cached" and optimizer is not None:
@@ -137,8 +134,6 @@ def check_options(
     if protocol != "cached" and layers:
         asked = "--protocol kth and --head" if protocol == "kth" else f"--protocol {protocol}"
         raise UserError(f"--layers probes cached features; leave out {asked}")
-    if fresh and protocol not in AUGMENTED:
-        raise UserError(f"--fresh: a probe by {protocol} keeps nothing when it is stopped; leave it out")
     if layers and baselines:
         raise UserError("--layers maps the run's own encoder; leave out --baselines")
     if protocol == "cached" and optimizer in (None, "lbfgs") and (epochs or batch_size):

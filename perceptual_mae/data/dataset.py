@@ -1,8 +1,10 @@
 """The protocol of data sets, and their split into training and validation images."""
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Protocol
 
 import torch
@@ -53,10 +55,10 @@ def file_path(dataset: object, index: int) -> Path | None:
     return None if path is None else path(index)
 
 
-def files_sha256(dataset: ImageDataset) -> str | None:
+def files_sha256(dataset: ImageDataset, sizes: Mapping[str, int | None] = MappingProxyType({})) -> str | None:
     """Return the SHA-256 of the names and sizes of a data set's files, in its order, or None where it has none.
 
-    No file is opened. See `file_name` and `file_path`.
+    No file is opened. sizes: by name, counted instead of those that files have. See `file_name` and `file_path`.
     """
     digest, has_files = hashlib.sha256(), False
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -67,15 +69,21 @@ def files_sha256(dataset: ImageDataset) -> str | None:
                 continue
             has_files = True
             for name, size in zip(names, pool.map(lambda index: _size(dataset, index), indices), strict=True):
+                size = sizes.get(name or "", size)
                 digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest() if has_files else None
 
 
 def _size(dataset: ImageDataset, index: int) -> int | None:
     path = file_path(dataset, index)
+    return None if path is None else size_of(path)
+
+
+def size_of(path: Path) -> int | None:
+    """Return the size of a file, or None where it cannot be asked: reading it will say what is wrong."""
     try:
-        return None if path is None else path.stat().st_size
-    except OSError:  # reading it will say what is wrong
+        return path.stat().st_size
+    except OSError:
         return None
 
 

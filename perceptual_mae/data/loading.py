@@ -13,7 +13,12 @@ from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset, file_name, max_unreadable, read_finite
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import EpochPlan
-from perceptual_mae.data.unreadable import SPARE_HELD_OUT, too_many_unreadable, unreadable_line
+from perceptual_mae.data.unreadable import (
+    SPARE_HELD_OUT,
+    TooManyUnreadableError,
+    too_many_unreadable,
+    unreadable_line,
+)
 from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.seeding import stream
@@ -22,6 +27,9 @@ __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
 
 logger = logging.getLogger(__name__)
 
+FEWEST_REPLACEMENTS = 100
+"""So many images in a row are tried, if there are as many, before a batch is given up for lack of a readable one."""
+
 
 class TrainLoader:
     """Batches of a plan, read and augmented by `workers` processes (0: in this one).
@@ -29,7 +37,8 @@ class TrainLoader:
     Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
     on. transform: from a uint8 image (3, H, W) of any size, with the sample's generator, to one of the batch's size.
     The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
-    next readable one and logged once; UserError when more of the data set than its `max_unreadable` turn out so.
+    next readable one and logged once; TooManyUnreadableError when more of the data set than its `max_unreadable` turn
+    out so.
     """
 
     def __init__(
@@ -64,27 +73,38 @@ class TrainLoader:
         """The distinct files that this process could not read so far, with the reasons."""
         return self._unreadable.reasons
 
+    @property
+    def refusal(self) -> str | None:
+        """Why this process must not go on, where it could not read too many files; None where it may."""
+        return self._unreadable.refusal
+
     def list_unreadable(self, path: Path, known: Mapping[str, str]) -> None:
         """Count the `known` unreadable files from now on, and append each further one to the text file `path`."""
         self._unreadable.reasons |= known
         self._unreadable.listed_in = path
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[list[Batch]]:
+    def epoch(self, epoch: int, first_step: int = 0, *, allow_excess: bool = False) -> Iterator[list[Batch]]:
         """Yield, for each step of an epoch from `first_step` on, the micro-batches of this process.
 
         The iterator may be left at any point; asking for an epoch ends the one before. Where a worker dies, all are
-        started again with a warning; raises LostProcessError where one dies twice before
-        the same step.
+        started again with a warning; raises LostProcessError where one dies twice before the same step. allow_excess:
+        while batches can be filled go on in spite of too many unreadable images, for whoever asks for the `refusal`.
         """
         step, lost_before = first_step, None
         while step < self.plan.steps_per_epoch:
             try:
                 for batches in self._steps(epoch, step):
+                    is_full = all(map(len, batches))
+                    if not is_full or (self.refusal is not None and not allow_excess):
+                        raise TooManyUnreadableError(self.refusal or "no readable image was found for a batch")
                     step += 1
                     yield batches
             except LostWorkerError as lost:
                 if lost_before == step:
-                    raise LostProcessError(self._describe(lost)) from lost
+                    raise LostProcessError(
+                        f"{self._describe(lost)}, again after the workers were restarted (the system may have run out "
+                        "of memory: lower data.workers, or see to that file)"
+                    ) from lost
                 logger.warning("%s; the workers are started again", self._describe(lost))
                 lost_before = step
             if step < self.plan.steps_per_epoch:
@@ -156,7 +176,8 @@ def evaluation_batches(
 
     transform: from a uint8 image (3, H, W) of any size to one of the batch's size.
 
-    Raises UserError when more of the data set than its `max_unreadable`, and more than one file, turn out unreadable.
+    Raises TooManyUnreadableError when more of the data set than its `max_unreadable`, and more than one file, turn out
+    unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
     sampler = BatchSampler()
@@ -173,6 +194,8 @@ def evaluation_batches(
     try:
         for batch in batches:
             unreadable.record(batch.unreadable)
+            if unreadable.refusal is not None:
+                raise TooManyUnreadableError(unreadable.refusal)
             if len(batch):
                 yield batch
     except LostWorkerError as lost:
@@ -194,7 +217,7 @@ class _TrainReader(Dataset[Batch]):
         images, labels, unreadable = [], [], list[tuple[str, str]]()
         for pass_, index in samples:
             item = self._readable_from(index, unreadable)
-            if item is None:  # far too many are broken: the main process stops at this report
+            if item is None:  # far too many are broken: whoever asked for the batch stops at this report
                 return collate([], [], [], unreadable)
             images.append(self._transform(item[0], stream("augment", self._seed, pass_, index)))
             labels.append(item[1])
@@ -209,7 +232,7 @@ class _TrainReader(Dataset[Batch]):
                 return read_finite(self.dataset, (index + offset) % num_images)
             except UnreadableImageError as error:
                 unreadable.append((error.path, error.reason))
-            if offset > max_unreadable(self.dataset) * num_images:
+            if offset > max(FEWEST_REPLACEMENTS, max_unreadable(self.dataset) * num_images):
                 break
         return None
 
@@ -238,15 +261,20 @@ class _EvaluationReader(Dataset[Batch]):
 
 
 class _Unreadable:
-    """The distinct unreadable files so far, with the reasons; UserError beyond the data set's share and `spare`."""
+    """The distinct unreadable files so far, with the reasons; a refusal beyond the data set's share and `spare`."""
 
     def __init__(self, dataset: ImageDataset, spare: int = 0) -> None:
         self.dataset, self._spare = dataset, spare
         self.reasons: dict[str, str] = {}
         self.listed_in: Path | None = None
 
+    @property
+    def refusal(self) -> str | None:
+        """The message where there are too many."""
+        return too_many_unreadable(self.dataset, self.reasons, self._spare, " so far")
+
     def record(self, unreadable: tuple[tuple[str, str], ...]) -> None:
-        """Log new files; raise UserError where there are too many."""
+        """Log new files, and list them."""
         for path, reason in unreadable:
             if path not in self.reasons:
                 self.reasons[path] = reason
@@ -254,5 +282,3 @@ class _Unreadable:
                 if self.listed_in is not None:
                     with self.listed_in.open("a") as listed:
                         listed.write(unreadable_line(path, reason))
-        if refusal := too_many_unreadable(self.dataset, self.reasons, self._spare, " so far"):
-            raise UserError(refusal)

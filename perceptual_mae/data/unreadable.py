@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,9 +16,11 @@ from perceptual_mae.data.decoding import (
     UnreadableImageError,
     largest_value,
     read_header,
+    read_image,
     reads_heif,
 )
 from perceptual_mae.data.image_tree import Listing
+from perceptual_mae.errors import UserError
 from perceptual_mae.files import user_cache, write_atomically
 from perceptual_mae.progress import OnProgress, no_progress
 
@@ -32,6 +34,10 @@ NAMED = 3
 DARK_SAMPLE = 16
 DARK_BELOW = 65536 // 8
 """16-bit images whose values all are below this are likely to store fewer bits."""
+
+
+class TooManyUnreadableError(UserError):
+    """More images of a data set turned out unreadable than it lets pass."""
 
 
 @dataclass
@@ -53,11 +59,19 @@ class ImageCheck:
         return {path: reason for reasons in self.unreadable.values() for path, reason in reasons.items()}
 
 
-def check_images(datasets: Mapping[str, ImageDataset], on_progress: OnProgress = no_progress) -> ImageCheck:
+def check_images(
+    datasets: Mapping[str, ImageDataset],
+    on_progress: OnProgress = no_progress,
+    *,
+    suspects: Collection[str] = (),
+    may_remove: bool = False,
+) -> ImageCheck:
     """Check the headers of all files of data sets, given by split, in threads; sets without files have none to check.
 
     Files that were readable, and have the same size and time since, are not opened again: that is kept in the user's
-    cache folder (`perceptual-mae/headers`), where a dry run leaves it for the run.
+    cache folder (`perceptual-mae/headers`), where a dry run leaves it for the run. suspects: paths of files that are
+    read whole, for their pixels could not be read before. may_remove: nothing has been learnt from these images yet,
+    so that a refusal may advise to remove files.
     """
     check = ImageCheck()
     for split, dataset in datasets.items():
@@ -65,11 +79,11 @@ def check_images(datasets: Mapping[str, ImageDataset], on_progress: OnProgress =
         if not paths:
             continue
         max_pixels: int = getattr(dataset, "max_pixels", MAX_PIXELS)
-        unreadable, sixteen_bit = _check_headers(paths, max_pixels, f"{split}, headers", on_progress)
+        unreadable, sixteen_bit = _check_headers(paths, max_pixels, suspects, f"{split}, headers", on_progress)
         check.unreadable[split] = unreadable
         check.lines.append(f"{split}: {len(paths):,} image files{_named(unreadable)}")
         spare = 0 if split == "train" else SPARE_HELD_OUT
-        check.refusal = check.refusal or too_many_unreadable(dataset, unreadable, spare)
+        check.refusal = check.refusal or too_many_unreadable(dataset, unreadable, spare, may_remove=may_remove)
         listing: Listing | None = getattr(dataset, "listing", None)
         if listing is not None:
             check.lines += [line for line in _links(listing) if line not in check.lines]
@@ -79,11 +93,21 @@ def check_images(datasets: Mapping[str, ImageDataset], on_progress: OnProgress =
     return check
 
 
-def write_list(folder: Path, unreadable: Mapping[str, str]) -> Path:
-    """Write the unreadable files with their reasons into a run folder, a line each, and return the file's path."""
-    path = folder / LIST_NAME
-    write_atomically(path, "".join(unreadable_line(name, reason) for name, reason in unreadable.items()))
-    return path
+def write_list(path: Path, unreadable: Mapping[str, str]) -> None:
+    """Write the unreadable files with their reasons to a text file, a line each; with none there is no such file."""
+    if unreadable:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(unreadable_line(name, reason) for name, reason in unreadable.items()))
+    elif path.exists():
+        path.unlink()
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the paths of the files that such a list names; none where there is no list."""
+    try:
+        return [line.partition(": ")[0] for line in path.read_text().splitlines()]
+    except FileNotFoundError:
+        return []
 
 
 def unreadable_line(path: str, reason: str) -> str:
@@ -92,31 +116,36 @@ def unreadable_line(path: str, reason: str) -> str:
 
 
 def too_many_unreadable(
-    dataset: ImageDataset, reasons: Mapping[str, str], spare: int = 0, when: str = ""
+    dataset: ImageDataset, reasons: Mapping[str, str], spare: int = 0, when: str = "", *, may_remove: bool = False
 ) -> str | None:
-    """Return the message that ends a run where more than the data set's share, and than `spare`, cannot be read."""
+    """Return the message that ends a run where more than the data set's share, and than `spare`, cannot be read.
+
+    may_remove: files may be taken away; a run that has learnt from a list of images wants the same one again.
+    """
     share = max_unreadable(dataset)
     if len(reasons) <= max(spare, share * len(dataset)):
         return None
     first, reason = next(iter(reasons.items()))
     is_key = getattr(dataset, "max_unreadable", None) is not None
     return (
-        f"{len(reasons)} of {len(dataset)} images cannot be read{when}, more than {100 * share:g}%; fix or remove them"
+        f"{len(reasons)} of {len(dataset)} images cannot be read{when}, more than {100 * share:g}%; "
+        f"{'fix or remove them' if may_remove else 'fix them'}"
         f"{', or raise data.max_unreadable' if is_key else ''}; the first is {first}: {reason}"
     )
 
 
 def _check_headers(
-    paths: Sequence[Path], max_pixels: int, task: str, on_progress: OnProgress
+    paths: Sequence[Path], max_pixels: int, suspects: Collection[str], task: str, on_progress: OnProgress
 ) -> tuple[dict[str, str], list[Path]]:
     """Return the unreadable files with their reasons, and those of 16 bits."""
     folder = os.path.commonpath([os.path.abspath(path.parent) for path in paths])
     cache = _Cache(folder, max_pixels)
+    check = partial(_check_header, cache, max_pixels, frozenset(suspects))
     unreadable, sixteen_bit = dict[str, str](), list[Path]()
     with ThreadPoolExecutor(THREADS) as threads:
         for first in range(0, len(paths), FILES_AT_ONCE):
             some = paths[first : first + FILES_AT_ONCE]
-            for path, answer in zip(some, threads.map(partial(_check_header, cache, max_pixels), some), strict=True):
+            for path, answer in zip(some, threads.map(check, some), strict=True):
                 if isinstance(answer, str):
                     unreadable[str(path)] = answer
                 elif answer:
@@ -126,12 +155,14 @@ def _check_headers(
     return unreadable, sixteen_bit
 
 
-def _check_header(cache: "_Cache", max_pixels: int, path: Path) -> bool | str:
+def _check_header(cache: "_Cache", max_pixels: int, suspects: Collection[str], path: Path) -> bool | str:
     """Return whether a file has 16 bits, or why it cannot be read."""
-    known = cache.find(path)
-    if known is not None:
-        return known
     try:
+        if str(path) in suspects:
+            read_image(path, max_pixels=max_pixels)
+        known = cache.find(path)
+        if known is not None:
+            return known
         header = read_header(path, max_pixels=max_pixels)
     except UnreadableImageError as error:
         return error.reason

@@ -185,8 +185,8 @@ def read_holder(path: Path) -> Holder | None:
 def refusal(folder: Path, holder: Holder | None) -> str:
     """Say who trains in a folder, and what to do."""
     if holder is None:
-        return f"{folder}: another process has just begun to train in it; choose another folder with --out"
-    what = f"wait until it ends, stop it (kill {holder.pid} on {holder.host}), or choose another folder with --out"
+        return f"{folder}: another process has just begun to train in it; choose another --out"
+    what = f"wait until it ends, stop it (kill {holder.pid} on {holder.host}), or choose another --out"
     if not holder.is_of_this_machine:
         what += (
             f"; if it is gone, remove {folder / LOCK}, or try again when it has been silent for "

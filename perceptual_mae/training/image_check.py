@@ -1,16 +1,15 @@
 """The image files of a run: their headers are checked before the first step, and what cannot be read is listed."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from accelerate import PartialState
-
-from perceptual_mae.data.dataset import ImageDataset
+from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, size_of
 from perceptual_mae.data.loading import TrainLoader
-from perceptual_mae.data.unreadable import LIST_NAME, ImageCheck, check_images, write_list
+from perceptual_mae.data.unreadable import LIST_NAME, read_list
 from perceptual_mae.errors import UserError
+from perceptual_mae.evaluation.image_check import check_and_list
 from perceptual_mae.evaluation.labelled_data import few_images_warning, more_images
-from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
 from perceptual_mae.evaluation.representation.online import OnlineData
 from perceptual_mae.progress import OnProgress
@@ -25,15 +24,17 @@ def check_run_images(
     on_progress: OnProgress,
     log: Callable[[str], None],
     warn: Callable[[str], None],
+    *,
+    may_remove: bool,
 ) -> None:
     """Check all image files of a run that is about to train in the folder `path`, in the main process for all.
 
     Unreadable files are written to `unreadable.txt` of the folder, counted by `loader` from the start, and those that
-    it meets later are appended. Raises UserError where there are too many to train.
+    it meets later are appended. Files that an earlier start of the run has listed are read whole. may_remove: nothing
+    has been learnt from these images yet. Raises UserError where there are too many to train.
     """
-    is_main_process = PartialState().is_main_process
-    datasets = {"train": train, held_out.split: held_out.dataset}
-    check: ImageCheck = as_main_process(check_images(datasets, on_progress) if is_main_process else ImageCheck())
+    datasets, listed = {"train": train, held_out.split: held_out.dataset}, path / LIST_NAME
+    check = check_and_list(datasets, listed, on_progress, may_remove=may_remove)
     for line in check.lines:
         log(line)
     for warning in check.warnings:
@@ -43,9 +44,35 @@ def check_run_images(
         advice = "raise evaluation.limit" if is_limited else more_images(held_out.dataset)
         if few := few_images_warning(len(held_out.indices), advice):
             warn(f"probe and kNN while training: {few}")
-    listed = path / LIST_NAME
-    if is_main_process and (check.all_unreadable or listed.exists()):
-        write_list(path, check.all_unreadable)
     if check.refusal is not None:
-        raise UserError(f"{check.refusal}; all are listed in {listed}")
+        raise UserError(check.refusal)
     loader.list_unreadable(listed, check.unreadable.get("train", {}))
+
+
+class UnreadableFiles:
+    """The training files that the list of a run's folder names, with the sizes they had when they were first listed.
+
+    A run that goes on may find them repaired: their sizes may differ, those of others may not.
+    """
+
+    def __init__(self, path: Path, dataset: ImageDataset) -> None:
+        self._list, self._folder = path / LIST_NAME, folder_of(dataset)
+        self._sizes: dict[str, int | None] = {}
+
+    def sizes(self) -> dict[str, int | None]:
+        """Return the size of each by its name in the data set; None where it has none (a broken link)."""
+        named = read_list(self._list) if self._folder is not None else []
+        names = [name.removeprefix(f"{self._folder}{os.sep}") for name in named]
+        self._sizes = {
+            name: self._sizes[name] if name in self._sizes else size_of(Path(path))
+            for name, path in zip(names, named, strict=True)
+        }
+        return self._sizes
+
+
+def folder_of(dataset: ImageDataset) -> Path | None:
+    """Return the folder that names of a data set's files are relative to, or None where it has no such files."""
+    path, name = file_path(dataset, 0), file_name(dataset, 0)
+    if path is None or name is None or not str(path).endswith(name):
+        return None
+    return Path(str(path)[: -len(name)])

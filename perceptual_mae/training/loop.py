@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import files_sha256
 from perceptual_mae.data.loading import TrainLoader
+from perceptual_mae.data.unreadable import TooManyUnreadableError
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.evaluation.open_run import in_main_process, make_accelerator
 from perceptual_mae.evaluation.processes import as_main_process
@@ -30,12 +32,12 @@ from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.divergence import DivergedError, Divergence, explain
 from perceptual_mae.training.gan_monitor import GanMonitor
 from perceptual_mae.training.held_out import HeldOut
-from perceptual_mae.training.image_check import check_run_images
+from perceptual_mae.training.image_check import UnreadableFiles, check_run_images
 from perceptual_mae.training.initial_discriminator import find_discriminator_start
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.memory import check_memory
 from perceptual_mae.training.metrics import SKIPPED, Meter, are_finite, average, check_trackers, nest
-from perceptual_mae.training.save_points import SavePoint, SavePoints
+from perceptual_mae.training.save_points import SavePoint, SavePoints, saved_error
 from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
@@ -126,6 +128,7 @@ class Pretraining:
         self.lock = FolderLock(path)
         self.passed_over: dict[str, str] = {}
         self.images_sha256: str | None = None
+        self.unreadable = UnreadableFiles(path, self.train_data)
         self.log_file: folder.LogFile | None = None
         self.quiet = quiet or not self.accelerator.is_main_process
 
@@ -166,19 +169,23 @@ class Pretraining:
             self.progress("training", self.step, self.timetable.total_steps)
             reporting.log_header(self, resumed_from)
             images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
-            check_run_images(self.path, *images, self.progress, self.log, self.warn)
+            resumed = resumed_from is not None
+            check_run_images(self.path, *images, self.progress, self.log, self.warn, may_remove=not resumed)
             if self.accelerator.is_main_process:
                 self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
                 self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
             if self.branch is not None:
                 self.save()  # from here on it resumes as any run does
-            self.complete_epoch()
-            while self.step < self.timetable.total_steps:
-                try:
-                    self.train_epoch()
-                except DivergedError as diverged:
-                    rollback.roll_back(self, diverged)
-            return self.finish()
+            try:
+                self.complete_epoch()
+                while self.step < self.timetable.total_steps:
+                    try:
+                        self.train_epoch()
+                    except DivergedError as diverged:
+                        rollback.roll_back(self, diverged)
+                return self.finish()
+            except (LostProcessError, TooManyUnreadableError) as failure:  # of what reads images
+                raise saved_error(self, failure) from failure
 
     def enter_folder(self) -> None:
         """Keep other trainers out of the run's folder, and begin to log there; UserError where another is in it."""
@@ -190,16 +197,11 @@ class Pretraining:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
         epoch, first = self.timetable.progress(self.step).epoch, self.step % self.timetable.steps_per_epoch
         log_every = self.config.training.log_every
-        steps = self.loader.epoch(epoch, first)
+        steps = self.loader.epoch(epoch, first, allow_excess=True)
         started, waited, taken = time.perf_counter(), 0.0, 0
         while True:
             asked = time.perf_counter()
-            try:
-                batches = next(steps, None)
-            except LostProcessError as lost:  # a data worker; the other processes are in the middle of their next step
-                if self.accelerator.num_processes == 1:
-                    self.save()
-                raise LostProcessError(messages.lost_worker(self.path, lost, self.checkpoints)) from lost
+            batches = next(steps, None)
             waited += time.perf_counter() - asked
             if batches is None:
                 return
@@ -212,18 +214,23 @@ class Pretraining:
             if self.step % log_every == 0 or is_last:
                 self.report(epoch, taken, started, waited)
                 started, waited, taken = time.perf_counter(), 0.0, 0
-            due = self.save_points.after(self.step, is_last=is_last)
+            due = self.save_points.after(self.step, is_last=is_last, refused=self.loader.refusal is not None)
             if is_last:
                 self.end_epoch(epoch, due)
-            elif due.save or due.stop:
+            elif due.save:
                 self.save()
-            if due.stop and self.step < self.timetable.total_steps:
+            if self.step == self.timetable.total_steps:
+                continue
+            if due.stop:
                 raise Interrupted(messages.stopped(self.path, self.step, due.stop))
+            if due.refused:
+                refusals = gather_object([self.loader.refusal])
+                raise UserError(messages.too_many_unreadable(self.path, next(filter(None, refusals))))
 
     def end_epoch(self, epoch: int, due: SavePoint) -> None:
         """Save a checkpoint, evaluate and draw the sample grid where this epoch is due."""
         last = epoch == self.config.training.epochs
-        if last or due.stop or due.save or epoch % self.config.training.checkpoint_every == 0:
+        if last or due.save or epoch % self.config.training.checkpoint_every == 0:
             self.save()  # first: nothing that goes wrong below may cost what was learned
         if self.is_scored(epoch) and not last:
             self.score(epoch)
@@ -328,6 +335,7 @@ class Pretraining:
         tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
         metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
         metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
+        metadata |= {"unreadable_sizes": sizes} if (sizes := self.unreadable.sizes()) else {}
         metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
         metadata |= {"divergence": state} if (state := self.divergence.state_dict()) else {}
         metadata |= {"pending": pending} if pending else {}
@@ -348,7 +356,9 @@ class Pretraining:
     def load(self, path: Path) -> None:
         """Go back to a checkpoint, exactly."""
         metadata = trainer_state.load_state_dict(self.trainer, self.accelerator, path)
-        resume.check_images(self.path, metadata, len(self.train_data), self.images_sha256)
+        in_main_process(
+            self.accelerator, lambda: resume.check_images(self.path, metadata, self.train_data, self.images_sha256)
+        )
         self.meter.pending = [(step, scalars) for step, scalars in metadata.get("pending", [])]
         self.take_up(metadata, metadata["step"])
 

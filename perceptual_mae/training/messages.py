@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from perceptual_mae.config.training_sections import TrainingSection
+from perceptual_mae.data.unreadable import LIST_NAME
 from perceptual_mae.evaluation.open_run import computes_in_bf16
 from perceptual_mae.evaluation.representation.online import NEIGHBOURS
 from perceptual_mae.run import checkpoint
@@ -87,7 +88,7 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
     if parts := representation_parts(summary):
         lines.append(f"  features of whole images: {', '.join(parts)}")
     if summary["unreadable_images"]:
-        lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see log.txt")
+        lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see {LIST_NAME}")
     if summary["uses_target_statistics"]:
         lines.append("  (norm_pix: patches were un-normalised with the true patch's mean and deviation)")
     lines.append(f"the run is in {path}: summary.json, metrics.jsonl, images/, checkpoints/")
@@ -106,12 +107,16 @@ def stopped_before(path: Path) -> str:
     return f"stopped before the first step in {path}; nothing was changed, and the same command starts again"
 
 
-def lost_worker(path: Path, lost: BaseException, checkpoints: Path) -> str:
-    """Return what to do after workers died twice before the same step; `lost` says which and on what file."""
-    saved = _last_checkpoint(checkpoints)
+def lost_worker(path: Path, lost: str) -> str:
+    """Return what to do after a data worker died and did so again; `lost` says which and on what file."""
+    return f"{path}: {lost}; {_last_checkpoint(path)}, and the same command goes on from there"
+
+
+def too_many_unreadable(path: Path, refusal: str) -> str:
+    """Return what to do after too many images could not be read; `refusal` says how many, and what may be changed."""
     return (
-        f"{path}: {lost}, again after the workers were restarted (the system may have run out of memory: lower "
-        f"data.workers, or see to that file); {saved}, and the same command goes on from there"
+        f"{path}: {refusal}; all are listed in {path / LIST_NAME}; {_last_checkpoint(path)}, and the same command then "
+        "goes on from there"
     )
 
 
@@ -128,8 +133,8 @@ def lost_processes(path: Path, step: int | None, lost: Sequence[int], peers: Seq
     )
 
 
-def _last_checkpoint(checkpoints: Path) -> str:
-    saved = checkpoint.checkpoints(checkpoints)
+def _last_checkpoint(path: Path) -> str:
+    saved = checkpoint.checkpoints(path / "checkpoints")
     return f"the last checkpoint is {saved[-1].name}" if saved else "no checkpoint was written yet"
 
 

@@ -43,6 +43,16 @@ def test_groups_are_strided_and_as_large_as_divides_the_batch(batch, group, size
         torch.testing.assert_close(maps[index], expected.expand(2, 5))
 
 
+@pytest.mark.parametrize(("group", "images", "is_equal"), [(4, 4, False), (2, 4, True), (1, 4, True), (4, 8, True)])
+def test_minibatch_stddev_of_two_processes_is_that_of_one_where_groups_are_whole(group, images, is_equal):
+    images = torch.randn(images, 3, 2, 2, dtype=torch.float64)
+    whole = minibatch_stddev(images, group)
+    apart = torch.empty_like(whole)
+    for first in range(2):  # a process has every second image
+        apart[first::2] = minibatch_stddev(images[first::2], group)
+    assert torch.allclose(apart, whole, rtol=0, atol=1e-14) == is_equal
+
+
 def test_minibatch_stddev_is_computed_in_float32_under_bfloat16():
     images = (100 + random(4, 8, 3, 3, dtype=torch.float32)).bfloat16()
     exact = minibatch_stddev(images.float())[:, -1]

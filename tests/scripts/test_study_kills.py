@@ -100,8 +100,8 @@ def test_a_study_killed_at_each_stage_of_its_cells_ends_as_an_unbroken_one(
     monkeypatch.setattr(resumption, "SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(resumption, "LARGEST_SHARE", float("inf"))
     stages = [
-        ("perceptual_mae.training.loop.first_non_finite", 2),  # in the first training
-        ("perceptual_mae.training.loop.score_training", 1),  # trained and not scored
+        ("perceptual_mae.training.rollback.check_divergence", 2),  # in the first training
+        ("perceptual_mae.training.held_out.score_training", 1),  # trained and not scored
         ("perceptual_mae.evaluation.representation.evaluate.linear_probe", 1),
         ("perceptual_mae.evaluation.finetuning.training.training_loss", 2),
         ("perceptual_mae.evaluation.finetuning.evaluate.score_classifier", 1),

@@ -3,6 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from perceptual_mae.evaluation.representation.augmented_probe import (
     score_heads,
     train_probe,
 )
+from perceptual_mae.evaluation.representation.feature_parts import FeatureParts
 from perceptual_mae.evaluation.representation.features import (
     Extractor,
     Features,
@@ -75,8 +77,8 @@ def probe_run(
     and scores it on train, too (other protocols have the linear head alone). `layers` probes every block (cached only).
     Where features are computed once, `spectrum` has RankMe and alpha-ReQ of those that the probe is fitted on.
     `baselines` adds the run's encoder before training, and pixels. With several processes only the main one has scores.
-    `checkpoints` are of `mae` and `paper`: SIGINT and SIGTERM then save and raise Interrupted, and the same call goes
-    on, exactly; they are the caller's to discard when the report is written.
+    With `checkpoints` SIGINT and SIGTERM save and raise Interrupted, and the same call goes on, exactly; they are the
+    caller's to discard when the report is written.
     """
     if head != "linear" and protocol != "kth":
         raise ValueError(f"a {head} head is trained by the protocol 'kth', not by '{protocol}'")
@@ -105,20 +107,18 @@ def probe_run(
         report |= {**options, "augmentation": augmentation}
     scores: Scores = {}
     spectra: Scores = {}
-    if protocol in RECIPES:
-        settings = decisive(report, data) | {"extractors": list(extractors)}
-        with ResumableTrainings(accelerator, settings, checkpoints) as trainings:
-            for name, extractor in extractors.items():
+    settings = decisive(report, data) | {"extractors": list(extractors)}
+    with ResumableTrainings(accelerator, settings, checkpoints) as trainings:
+        for name, extractor in extractors.items():
+            if protocol in RECIPES:
                 scores[name] = _probe_online(
                     extractor, data, trainings, seeds, RECIPES[protocol], options, name, on_progress
                 )
-        return report | {"scores": scores}
-    for name, extractor in extractors.items():
-        train, test = both_splits(extractor, data, accelerator, name, on_progress)
-        report |= {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
-        fit = partial(linear_probe if protocol == "cached" else train_and_score, **options)
-        scores[name] = _probe_features(train, test, data, accelerator, seeds, fit, name, on_progress)
-        spectra[name] = _spectra(train)
+                continue
+            fit = partial(linear_probe if protocol == "cached" else train_and_score, **options)
+            scores[name], about = _probe_features(extractor, data, trainings, seeds, fit, name, on_progress)
+            spectra[name] = about.pop("spectrum", {})
+            report |= about
     return report | {"scores": scores} | ({"spectrum": spectra} if spectra else {})
 
 
@@ -179,39 +179,99 @@ def _spectra(features: Features) -> dict[str, dict[str, float | None]]:
 
 
 def _probe_features(
-    train: Features,
-    test: Features,
+    extractor: Extractor,
     data: LabelledData,
-    accelerator: Accelerator,
+    trainings: ResumableTrainings,
     seeds: Sequence[int],
     fit: Callable[..., ProbeResult | HeadScores],
     name: str,
     on_progress: OnProgress,
-) -> dict[str, Any]:
-    device, scores, fits = accelerator.device, {}, 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the scores of features that are computed once, by their name, and metadata for the report.
+
+    The main process alone fits, and has them.
+    """
+    about = f"{name}, features"
+    metadata: dict[str, Any] = trainings.results.get(about, {})
+    left = metadata.get("features", [""])  # of which it is not known yet what there is
+    left = [key for key in left if any(_task(name, key, seed) not in trainings.results for seed in seeds)]
+    if left:
+        shown, parts_of = trainings.stoppable(on_progress), partial(FeatureParts, trainings)
+        train, test = both_splits(extractor, data, trainings.accelerator, name, shown, parts_of)
+    if not trainings.accelerator.is_main_process:
+        return {}, {}
+    with trainings.alone():
+        if not metadata:
+            metadata = {"train_images": len(train.labels), "test_images": len(test.labels)}  # those that could be read
+            metadata |= {"features": list(train.named), "spectrum": _spectra(train)}
+            trainings.begin(about)
+            trainings.finish(metadata)
+            left = metadata["features"]
+        for number, key in enumerate(left):
+            on_progress(f"{name}, fitting", number, len(left))
+            _fit_to(key, train, test, data, trainings, seeds, fit, name)
+    scores = {}
+    for key in metadata["features"]:
+        results = [trainings.results[_task(name, key, seed)] for seed in seeds]
+        scores[key] = summarise([result["accuracy"] for result in results]) | _further(results)
+    return scores, {key: value for key, value in metadata.items() if key != "features"}
+
+
+def _task(name: str, feature: str, seed: int) -> str:
+    return f"{name}, {feature}, seed {seed}"
+
+
+def _fit_to(
+    key: str,
+    train: Features,
+    test: Features,
+    data: LabelledData,
+    trainings: ResumableTrainings,
+    seeds: Sequence[int],
+    fit: Callable[..., ProbeResult | HeadScores],
+    name: str,
+) -> None:
+    """Fit to the features of that name what is not among the results yet, a seed each."""
+    device = trainings.accelerator.device
+    features, test_features = train.named[key].to(device), test.named[key].to(device)
     labels, test_labels = train.labels.to(device), test.labels.to(device)
-    for key in train.named:
-        features, test_features = train.named[key].to(device), test.named[key].to(device)
-        results = []
-        for seed in seeds:
-            on_progress(f"{name}, fitting", fits, len(train.named) * len(seeds))
-            results.append(fit(features, labels, test_features, test_labels, num_classes=data.num_classes, seed=seed))
-            fits += 1
-        scores[key] = summarise([result.accuracy for result in results]) | _further(results)
-    return scores
+    for seed in seeds:
+        if (task := _task(name, key, seed)) in trainings.results:
+            continue
+        trainings.begin(task)
+        result = fit(
+            features,
+            labels,
+            test_features,
+            test_labels,
+            num_classes=data.num_classes,
+            seed=seed,
+            checkpointing=trainings,
+        )
+        trainings.finish(_plain(result))
 
 
-def _further(results: Sequence[ProbeResult | HeadScores]) -> dict[str, Any]:
+def _plain(result: ProbeResult | HeadScores) -> dict[str, float]:
+    """Return what is reported of a fit, as JSON."""
+    if isinstance(result, HeadScores):
+        return asdict(result)
+    probe = result.probe
+    return {"accuracy": result.accuracy, "chosen": probe.chosen, "held_out_accuracy": probe.tried[probe.chosen]}
+
+
+def _further(results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Return what goes with the accuracies on test: what was chosen, or accuracies on train and agreements."""
-    if probes := [result.probe for result in results if isinstance(result, ProbeResult)]:
-        held_out = [round(probe.tried[probe.chosen], 5) for probe in probes]
-        return {"chosen": [probe.chosen for probe in probes], "held_out_accuracy": held_out}
-    heads = [result for result in results if isinstance(result, HeadScores)]
-    agreements = {"test": [one.agreement for one in heads], "train": [one.train_agreement for one in heads]}
+    if "chosen" in results[0]:
+        held_out = [round(result["held_out_accuracy"], 5) for result in results]
+        return {"chosen": [result["chosen"] for result in results], "held_out_accuracy": held_out}
+    agreements = {part: [result[key] for result in results] for part, key in AGREEMENTS.items()}
     return {
-        "train": summarise([one.train_accuracy for one in heads]),
+        "train": summarise([result["train_accuracy"] for result in results]),
         "one_hot_agreement": {part: round(math.fsum(values) / len(values), 5) for part, values in agreements.items()},
     }
+
+
+AGREEMENTS = {"test": "agreement", "train": "train_agreement"}
 
 
 def _probe_online(

@@ -6,6 +6,7 @@ An extractor maps images (B, C, H, W) in [0, 1] to named features (B, D). Shapes
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ from perceptual_mae.evaluation.labelled_data import LabelledData
 from perceptual_mae.generator.encoder import Encoder
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import OnProgress, no_progress
+
+if TYPE_CHECKING:
+    from perceptual_mae.evaluation.representation.feature_parts import FeatureParts
 
 Extractor = Callable[[Tensor], dict[str, Tensor]]
 POOLINGS = ("class", "mean")
@@ -110,17 +114,19 @@ def extract_features(
     needs_labels: bool = True,
     name: str = "features",
     on_progress: OnProgress = no_progress,
+    parts: "FeatureParts | None" = None,
 ) -> Features:
     """Return the features of a whole data set, on the CPU; memory grows with the features alone, which are held once.
 
     Process r of P reads every P-th image from the r-th on; each image counts once and the order is the data set's. Only
-    the main process keeps the result: on the others it is empty. Unreadable images are logged and left out.
+    the main process keeps the result: on the others it is empty. Unreadable images are logged and left out. Batches
+    that `parts` has are not read again, those that it has not are handed to it.
     Raises UserError where an image carries no label, unless they are not needed, and for features that are not finite.
     """
     processes, rank = accelerator.num_processes, accelerator.process_index
     share = range(rank, len(dataset), processes)
-    chunks = []
-    for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share):
+    chunks, first = parts.load() if parts is not None else ([], 0)
+    for batch in evaluation_batches(dataset, transform, batch_size=batch_size, workers=workers, indices=share[first:]):
         if needs_labels and bool((batch.labels < 0).any()):
             raise UserError("some images of the data set carry no label; name a labelled set with --data")
         with accelerator.autocast():
@@ -128,6 +134,9 @@ def extract_features(
         # Copies: a class token that is a view would keep the tokens of all patches alive.
         on_host = {key: check_finite(value.float().cpu().clone(), "features") for key, value in extracted.items()}
         chunks.append((batch.indices, batch.labels, on_host))
+        if parts is not None:
+            read = share.index(int(batch.indices[-1])) + 1  # to the last readable image of the batch
+            parts.add(chunks[-1], min(len(share), -(-read // batch_size) * batch_size))
         on_progress(name, int(batch.indices[-1]) + 1, len(dataset))
     if processes > 1:
         chunks = _to_main_process(chunks, accelerator)
@@ -176,13 +185,22 @@ def build_extractors(
 
 
 def both_splits(
-    extractor: Extractor, data: LabelledData, accelerator: Accelerator, name: str, on_progress: OnProgress = no_progress
+    extractor: Extractor,
+    data: LabelledData,
+    accelerator: Accelerator,
+    name: str,
+    on_progress: OnProgress = no_progress,
+    parts_of: "Callable[[str], FeatureParts] | None" = None,
 ) -> tuple[Features, Features]:
-    """Return the features of the training and of the test images, without augmentation."""
-    return (
-        extract(extractor, data.train, data, accelerator, f"{name}, train", on_progress),
-        extract(extractor, data.test, data, accelerator, f"{name}, {data.split}", on_progress),
+    """Return the features of the training and of the test images, without augmentation.
+
+    parts_of: what is kept of a pass of this name.
+    """
+    train, test = (
+        extract(extractor, dataset, data, accelerator, task, on_progress, parts_of(task) if parts_of else None)
+        for dataset, task in ((data.train, f"{name}, train"), (data.test, f"{name}, {data.split}"))
     )
+    return train, test
 
 
 def extract(
@@ -192,8 +210,17 @@ def extract(
     accelerator: Accelerator,
     name: str,
     on_progress: OnProgress,
+    parts: "FeatureParts | None" = None,
 ) -> Features:
     """Return the features of one part of labelled data, prepared as the run prepares held-out images."""
     return extract_features(
-        extractor, dataset, data.transform, accelerator, workers=data.workers, name=name, on_progress=on_progress
+        extractor,
+        dataset,
+        data.transform,
+        accelerator,
+        batch_size=BATCH_SIZE,
+        workers=data.workers,
+        name=name,
+        on_progress=on_progress,
+        parts=parts,
     )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptual_mae.evaluation.representation.probe_head import ROWS_AT_ONCE, ProbeHead
+from perceptual_mae.evaluation.resumption import NO_CHECKPOINTS, Checkpointing, Trained
 from perceptual_mae.schedules import learning_rate
 from perceptual_mae.seeding import stream, stream_seed
 
@@ -64,10 +65,18 @@ def train_and_score(
     epochs: int = EPOCHS,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
 ) -> HeadScores:
     """Train a head on features (N, D) with labels (N,); score it on them and on test features (M, D), labels (M,)."""
     trained = train_head(
-        features, labels, num_classes=num_classes, head=head, epochs=epochs, batch_size=batch_size, seed=seed
+        features,
+        labels,
+        num_classes=num_classes,
+        head=head,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        checkpointing=checkpointing,
     )
     predicted, test_predicted = predict(trained, features), predict(trained, test_features)
     return HeadScores(
@@ -79,11 +88,20 @@ def train_and_score(
 
 
 def train_head(
-    features: Tensor, labels: Tensor, *, num_classes: int, head: str, epochs: int, batch_size: int, seed: int
+    features: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    head: str,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
 ) -> nn.Module:
     """Return the head of that name after the last epoch, in evaluation mode; weights and order belong to the seed.
 
-    The remainder that fills no batch is left out of an epoch.
+    The remainder that fills no batch is left out of an epoch. A training that `checkpointing` has goes on where it
+    stopped.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed("trained head", seed))
@@ -91,16 +109,20 @@ def train_head(
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.0, betas=BETAS, weight_decay=WEIGHT_DECAY)
     batch_size = min(batch_size, len(features))
     steps_per_epoch = len(features) // batch_size
-    for step in range(epochs * steps_per_epoch):
+    trained: Trained = {"head": network, "optimizer": optimizer}
+    checkpointing.load(trained)
+    first, total = checkpointing.kept.get("step", 0), epochs * steps_per_epoch
+    for step in range(first, total):
         epoch, position = divmod(step, steps_per_epoch)
-        if position == 0:
+        if position == 0 or step == first:
             order = torch.randperm(len(features), generator=stream("probe order", seed, epoch)).to(features.device)
         for group in optimizer.param_groups:
-            group["lr"] = rate(step, epochs * steps_per_epoch)
+            group["lr"] = rate(step, total)
         chosen = order[position * batch_size : (position + 1) * batch_size]
         optimizer.zero_grad()
         F.cross_entropy(network(features[chosen]), labels[chosen]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        checkpointing.after_step(step + 1, total, trained, dict)
     return network.eval()
 
 

@@ -20,6 +20,7 @@ from perceptual_mae.evaluation.representation.probe_head import (
     fit_lbfgs,
     set_statistics,
 )
+from perceptual_mae.evaluation.resumption import NO_CHECKPOINTS, Checkpointing
 from perceptual_mae.seeding import stream
 
 ProbeOptimizer = Literal["lbfgs", "sgd", "lars"]
@@ -66,6 +67,7 @@ def linear_probe(
     epochs: int = EPOCHS,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
 ) -> ProbeResult:
     """Fit a probe to features (N, D) with labels (N,), and score it on test features (M, D) with labels (M,).
 
@@ -81,6 +83,7 @@ def linear_probe(
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
+        checkpointing=checkpointing,
     )
     return ProbeResult(accuracies(fitted.head, test_features, test_labels)[0][0], fitted)
 
@@ -96,12 +99,14 @@ def fit_probe(
     epochs: int = EPOCHS,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
 ) -> FittedProbe:
     """Return the best head that was fitted to all but a share `held_out` of features (N, D) with int64 labels (N,).
 
     Best is the highest accuracy on that share, of equals the lowest loss. The head is not fitted again to all features:
     nothing that chose it ever trained it, and the seed (which part is held out, initial weights, order) shows in the
-    result. `epochs` and `batch_size` are those of sgd and lars. Raises ValueError where there is too little to fit.
+    result. `epochs` and `batch_size` are those of sgd and lars. A fit that `checkpointing` has goes on where it
+    stopped. Raises ValueError where there is too little to fit.
     """
     count = max(1, round(held_out * len(features)))
     if len(features) != len(labels) or len(features) - count < 2 or not 0 < held_out < 1:
@@ -116,7 +121,7 @@ def fit_probe(
     head = ProbeHead(features.shape[1], num_classes, copies=copies, seed=seed).to(features.device)
     held_out_part = (features[selection], labels[selection])
     if optimizer == "lbfgs":
-        return _descend(head, features[fitting], labels[fitting], held_out_part, candidates)
+        return _descend(head, features[fitting], labels[fitting], held_out_part, candidates, checkpointing)
     fit_in_batches(
         head,
         features[fitting],
@@ -126,6 +131,7 @@ def fit_probe(
         epochs=epochs,
         batch_size=batch_size,
         seed=seed,
+        checkpointing=checkpointing,
     )
     correct, losses = accuracies(head, *held_out_part)
     best = max(range(copies), key=lambda copy: (correct[copy], -losses[copy]))
@@ -133,21 +139,37 @@ def fit_probe(
 
 
 def _descend(
-    head: ProbeHead, features: Tensor, labels: Tensor, held_out_part: tuple[Tensor, Tensor], penalties: Sequence[float]
+    head: ProbeHead,
+    features: Tensor,
+    labels: Tensor,
+    held_out_part: tuple[Tensor, Tensor],
+    penalties: Sequence[float],
+    checkpointing: Checkpointing,
 ) -> FittedProbe:
     """Fit with L-BFGS from the strongest penalty down, each from the one before, until held-out loss rises twice."""
-    normalised = set_statistics(head, features)
-    tried: dict[float, float] = {}
-    best = (-1.0, 0.0)
-    kept, chosen, lowest, rises = head, 0.0, math.inf, 0
-    for penalty in sorted(penalties, reverse=True):
-        fit_lbfgs(head.copies()[0], normalised, labels, l2=penalty)
+    normalised, chosen_head = set_statistics(head, features), deepcopy(head)
+    checkpointing.load({"head": head, "chosen": chosen_head})
+    scores: list[tuple[float, float]] = [(correct, loss) for correct, loss in checkpointing.kept.get("scores", [])]
+    penalties = sorted(penalties, reverse=True)
+    for step in range(len(scores), len(penalties)):
+        if _rises([loss for _, loss in scores]) == PATIENCE:
+            break
+        fit_lbfgs(head.copies()[0], normalised, labels, l2=penalties[step], checkpointing=checkpointing)
         (correct,), (loss,) = accuracies(head, *held_out_part)
-        tried[penalty] = correct
-        if (correct, -loss) > best:
-            best, kept, chosen = (correct, -loss), deepcopy(head), penalty
+        if all((correct, -loss) > (other, -its_loss) for other, its_loss in scores):
+            chosen_head = deepcopy(head)
+        scores.append((correct, loss))
+        trained = {"head": head, "chosen": chosen_head}
+        checkpointing.after_step(step + 1, len(penalties), trained, lambda: {"scores": scores})
+    best = max(range(len(scores)), key=lambda step: (scores[step][0], -scores[step][1]))
+    tried = {penalty: correct for penalty, (correct, _) in zip(penalties, scores, strict=False)}
+    return FittedProbe(chosen_head.eval(), penalties[best], tried)
+
+
+def _rises(losses: Sequence[float]) -> int:
+    """Return how many of the last losses in a row are not below all before them."""
+    rises, lowest = 0, math.inf
+    for loss in losses:
         rises = 0 if loss < lowest else rises + 1
         lowest = min(lowest, loss)
-        if rises == PATIENCE:
-            break
-    return FittedProbe(kept.eval(), chosen, tried)
+    return rises

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from perceptual_mae.evaluation.resumption import NO_CHECKPOINTS, Checkpointing, Trained
 from perceptual_mae.schedules import learning_rate, set_learning_rate
 from perceptual_mae.seeding import stream
 
@@ -86,10 +87,19 @@ def set_statistics(head: ProbeHead, features: Tensor) -> Tensor:
     return normalised
 
 
-def fit_lbfgs(linear: nn.Linear, features: Tensor, labels: Tensor, *, l2: float, iterations: int = 100) -> None:
+def fit_lbfgs(
+    linear: nn.Linear,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    l2: float,
+    iterations: int = 100,
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
+) -> None:
     """Minimise mean cross-entropy + l2 / 2 * |weights|^2 over normalised features (N, D), from where `linear` stands.
 
-    In scikit-learn's words C = 1 / (N l2); the bias is free.
+    In scikit-learn's words C = 1 / (N l2); the bias is free. Where `checkpointing` was asked to stop, Interrupted ends
+    it.
     """
     weight, bias = linear.weight, linear.bias
     rows = max(1, LOGITS_AT_ONCE // linear.out_features)
@@ -103,6 +113,7 @@ def fit_lbfgs(linear: nn.Linear, features: Tensor, labels: Tensor, *, l2: float,
     )
 
     def objective() -> Tensor:
+        checkpointing.check_stop(f"the fit of penalty {l2:g}")
         optimizer.zero_grad()
         penalty = l2 / 2 * weight.square().sum()
         penalty.backward()  # type: ignore[no-untyped-call]
@@ -129,30 +140,37 @@ def fit_in_batches(
     epochs: int,
     batch_size: int,
     seed: int,
+    checkpointing: Checkpointing = NO_CHECKPOINTS,
 ) -> None:
     """Train copy i of the head with peak learning rate `rates[i]` ("sgd" or "lars"), half a cosine down to 0.
 
     All copies see the same batches, in an order drawn from the seed; the remainder that fills no batch is left out of
-    an epoch.
+    an epoch. A training that `checkpointing` has goes on where it stopped.
     """
     build = {"sgd": sgd, "lars": lars}[optimizer]
     optimizers = [build(list(linear.parameters())) for linear in head.copies()]
     batch_size = min(batch_size, len(features))
     steps_per_epoch = len(features) // batch_size
-    decay = partial(learning_rate, floor=0.0, warmup_steps=0, total_steps=epochs * steps_per_epoch)
+    total = epochs * steps_per_epoch
+    decay = partial(learning_rate, floor=0.0, warmup_steps=0, total_steps=total)
+    trained: Trained = {"head": head, **{f"optimizer {copy}": each for copy, each in enumerate(optimizers)}}
+    checkpointing.load(trained)
+    first = checkpointing.kept.get("step", 0)
     head.train()
-    for epoch in range(epochs):
-        order = torch.randperm(len(features), generator=stream("probe order", seed, epoch)).to(features.device)
-        for step in range(steps_per_epoch):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            logits = head(features[chosen])
-            wanted = labels[chosen].repeat(len(logits))
-            loss = F.cross_entropy(logits.flatten(0, 1), wanted) * len(logits)  # the copies' losses do not mix
-            head.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            for descent, peak in zip(optimizers, rates, strict=True):
-                set_learning_rate(descent, decay(epoch * steps_per_epoch + step, peak=peak))
-                descent.step()
+    for step in range(first, total):
+        epoch, position = divmod(step, steps_per_epoch)
+        if position == 0 or step == first:
+            order = torch.randperm(len(features), generator=stream("probe order", seed, epoch)).to(features.device)
+        chosen = order[position * batch_size : (position + 1) * batch_size]
+        logits = head(features[chosen])
+        wanted = labels[chosen].repeat(len(logits))
+        loss = F.cross_entropy(logits.flatten(0, 1), wanted) * len(logits)  # the copies' losses do not mix
+        head.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for descent, peak in zip(optimizers, rates, strict=True):
+            set_learning_rate(descent, decay(step, peak=peak))
+            descent.step()
+        checkpointing.after_step(step + 1, total, trained, dict)
 
 
 def sgd(parameters: Sequence[Tensor]) -> Optimizer:

@@ -1,25 +1,18 @@
 """What a run says of its image files before its first step, and in the middle of it."""
 
+import json
+import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import DEBUG
+from conftest import DEBUG, run_two_processes, slow
 from perceptual_mae.cli import main
+from perceptual_mae.data import image_tree, unreadable
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.run.run import Run
-
-
-def photos(root: Path, each: int = 24) -> Path:
-    rng = np.random.default_rng(0)
-    for name in ("a", "b"):
-        (root / name).mkdir(parents=True)
-        for number in range(each):
-            pixels = rng.integers(0, 256, (40, 36, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
-    return root
+from photographs import Spoilt, arguments, photos
 
 
 def spoilt_photos(root: Path) -> tuple[Path, list[Path]]:
@@ -29,11 +22,6 @@ def spoilt_photos(root: Path) -> tuple[Path, list[Path]]:
     for path in bad:
         path.write_text("no image")
     return root, bad
-
-
-def arguments(root: Path, *options: str) -> list[str]:
-    data = ", ".join((f"kind: image_folder, root: {root}, image_size: 32, size: null, num_images: null", *options))
-    return ["pretrain", DEBUG, "mse", f"data={{{data}}}", "training.epochs=1"]
 
 
 def test_a_folder_with_bad_files_is_refused_before_the_first_step_and_all_are_listed(
@@ -86,6 +74,116 @@ def test_whole_headers_over_cut_pixels_are_replaced_counted_and_listed(
     listed = (run / "unreadable.txt").read_text().splitlines()
     assert [line.partition(": ")[0] for line in listed] == [str(cut)]
     assert Run(run).summary()["unreadable_images"] == 1
+
+
+def test_an_excess_of_cut_files_in_mid_run_saves_first_and_names_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoilt = Spoilt(tmp_path)
+    assert spoilt.train() == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
+    assert f"{spoilt.run}: 2 of 28 images cannot be read so far, more than 4%" in line
+    assert f"all are listed in {spoilt.run / 'unreadable.txt'}" in line
+    assert "the last checkpoint is step_00000002" in line
+    listed = (spoilt.run / "unreadable.txt").read_text().splitlines()
+    assert sorted(line.partition(": ")[0] for line in listed) == sorted(map(str, spoilt.cut))
+    assert Run(spoilt.run).step == 2
+
+
+@pytest.mark.slow
+def test_an_excess_of_cut_files_among_the_scored_ones_saves_the_epoch_that_is_scored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = photos(tmp_path / "photos"), tmp_path / "run"
+    test = ImageFolder("test", root=str(root), holdout=0.2)
+    for index in range(2):
+        test.file_path(index).write_bytes(test.file_path(index).read_bytes()[:2000])
+    asked = [*arguments(root, "holdout: 0.2"), "training.checkpoint_every=9", "training.epochs=2"]
+    asked += ["training.epoch_images=16", "evaluation.limit=10", "--out", str(run)]
+    assert main(asked) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
+    assert "2 of 10 images cannot be read so far, more than 1%" in line
+    assert "the last checkpoint is step_00000002" in line
+    assert main(asked) == 2  # of the epoch that is to be scored still
+    assert main([*asked, "data.max_unreadable=0.3"]) == 0
+    assert Run(run).step == 4
+
+
+BY_TWO = """
+import os, sys
+from perceptual_mae.cli import main
+code = main(sys.argv[1:])
+print(f"rank {os.environ['RANK']} ended with {code}")
+"""
+
+
+@pytest.mark.slow
+def test_an_excess_that_one_of_two_processes_meets_ends_both_saved(tmp_path: Path) -> None:
+    spoilt = Spoilt(tmp_path)
+    (tmp_path / "by_two.py").write_text(BY_TWO)
+    whole = spoilt.cut.pop()
+    shutil.copy(spoilt.whole / whole.relative_to(spoilt.root), whole)
+    asked = [
+        *arguments(spoilt.root, "holdout: 0.2", "max_unreadable: 0"),
+        "training.seed=0",
+        "training.epoch_images=32",
+    ]
+    result = run_two_processes(tmp_path / "by_two.py", *asked, "--out", str(spoilt.run))
+    assert result.stdout.count("ended with 2") == 2
+    (line,) = {line for line in result.stderr.splitlines() if line.startswith("pmae: ")}
+    assert f"all are listed in {spoilt.run / 'unreadable.txt'}" in line
+    assert Run(spoilt.run).step == 2
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on sound photos."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    root = photos(run.with_name("photos"))
+    assert main([*arguments(root, "holdout: 0.2"), "training.epoch_images=8", "--out", str(run)]) == 0
+    return run
+
+
+@pytest.mark.parametrize("command", ["evaluate", "knn", slow("probe"), slow("finetune")])
+def test_scoring_refuses_bad_headers_before_the_first_batch_and_lists_them(
+    command: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    root = Path(shutil.copytree(trained.with_name("photos"), tmp_path / "photos"))
+    test = ImageFolder("test", root=str(root), holdout=0.2)
+    bad = [test.file_path(index) for index in (1, 5, 9)]
+    for path in bad:
+        path.write_text("no image")
+    asked, listed = [command, str(run), f"data.root={root}"], run / "evaluation" / "unreadable.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(image_tree, "read_image", lambda *_: pytest.fail("an image was decoded"))
+        assert main(asked) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "3 of 10 images cannot be read, more than 1%; fix them, or raise data.max_unreadable" in line
+    assert line.endswith(f"; all are listed in {listed}")
+    assert sorted(listed.read_text().splitlines()) == [f"{path}: no image of a known format" for path in sorted(bad)]
+    assert not list(run.glob("evaluation/*.json"))
+    if command in ("evaluate", "knn"):
+        more = ["--metrics", "psnr"] if command == "evaluate" else ["--neighbours", "3"]
+        assert main([*asked, "data.max_unreadable=0.5", *more]) == 0
+        (report,) = run.glob("evaluation/*.json")
+        counts = json.loads(report.read_text())
+        assert (counts["num_images"] if command == "evaluate" else counts["test_images"]) == 7
+
+
+def test_a_run_of_somebody_else_is_scored_without_a_list(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(trained.with_name("photos"), tmp_path / "photos"))
+    ImageFolder("test", root=str(root), holdout=0.2).file_path(1).write_text("no image")
+
+    def refused(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(unreadable, "write_atomically", refused)
+    out = tmp_path / "score.json"
+    assert main(["evaluate", str(trained), f"data.root={root}", "--metrics", "psnr", "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["num_images"] == 9
 
 
 def test_the_dry_run_prints_both_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

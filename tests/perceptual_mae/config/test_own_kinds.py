@@ -185,6 +185,18 @@ def test_a_term_that_was_not_imported_is_kept_and_not_called(marker: Path) -> No
     assert not marker.exists()
 
 
+def test_penalties_have_no_kinds_and_a_stranger_s_is_refused_unread(
+    marker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for override in ("penalties.mine={kind: own_parts:a_loss}", "penalties.r1.kind=own_parts:a_loss"):
+        assert cli.main(["pretrain", DEBUG, "ls_gan_p", override, "--dry-run", "--out", str(tmp_path / "run")]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert "mine" in first
+    assert "r1, r2, lecam, path_length" in first
+    assert "kind" in second
+    assert not marker.exists()
+
+
 def test_a_function_names_at_least_one_field() -> None:
     with pytest.raises(ValueError, match="fields are prediction, target, fake"):
         import_own_term("os:getcwd", FIELDS)

@@ -11,7 +11,7 @@ from perceptual_mae.data import decoding, image_tree, unreadable
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.shapes import Shapes
 from perceptual_mae.data.subsets import Selection
-from perceptual_mae.data.unreadable import DARK_BELOW, check_images, write_list
+from perceptual_mae.data.unreadable import DARK_BELOW, check_images, read_list, write_list
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_all_headers_are_checked_and_all_bad_files_listed(tmp_path: Path) -> Non
     root = photos(tmp_path / "photos", 20, bad=5)
     os.mkfifo(root / "pipe.png")
     calls = []
-    check = check_images({"train": whole(root)}, lambda *call: calls.append(call))
+    check = check_images({"train": whole(root)}, lambda *call: calls.append(call), may_remove=True)
     reasons = {str(root / f"{number:03}.png"): "no image of a known format" for number in range(5)}
     reasons |= {str(root / "pipe.png"): "a FIFO, no image file"}
     assert check.unreadable == {"train": reasons}
@@ -51,14 +51,32 @@ def test_all_headers_are_checked_and_all_bad_files_listed(tmp_path: Path) -> Non
         "6 of 21 images cannot be read, more than 1%; fix or remove them, or raise data.max_unreadable" in check.refusal
     )
     assert calls == [("train, headers", 21, 21)]
-    lines = write_list(tmp_path, check.all_unreadable).read_text().splitlines()
-    assert lines == [f"{path}: {reason}" for path, reason in reasons.items()]
+    learnt_from = check_images({"train": whole(root)}).refusal
+    assert learnt_from == check.refusal.replace("fix or remove them", "fix them")
+    listed = tmp_path / "unreadable.txt"
+    write_list(listed, check.all_unreadable)
+    assert listed.read_text().splitlines() == [f"{path}: {reason}" for path, reason in reasons.items()]
+    assert read_list(listed) == list(reasons)
+    write_list(listed, {})
+    assert not listed.exists()
+    assert read_list(listed) == []
 
 
 @pytest.mark.parametrize(("share", "is_refused"), [(0.0, True), (0.19, True), (0.2, False), (0.9, False)])
 def test_the_share_of_unreadable_files_is_a_key(tmp_path: Path, share: float, is_refused: bool) -> None:
     root = photos(tmp_path / "photos", 10, bad=2)
     assert (check_images({"train": whole(root, max_unreadable=share)}).refusal is not None) == is_refused
+
+
+def test_a_suspect_is_read_whole_though_its_header_is_sound(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", 3)
+    cut = root / "001.jpg"
+    Image.effect_noise((64, 64), 50).convert("RGB").save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    suspects = [str(cut), str(root / "000.png"), "elsewhere.png"]
+    assert check_images({"train": whole(root)}).unreadable == {"train": {}}
+    for _ in range(2):  # from the headers, and from the cache
+        assert list(check_images({"train": whole(root)}, suspects=suspects).unreadable["train"]) == [str(cut)]
 
 
 def test_one_bad_file_of_a_held_out_split_is_let_pass(tmp_path: Path) -> None:

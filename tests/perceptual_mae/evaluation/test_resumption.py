@@ -1,5 +1,6 @@
 """Fine-tuning and probes on augmented images lose nothing when they stop: as unbroken ones, bit for bit."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,21 +16,21 @@ from unittest import mock
 import pytest
 import torch
 from accelerate import Accelerator
+from interrupting import LIMITS, OFTEN, ask_to_stop, at_call, kill, labelled_run
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import debug_config, run_two_processes
-from perceptual_mae import UserError, pretrain
+from conftest import KilledError, run_two_processes
+from perceptual_mae import UserError
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation import resumption
 from perceptual_mae.evaluation.finetuning import training
 from perceptual_mae.evaluation.finetuning.training import own_loss
 from perceptual_mae.evaluation.representation import augmented_probe
 from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
-from perceptual_mae.run import checkpoint
+from perceptual_mae.run import checkpoint, lock
 from perceptual_mae.run.signals import Interrupted
 
-LIMITS = ("--limit", "24", "--test-limit", "10")
 # Three steps an epoch; what draws at random is all there.
 FINETUNE = ("finetune", "{run}", "--epochs", "2", "--batch-size", "8", "--set", "drop_path=0.3", "--seeds", "0,1")
 PROBE = ("probe", "{run}", "--protocol", "mae", "--epochs", "2", "--batch-size", "8", "--seeds", "0,1")
@@ -44,11 +45,7 @@ def no_waiting_for_disk_and_memory() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "run"
-    torch.set_num_threads(1)
-    config = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.epoch_images=16"]
-    pretrain(debug_config(*config, "training.epochs=1", "evaluation.limit=4"), path, quiet=True)
-    return path
+    return labelled_run(tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture
@@ -87,32 +84,6 @@ def unfinished(name: str, run: Path) -> Path:
 
 
 STEP = {"finetune": (training, "training_loss"), "probe": (augmented_probe, "_features_of")}
-
-
-def at_call(place: tuple[Any, str], number: int, act: Callable[[], None]) -> Any:
-    """Act at the given call of a function of a module."""
-    module, name = place
-    function, calls = getattr(module, name), []
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == number:
-            act()
-        return function(*arguments)
-
-    return mock.patch.object(module, name, counted)
-
-
-def ask_to_stop() -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-class KilledError(BaseException):
-    """Ends a command as SIGKILL does: nothing is saved that was not saved before."""
-
-
-def kill(*_: object) -> None:
-    raise KilledError
 
 
 @pytest.mark.parametrize(
@@ -199,6 +170,11 @@ def stopped(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def times_of(folder: Path) -> dict[Path, int]:
+    """When each file was written; a lock comes and goes, which its folder shows."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize(
     ("name", "changed", "key"),
     [
@@ -213,13 +189,66 @@ def stopped(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_another_command_goes_on_from_nothing_of_this_one(
     name: str, changed: list[str], key: str, stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in stopped.parent.rglob("*")}
+    before = times_of(stopped.parent)
     assert main([*words_of(name, stopped), *changed]) == 2
     printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
     assert len(printed) == 1
     assert key in printed[0]
     assert "drop it with --fresh" in printed[0]
-    assert {path: path.stat().st_mtime_ns for path in stopped.parent.rglob("*")} == before
+    assert times_of(stopped.parent) == before
+
+
+@pytest.fixture
+def other_process() -> Iterator[int]:
+    """The number of a process that lives."""
+    process = subprocess.Popen(["sleep", "600"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def lock_of(folder: Path, pid: int) -> Path:
+    """Have a process hold a folder, as it does while it trains there."""
+    holder = dataclasses.replace(lock.this_process(), pid=pid, process_start=lock._process_start(pid))
+    (folder / lock.LOCK).write_text(json.dumps(dataclasses.asdict(holder)))
+    return folder / lock.LOCK
+
+
+@pytest.mark.parametrize("more", [[], ["--fresh"]])
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_the_same_command_beside_itself_is_refused_in_one_line_and_touches_nothing(
+    name: str, more: list[str], stopped: Path, tmp_path: Path, other_process: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    held = lock_of(unfinished(name, run), other_process)
+    before = times_of(run)
+    assert main([*words_of(name, run), *more]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
+    assert line.startswith(f"pmae: {unfinished(name, run)}: process {other_process} on ")
+    assert "trains in it; wait until it ends" in line
+    assert times_of(run) == before
+    assert held.exists()
+
+
+def test_what_another_call_goes_on_from_is_not_discarded(stopped: Path, tmp_path: Path, other_process: int) -> None:
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    held = lock_of(unfinished("probe", run), other_process)
+    Checkpoints(unfinished("probe", run)).discard()
+    assert checkpoint.checkpoints(unfinished("probe", run))
+    held.unlink()
+    Checkpoints(unfinished("probe", run)).discard()
+    assert not unfinished("probe", run).exists()
+
+
+def test_a_stale_lock_alone_is_no_stopped_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    unfinished("finetune", run).mkdir(parents=True)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock_of(unfinished("finetune", run), ended.pid)
+    (run.parent / "kept").mkdir()
+    (run.parent / "kept" / "thesis.tex").write_text("precious")
+    assert main(words_of("finetune", run)) == 2
+    assert "is in use; name a new folder" in capsys.readouterr().err
 
 
 def test_fresh_drops_what_was_kept(stopped: Path, tmp_path: Path) -> None:
@@ -270,26 +299,29 @@ def trainings(tmp_path: Path) -> Callable[..., ResumableTrainings]:
 
 
 def test_results_and_the_training_under_way_are_kept_apart(
-    trainings: Callable[..., ResumableTrainings], monkeypatch: pytest.MonkeyPatch
+    trainings: Callable[..., ResumableTrainings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resumption, "SECONDS_BETWEEN", 0.0)
     monkeypatch.setattr(resumption, "LARGEST_SHARE", float("inf"))
     layer = nn.Linear(2, 1)
-    first = trainings(rate=0.1, seeds=(0, 1))
-    assert first.begin("one") == {}
-    first.after_step(3, 3, {"layer": layer}, dict)
-    first.finish({"accuracy": 0.1 + 0.2})
-    first.begin("two")
-    first.after_step(2, 3, {"layer": layer}, lambda: {"more": [1, None]})
-    second, other = trainings(rate=0.1, seeds=[0, 1]), nn.Linear(2, 1)
-    assert second.results == {"one": {"accuracy": 0.1 + 0.2}}
-    assert second.begin("two") == {"name": "two", "step": 2, "more": [1, None], "scaler": None}
-    second.load({"layer": other})
-    assert torch.equal(other.weight, layer.weight)
+    with trainings(rate=0.1, seeds=(0, 1)) as first:
+        assert first.begin("one") == {}
+        first.after_step(3, 3, {"layer": layer}, dict)
+        first.finish({"accuracy": 0.1 + 0.2})
+        first.begin("two")
+        first.after_step(2, 3, {"layer": layer}, lambda: {"more": [1, None]})
+    other = nn.Linear(2, 1)
     with pytest.raises(UserError, match=r"score.unfinished: is of a stopped command with other values of rate, more;"):
-        trainings(rate=0.2, seeds=(0, 1), more=True)
-    second.discard()
-    assert trainings(rate=0.2).results == {}
+        trainings(rate=0.2, seeds=(0, 1), more=True).__enter__()
+    with trainings(rate=0.1, seeds=[0, 1]) as second:
+        assert second.results == {"one": {"accuracy": 0.1 + 0.2}}
+        assert second.begin("two") == {"name": "two", "step": 2, "more": [1, None], "scaler": None}
+        second.load({"layer": other})
+        assert torch.equal(other.weight, layer.weight)
+        second.discard()
+    with trainings(rate=0.2) as third:
+        assert third.results == {}
+    assert not (tmp_path / "a" / "score.unfinished").exists()
 
 
 def test_without_checkpoints_nothing_is_kept_and_no_signal_is_taken(tmp_path: Path) -> None:
@@ -313,16 +345,6 @@ def test_losses_of_another_number_of_processes_are_shared() -> None:
     accelerator = Accelerator(cpu=True)
     assert own_loss([0.1], accelerator).item() == torch.tensor(0.1).item()
     assert own_loss([1.0, 2.0], accelerator).item() == 1.5
-
-
-OFTEN = """
-import sys
-from perceptual_mae.cli import main
-from perceptual_mae.evaluation import resumption
-
-resumption.SECONDS_BETWEEN, resumption.LARGEST_SHARE = 0.0, float("inf")
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 def more_epochs(name: str, run: Path) -> list[str]:
@@ -357,6 +379,36 @@ def test_a_process_that_is_ended_goes_on_by_the_same_command(
     assert not (run / "evaluation" / f"{COMMANDS[name][1]}.json").exists()
     assert main(more_epochs(name, run)) == 0
     assert outcome(name, run) == outcome(name, whole)
+
+
+WAITS_FOR_A_FILE = """
+import time
+from pathlib import Path
+from perceptual_mae.evaluation.representation import augmented_probe
+
+def waiting(*arguments, step=augmented_probe._features_of):
+    while not Path(FILE).exists():
+        time.sleep(0.05)
+    return step(*arguments)
+
+augmented_probe._features_of = waiting
+"""
+
+
+@pytest.mark.slow
+def test_of_two_processes_of_one_command_the_first_is_not_disturbed(
+    run: Path, unbroken: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    script = WAITS_FOR_A_FILE.replace("FILE", repr(str(tmp_path / "go"))) + OFTEN
+    first = subprocess.Popen([sys.executable, "-c", script, *words_of("probe", run)])
+    deadline = time.monotonic() + 120
+    while not (unfinished("probe", run) / lock.LOCK).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for more in ([], ["--fresh"]):
+        assert main([*words_of("probe", run), *more]) == 2
+    (tmp_path / "go").touch()
+    assert first.wait(timeout=120) == 0
+    assert outcome("probe", run) == unbroken["probe"]
 
 
 BY_TWO = """

@@ -22,6 +22,7 @@ from perceptual_mae.training.divergence import explain
 from perceptual_mae.training.gan_monitor import ALARMS
 from perceptual_mae.training.loop import pretrain
 from perceptual_mae.training.trainer import Trainer
+from photographs import Spoilt
 
 SHORT = ("evaluation.every=0", "evaluation.limit=2", "evaluation.grid_images=1")
 
@@ -172,3 +173,60 @@ def test_accumulation_at_a_resume_is_exact_up_to_the_order_of_floats(tmp_path: P
         ends.append(Run(path).generator().state_dict())
     for name, value in ends[0].items():
         torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=2e-5)
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Spoilt:
+    """After its first call, which ended in the second step."""
+    spoilt = Spoilt(tmp_path)
+    assert spoilt.train() == 2
+    return spoilt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["raise", "repair", "repair one"])
+def test_what_an_excess_of_unreadable_files_advises_lets_the_run_go_on(spoilt: Spoilt, way: str) -> None:
+    if way == "raise":
+        assert spoilt.train(0.2) == 0
+        assert spoilt.equals_unbroken()
+        return
+    if way == "repair one":
+        spoilt.cut.pop()
+    spoilt.repair()
+    assert spoilt.train() == 0
+    left = spoilt.run / "unreadable.txt"
+    assert (len(left.read_text().splitlines()) if left.exists() else 0) == 2 - len(spoilt.cut)
+
+
+@pytest.mark.slow
+def test_nothing_done_about_an_excess_is_refused_before_the_next_step_and_raising_helps_still(
+    spoilt: Spoilt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert spoilt.train() == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
+    assert "2 of 28 images cannot be read, more than 4%; fix them, or raise data.max_unreadable" in line
+    assert "remove" not in line
+    assert Run(spoilt.run).step == 2
+    assert spoilt.train(0.2) == 0
+    assert spoilt.equals_unbroken()
+
+
+@pytest.mark.slow
+def test_files_removed_after_training_has_begun_are_asked_back_empty_ones_will_do(
+    spoilt: Spoilt, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in spoilt.cut:
+        path.unlink()
+    (spoilt.root / "a" / "new.png").write_bytes(b"")
+    capsys.readouterr()
+    assert spoilt.train(0.2) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pmae: ")]
+    assert "2 files that it could not read are gone" in line
+    assert all(str(path) in line for path in spoilt.cut)
+    assert "put them back (empty files of these names will do)" in line
+    (spoilt.root / "a" / "new.png").unlink()
+    for path in spoilt.cut:
+        path.touch()
+    assert spoilt.train(0.2) == 0
+    assert spoilt.equals_unbroken()

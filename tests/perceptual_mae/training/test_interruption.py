@@ -188,16 +188,18 @@ class TwoProcesses:
 def test_processes_stop_and_save_together_and_the_main_one_keeps_the_time() -> None:
     asked = StopSignal()
     asked.number = signal.SIGTERM
-    main_one = SavePoints(TwoProcesses(is_main=True, other=30), StopSignal(), minutes=1e-9)
+    main_one = SavePoints(TwoProcesses(is_main=True, other=45), StopSignal(), minutes=1e-9)
     other = SavePoints(TwoProcesses(is_main=False, other=1), asked, minutes=1e-9)
     assert main_one.after(1, is_last=False) == other.after(1, is_last=False) == SavePoint(signal.SIGTERM, True)
     alone = SavePoints(TwoProcesses(is_main=False, other=0), StopSignal(), minutes=1e-9)
     assert alone.after(1, is_last=False) == SavePoint(0, False)
+    for points, refused in ((alone, True), (SavePoints(TwoProcesses(is_main=True, other=2), StopSignal(), 0), False)):
+        assert points.after(1, is_last=False, refused=refused) == SavePoint(0, True, refused=True)
 
 
 def test_processes_on_gpus_ask_each_other_every_ten_steps() -> None:
-    points = SavePoints(TwoProcesses(is_main=False, other=30, device="meta"), StopSignal(), minutes=None)
-    points.accelerator.gather = lambda own: torch.tensor([30])
+    points = SavePoints(TwoProcesses(is_main=False, other=45, device="meta"), StopSignal(), minutes=None)
+    points.accelerator.gather = lambda own: torch.tensor([45])
     asked = [bool(points.after(step, is_last=step == 24).stop) for step in range(1, 25)]
     assert [step for step, stops in enumerate(asked, 1) if stops] == [10, 20, 24]
 
