@@ -14,6 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from perceptual_mae.config.build import build_generator
 from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.evaluation.finetuning.classifier import fresh_encoder
 from perceptual_mae.evaluation.open_run import check_ema, uses_ema
@@ -45,6 +46,7 @@ class Trunk(nn.Module):
         self.channels = (encoder.width,) * len(taps.blocks)
         self.strides = (encoder.patch_size,) * len(taps.blocks)
         self.image_channels, self.patch_size = encoder.channels, encoder.patch_size
+        encoder.blocks[max(taps.blocks) :].requires_grad_(False)  # they would have no gradient
         if not keeps_final_norm:
             encoder.add_module("norm", nn.Identity())  # it would be a parameter without a gradient
 
@@ -181,7 +183,9 @@ class Source:
     def taps(self) -> Taps:
         """The blocks that hand maps over; see `taps_of`. Of a run alone."""
         assert self.run is not None
-        return taps_of(self.run.generator(ema=self.ema))
+        config = self.run.config
+        with torch.device("meta"):
+            return taps_of(build_generator(config.generator, config.data.image, config.training.seed))
 
     def encoder(self, seed: int) -> Encoder:
         """Return the run's encoder, every tensor of it loaded or an error, or fresh weights of a seed."""

@@ -12,12 +12,13 @@ COUNT = 4
 class Taps:
     """Blocks whose outputs are handed over, in their order, and why these.
 
-    source: "skips" of an MSG-MAE, the "standard" ones, or the "stages" of a network that is no plain transformer.
+    source: "skips" of an MSG-MAE, the "standard" ones, the "stages" of a network that is no plain transformer, or
+    "chosen" by the recipe.
     has_norms: each map gets a LayerNorm of its own, for nothing in pre-training has set their scales equal.
     """
 
     blocks: tuple[int, ...]
-    source: Literal["skips", "standard", "stages"]
+    source: Literal["skips", "standard", "stages", "chosen"]
     has_norms: bool = False
 
 

@@ -89,7 +89,7 @@ class Schedule:
         if self.kind == "multi_step":
             return self.lr * math.pow(self.gamma, sum(step >= milestone for milestone in self.milestones))
         if self.kind == "poly":
-            share = (1 - min(1.0, step / self.steps)) ** self.power
+            share = math.pow(1 - min(1.0, step / self.steps), self.power)
         else:
             gone = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
             share = 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
