@@ -32,11 +32,19 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(values)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group norm that takes one image of 1x1, too, which torch refuses: a group has several channels."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return torch.group_norm(values, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def norm_of(channels: int, norm: Norm) -> nn.Module:
-    """Return a norm of maps (B, channels, h, w); groups are 32, or fewer where channels do not fall into them."""
+    """Return a norm of maps (B, channels, h, w); groups are 32, or as many as leave four channels to each."""
     if norm == "batch":
         return BatchNorm(channels)
-    return nn.GroupNorm(next(groups for groups in range(GROUPS, 0, -1) if channels % groups == 0), channels)
+    most = min(GROUPS, max(1, channels // 4))
+    return GroupNorm(next(groups for groups in range(most, 0, -1) if channels % groups == 0), channels)
 
 
 def convolution(before: int, after: int, size: int, norm: Norm) -> nn.Sequential:
