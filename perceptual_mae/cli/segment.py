@@ -60,7 +60,7 @@ def segment_command(
 
         print_lines(*dry_run_segmentation(source, config, frozen=freeze))
         return
-    from perceptual_mae.evaluation.open_run import accelerator_of, locked
+    from perceptual_mae.evaluation.open_run import accelerator_of
     from perceptual_mae.evaluation.resumption import Checkpoints
     from perceptual_mae.transfer.seeds import Files
     from perceptual_mae.transfer.segmentation.data import check_headers
@@ -74,8 +74,7 @@ def segment_command(
     for data in (train_data, test_data):
         check_headers(data)
     accelerator = accelerator_of(config.training.precision)
-    files.folder.mkdir(parents=True, exist_ok=True)
-    with transferring(accelerator) as on_progress, locked(files.folder / files.name, accelerator):
+    with transferring(accelerator) as on_progress:
         checkpoints = Checkpoints.of(files.result, fresh=fresh, log=on_progress.log)
         report = segment_run(
             source,

@@ -4,17 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 from perceptual_mae.cli.output import leave_processes, print_lines
-from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
-
     from perceptual_mae.evaluation.resumption import Checkpoints
     from perceptual_mae.progress import ProgressBar
     from perceptual_mae.transfer.seeds import Files
@@ -45,6 +42,13 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use that many training i
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, the first ones.")]
 
 
+class Processes(Protocol):
+    """Accelerate's view of processes, as far as printing needs it."""
+
+    @property
+    def is_main_process(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Overrides:
     """The arguments of a recipe with what the options say: later wins."""
@@ -66,7 +70,7 @@ def quoted(path: Path) -> str:
 
 
 @contextmanager
-def transferring(accelerator: "Accelerator") -> Iterator["ProgressBar"]:
+def transferring(accelerator: Processes) -> Iterator["ProgressBar"]:
     """Show how far the training is; leave with 130 where it was stopped."""
     from perceptual_mae.progress import ProgressBar
     from perceptual_mae.run.signals import EXIT_CODE, Interrupted
@@ -86,7 +90,7 @@ def write_report(
     lines: Callable[[Mapping[str, Any]], list[str]],
     files: "Files",
     checkpoints: "Checkpoints",
-    accelerator: "Accelerator",
+    accelerator: Processes,
 ) -> None:
     """Write the scores, drop what a stopped command would need, and print; the main process alone does."""
     if accelerator.is_main_process:
@@ -112,9 +116,3 @@ def headline(report: Mapping[str, Any]) -> str:
         f"{report['run']}, step {report['step']}{averaged}: {weights}{frozen}; maps of {which}; {report['data']}, "
         f"{report['train_images']} train and {report['test_images']} {report['split']} images"
     )
-
-
-def check_freeze(*, freeze: bool, from_scratch: bool, words: str) -> None:
-    """Refuse what would train nothing worth while without saying so."""
-    if from_scratch and words.startswith("timm:") and ":" in words.removeprefix("timm:"):
-        raise UserError("--from-scratch takes no weights; leave out the file behind timm:NAME")

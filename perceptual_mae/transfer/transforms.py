@@ -90,7 +90,7 @@ def fitted(size: Size, base: tuple[float, float], *, any_orientation: bool = Fal
 
 
 def resize(part: Tensor, size: Size) -> Tensor:
-    """Return a tv_tensor at another size: images bilinear and antialiased, masks by the nearest centre, boxes scaled."""
+    """Return a tv_tensor at another size: images bilinear, masks by the nearest centre, boxes scaled."""
     is_mask = isinstance(part, tv_tensors.Mask)
     kind: Any = InterpolationMode.NEAREST_EXACT if is_mask else InterpolationMode.BILINEAR
     resized: Tensor = F.resize(part, list(size), interpolation=kind, antialias=not is_mask)

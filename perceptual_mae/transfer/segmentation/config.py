@@ -1,5 +1,6 @@
 """What decides a segmentation: the keys of its recipes."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny
@@ -68,6 +69,12 @@ class EvaluationSection(Section):
     pictures: Annotated[int, Field(ge=1, le=100)] = 3
 
 
+SEGMENT_OPTIONS: Mapping[str, tuple[type[Options], Mapping[str, Callable[..., Any]]]] = {
+    "data": (DataSection, SEGMENTATION_DATA),
+    "head": (HeadSection, {"": Segmenter}),
+    "augment": (AugmentSection, {"": SegmentationTransform}),
+}
+"""Sections that hold the options of a class or function: those that there are, by kind ("" where it has none)."""
 _DATA = choice(DataSection, SEGMENTATION_DATA, "layout", "pairs")
 _HEAD = options_of(HeadSection, Segmenter)
 _AUGMENT = options_of(AugmentSection, SegmentationTransform)

@@ -148,9 +148,13 @@ SEGMENTATION_DATA: Mapping[str, Callable[..., SegmentationData]] = {
 
 
 def num_classes(section: Choice) -> int:
-    """Return how many classes a data set has; of one whose number is in a file, which may be missing, UserError."""
+    """Return how many classes a data set has, whether its images are there or not; UserError where nothing says so."""
     known = {"ade20k": 150, "camvid": len(CAMVID_CLASSES)}.get(section.kind) or section.options().get("classes")
-    return int(known) if known else len(section.build("train").classes)
+    if known is None:
+        known = len(_names(Path(section.options()["root"]).expanduser() / "classes.txt")) or len(
+            section.build("train").classes
+        )
+    return int(known)
 
 
 def check_headers(data: SegmentationData, threads: int = 16) -> None:
@@ -188,14 +192,14 @@ def _paired(images: Path, masks: Path) -> list[Pair]:
         if not folder.is_dir():
             raise UserError(f"{folder}: is no folder; give --root, the folder of the data set")
     by_stem = {path.stem: path for path in masks.iterdir() if path.suffix.lower() == ".png"}
-    found = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != ".")
-    if not found:
+    listed = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGES and path.name[0] != ".")
+    if not listed:
         raise UserError(f"{images}: holds no images")
-    without = [path for path in found if path.stem not in by_stem]
+    without = [path for path in listed if path.stem not in by_stem]
     if without:
         more = f" (and {len(without) - 1} more)" if len(without) > 1 else ""
         raise UserError(f"{without[0]}: has no mask {masks / without[0].stem}.png{more}; add it or remove the image")
-    return [(path, by_stem[path.stem]) for path in found]
+    return [(path, by_stem[path.stem]) for path in listed]
 
 
 def _ade_names(folder: Path) -> list[str]:

@@ -141,6 +141,7 @@ def segment_run(
         "recipe": config.model_dump(mode="json", by_alias=True),
         "processes": accelerator.num_processes,
     }
+    files.folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in report.items() if key not in ("run", "processes")}
     settings["recipe"] = without_reading(report["recipe"])
     with ResumableTrainings(accelerator, settings, checkpoints) as trainings:

@@ -11,6 +11,7 @@ from perceptual_mae.transfer.segmentation.batch import SegmentationBatch
 from perceptual_mae.transfer.segmentation.network import BatchNorm, FourTaps, Segmenter, UPerHead
 from perceptual_mae.transfer.taps import Taps, standard_taps
 
+EVERY_BLOCK = Taps((1, 2, 3, 4), "standard")
 STANDARD = Taps(standard_taps(12), "standard")
 
 
@@ -42,7 +43,7 @@ def test_at_width_192_it_has_the_number_of_parameters_of_camvids_recipe() -> Non
     assert counts == {"neck": 443_328, "head": 4_246_091, "auxiliary": 445_707}
 
 
-def tiny(norm: str = "batch", taps: Taps = Taps((1, 2, 3, 4), "standard"), **options: object) -> Segmenter:
+def tiny(norm: str = "batch", taps: Taps = EVERY_BLOCK, **options: object) -> Segmenter:
     torch.manual_seed(0)
     encoder = Encoder(
         (32, 32), 3, (0.5,) * 3, (0.25,) * 3, patch_size=8, width=16, depth=4, heads=2, positions="learned"
