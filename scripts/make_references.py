@@ -93,7 +93,7 @@ def metrics_page() -> str:
     return "\n".join([GENERATED, "", METRICS, *_rows(("key", "meaning, and when it is there", "range"), rows)]) + "\n"
 
 
-def transfer_page() -> str:
+def transfer_keys_page() -> str:
     """Return docs/transfer_keys.md."""
     lines = [GENERATED, "", TRANSFER_KEYS]
     for command, (config, options) in TRANSFER.items():
@@ -115,7 +115,7 @@ def transfer_page() -> str:
 
 def write(folder: Path = DOCS) -> None:
     """Write all pages."""
-    (folder / "transfer_keys.md").write_text(transfer_page())
+    (folder / "transfer_keys.md").write_text(transfer_keys_page())
     (folder / "configuration.md").write_text(configuration_page())
     (folder / "metrics.md").write_text(metrics_page())
 

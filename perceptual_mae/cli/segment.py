@@ -66,7 +66,7 @@ def segment_command(
     from perceptual_mae.transfer.segmentation.data import check_headers
     from perceptual_mae.transfer.segmentation.evaluate import segment_run
 
-    files = Files.of(source, "segment", name, out, frozen=freeze)
+    files = Files.of(source, "segment", name, out, frozen=freeze, limits=(limit, test_limit))
     train_data, test_data = (
         config.data.build(split).first(count)
         for split, count in (("train", limit), (config.evaluation.split, test_limit))

@@ -11,7 +11,7 @@ from perceptual_mae.config import layers
 from perceptual_mae.config.errors import mistakes_of
 from perceptual_mae.config.from_signature import Section
 from perceptual_mae.config.mistake import line_of
-from perceptual_mae.config.own_kinds import NOTHING
+from perceptual_mae.config.own_kinds import EVERYTHING
 from perceptual_mae.errors import UserError, did_you_mean
 from perceptual_mae.transfer.training import Schedule, ScheduleKind
 
@@ -101,7 +101,8 @@ def list_transfer_recipes(command: Command) -> list[layers.Shipped]:
 def read_recipe(command: Command, model: type[Config], arguments: Sequence[str]) -> tuple[Config, str]:
     """Return the configuration that a recipe (a shipped name or a YAML file) and `key=value` overrides make.
 
-    Its name comes with it: that of the recipe. Raises UserError of one line a mistake.
+    Its name comes with it: that of the recipe. Data sets of one's own that it names, `package.module:function`, are
+    imported, for the user typed it. Raises UserError of one line a mistake.
     """
     names = [argument for argument in arguments if "=" not in argument]
     shipped = {recipe.name: recipe.path for recipe in list_transfer_recipes(command)}
@@ -114,7 +115,7 @@ def read_recipe(command: Command, model: type[Config], arguments: Sequence[str])
         if "=" in argument:
             merged.override(argument)
     try:
-        config = model.model_validate(merged.values, context=NOTHING)
+        config = model.model_validate(merged.values, context=EVERYTHING)
     except PydanticError as error:
         mistakes = mistakes_of(model, error, merged.values)
         raise UserError("\n".join(line_of(each, merged.origins, names[0], {}) for each in mistakes)) from error

@@ -28,8 +28,20 @@ class Files:
     name: str
 
     @classmethod
-    def of(cls, source: Source, command: str, recipe: str, out: Path | None, *, frozen: bool) -> "Files":
-        """Return those in the folder `out`, by default evaluation/ of the run; UserError where there is none."""
+    def of(
+        cls,
+        source: Source,
+        command: str,
+        recipe: str,
+        out: Path | None,
+        *,
+        frozen: bool,
+        limits: Sequence[int | None] = (),
+    ) -> "Files":
+        """Return those in the folder `out`, by default evaluation/ of the run; UserError where there is none.
+
+        Fewer images (`limits`), other weights or a frozen encoder add to the name.
+        """
         if out is not None and out.is_file():
             raise UserError(f"--out: {out} is a file; name a folder")
         if out is None and source.run is None:
@@ -38,7 +50,7 @@ class Files:
         assert folder is not None
         flags = [*(["scratch"] if source.from_scratch else []), *(["frozen"] if frozen else [])]
         averaged = [] if source.ema is None else ["ema" if source.ema else "no_ema"]
-        return cls(folder, "_".join([command, recipe, *flags, *averaged]))
+        return cls(folder, "_".join([command, recipe, *flags, *averaged, *(str(each) for each in limits if each)]))
 
     @property
     def result(self) -> Path:

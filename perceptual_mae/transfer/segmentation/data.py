@@ -151,9 +151,8 @@ def num_classes(section: Choice) -> int:
     """Return how many classes a data set has, whether its images are there or not; UserError where nothing says so."""
     known = {"ade20k": 150, "camvid": len(CAMVID_CLASSES)}.get(section.kind) or section.options().get("classes")
     if known is None:
-        known = len(_names(Path(section.options()["root"]).expanduser() / "classes.txt")) or len(
-            section.build("train").classes
-        )
+        named = _names(Path(section.options().get("root", "")).expanduser() / "classes.txt")
+        known = len(named) or len(section.build("train").classes)
     return int(known)
 
 

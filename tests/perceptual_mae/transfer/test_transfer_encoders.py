@@ -88,11 +88,15 @@ def test_timms_weights_come_from_a_file_whole_or_not_at_all(name: str, tmp_path:
         open_source(f"timm:{name}:{tmp_path / 'other.safetensors'}").timm_trunk((224, 224), 0)
 
 
-def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.slow  # importing timm takes seconds
+def test_what_is_no_network_of_timms_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^timm:resnet19: timm has no network 'resnet19' \(did you mean"):
         open_source("timm:resnet19")
     with pytest.raises(UserError, match="is no file; give the state dict of resnet18"):
         open_source(f"timm:resnet18:{tmp_path / 'none.pth'}")
+
+
+def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         open_source(str(tmp_path / "none"))
     with pytest.raises(UserError, match="--from-scratch takes none"):

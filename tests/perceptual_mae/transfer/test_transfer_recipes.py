@@ -1,6 +1,7 @@
 """Shipped recipes of dense transfer and their sections."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from perceptual_mae.transfer.segmentation.config import (
     HeadSection,
     SegmentConfig,
 )
-from perceptual_mae.transfer.segmentation.data import SEGMENTATION_DATA
+from perceptual_mae.transfer.segmentation.data import SEGMENTATION_DATA, num_classes
 from perceptual_mae.transfer.segmentation.network import Segmenter
 
 SECTIONS = [
@@ -78,3 +79,18 @@ def test_the_block_of_options_names_those_of_the_signature(target: object) -> No
     fields = set(fields_of(derive(HeadSection, target)))  # type: ignore[arg-type]
     assert set(option_docs(target)) == fields
     assert first_line(target).rstrip(".:")
+
+
+def test_a_data_set_of_ones_own_is_named_by_its_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_streets.py").write_text(
+        "from perceptual_mae.transfer.segmentation.data import SegmentationData\n\n\n"
+        "def streets(split: str, *, classes: int = 4) -> SegmentationData:\n"
+        '    """Streets."""\n'
+        "    return SegmentationData([], [f'{split} {number}' for number in range(classes)], range(classes), ())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.yaml").write_text("data: {kind: 'own_streets:streets', classes: 5}\n")
+    config, name = read_recipe("segment", SegmentConfig, [str(tmp_path / "mine.yaml")])
+    assert (name, config.data.build("val").classes[4], num_classes(config.data)) == ("mine", "val 4", 5)
+    with pytest.raises(UserError, match=r"data\.kind: "):
+        read_recipe("segment", SegmentConfig, [str(tmp_path / "mine.yaml"), "data.kind=own_streets:lanes"])

@@ -1,7 +1,8 @@
 """The loop of dense heads: rates by layer and step, batches in order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,6 +13,12 @@ from perceptual_mae import UserError
 from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.transfer.loading import Keyed, SampleLoader, in_order, keys_of
 from perceptual_mae.transfer.training import Schedule, parameter_groups, train
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_memory() -> Iterator[None]:
+    with mock.patch("gc.collect"):
+        yield
 
 
 def test_poly_falls_in_a_straight_line_after_a_linear_warm_up() -> None:
