@@ -87,6 +87,18 @@ def test_training_learns_the_classes(here: Path) -> None:
 
 
 @pytest.mark.slow
+def test_half_precision_trains_nearly_the_same(here: Path) -> None:
+    losses = {}
+    for precision in ("no", "bf16"):
+        assert main(words(here, f"training.precision={precision}", "--out", str(here / precision))) == 0
+        report = json.loads((here / precision / "segment_halves.json").read_text())
+        assert report["precision"] == precision
+        losses[precision] = [each["total"] for each in report["curves"]["0"]]
+    assert losses["bf16"] == pytest.approx(losses["no"], rel=0.02)
+    assert losses["bf16"] != losses["no"]
+
+
+@pytest.mark.slow
 def test_an_msg_mae_hands_over_the_maps_of_its_skips(here: Path) -> None:
     pretrained(here / "msg", "mse", "generator.skips=true", "generator.depth=6")
     assert main(words(here, "schedule.steps=1", "schedule.warmup_steps=0", encoder="msg")) == 0
