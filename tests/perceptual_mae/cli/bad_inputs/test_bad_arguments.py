@@ -104,7 +104,8 @@ ARGUMENTS = [
         (f"RUN camvid schedule.steps={HUGE}", "schedule.steps"), ("RUN camvid augment.crop=[7,7]", "augment.crop"),
         ("RUN camvid head.pools=[0]", "head.pools"), ("RUN camvid nonsense.key=1", "nonsense"),
         ("RUN camvid --seeds x", "--seeds"), (f"RUN camvid --seeds {HUGE}", "--seeds"),
-        ("RUN camvid --limit 0", "limit"), ("RUN camvid --from-scratch --ema", "leave out"), ("RUN camvid --ema --root empty", "averaged"))),
+        ("RUN camvid --limit 0", "limit"), ("RUN camvid --from-scratch --ema", "leave out"),
+        ("RUN camvid --ema --root empty", "averaged"))),
     *((f"visualize RUN {words}", words.split()[0]) for words in (
         "--ratio -1", "--ratio 1", "--ratio nan", "--seed -1", f"--seed {HUGE}", "--count 0", "--view upside",
         "--keep 0.5", "--keep 2 --attention", "--keep nan --attention")),
