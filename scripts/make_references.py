@@ -1,4 +1,4 @@
-"""Write docs/configuration.md and docs/metrics.md from the schema and the code.
+"""Write docs/configuration.md, docs/metrics.md and docs/transfer_keys.md from the schema and the code.
 
     uv run python scripts/make_references.py
 
@@ -9,18 +9,21 @@ metrics.jsonl next to the code that writes it. A test fails where the pages are 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from perceptual_mae.config.all_keys import models_of_places
 from perceptual_mae.config.errors import describe, fields_of, show
-from perceptual_mae.config.from_signature import first_line, meaning_of
+from perceptual_mae.config.from_signature import derive, first_line, meaning_of
 from perceptual_mae.config.layers import BASE
 from perceptual_mae.config.schema import RunConfig, TermSection
 from perceptual_mae.config.training_sections import PenaltySection
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
 from perceptual_mae.training.metrics import METRICS_KEYS
+from perceptual_mae.transfer.segmentation.config import SEGMENT_OPTIONS, SegmentConfig
+from perceptual_mae.transfer.training import TRANSFER_METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
 GENERATED = "<!-- Written by scripts/make_references.py: change the docstrings, not this page. -->"
@@ -53,6 +56,20 @@ as `a.b`.
 """
 
 
+TRANSFER_KEYS = """# Keys of dense transfer
+
+Every key of a recipe of [dense transfer](transfer.md), from the schema. A recipe is a YAML file of `configs/transfer`,
+or one of your own; `key=value` behind it wins. In brackets, and under `default from`, is whose the default is; where a
+recipe sets another value, its file says whose that one is.
+"""
+
+METRICS_OF_TRANSFER = """NAME_seed_N.metrics.jsonl has one JSON object a line, at every `training.log_every`-th step
+and the last, and lines of their own for held-out scores. TERM and SCORE stand for names.
+"""
+
+TRANSFER: Mapping[str, tuple[Any, Any]] = {"segment": (SegmentConfig, SEGMENT_OPTIONS)}
+
+
 def configuration_page() -> str:
     """Return docs/configuration.md."""
     lines = [GENERATED, "", CONFIGURATION]
@@ -76,8 +93,29 @@ def metrics_page() -> str:
     return "\n".join([GENERATED, "", METRICS, *_rows(("key", "meaning, and when it is there", "range"), rows)]) + "\n"
 
 
+def transfer_keys_page() -> str:
+    """Return docs/transfer_keys.md."""
+    lines = [GENERATED, "", TRANSFER_KEYS]
+    for command, (config, options) in TRANSFER.items():
+        lines += [f"## `pmae {command}`", ""]
+        for section, field in fields_of(config).items():
+            meaning, source = meaning_of(field)
+            lines += [f"### `{command}`: `{section}`", "", f"{meaning[0].upper()}{meaning[1:]} [{source}].", ""]
+            models = {"": field.annotation}
+            if section in options:
+                base, table = options[section]
+                models = {kind: derive(base, target, kind or None) for kind, target in table.items()}
+            for kind, model in models.items():
+                lines += [f"**`kind: {kind}`**", ""] if kind else []
+                lines += [*_table({kind: model}, shared=("kind",) if kind else ()), ""]
+    lines += ["## The records of a training", "", METRICS_OF_TRANSFER]
+    rows = [(f"`{key}`", *_split_range(text)) for key, text in TRANSFER_METRICS.items()]
+    return "\n".join([*lines, *_rows(("key", "meaning, and when it is there", "range"), rows)]) + "\n"
+
+
 def write(folder: Path = DOCS) -> None:
-    """Write both pages."""
+    """Write all pages."""
+    (folder / "transfer_keys.md").write_text(transfer_keys_page())
     (folder / "configuration.md").write_text(configuration_page())
     (folder / "metrics.md").write_text(metrics_page())
 

@@ -26,6 +26,7 @@ FLOORS = (
     ("interop",),
     ("evaluation",),
     ("training",),
+    ("transfer",),
     ("report", "sweep", "benchmark"),
     ("cli",),
 )
@@ -109,10 +110,10 @@ def test_networks_know_neither_losses_nor_configuration() -> None:
         assert not packages_imported(path) & {"losses", "config", "objective", "schedules"}, path.name
 
 
-def test_only_training_and_evaluation_touch_accelerate() -> None:
+def test_only_training_evaluation_and_transfer_touch_accelerate() -> None:
     for path in PRODUCT.rglob("*.py"):
         if "accelerate" in {name.split(".")[0] for name in imports_of(path)}:
-            assert package_of(path) in {"training", "evaluation"}, path
+            assert package_of(path) in {"training", "evaluation", "transfer"}, path
 
 
 def test_files_are_small() -> None:

@@ -23,6 +23,7 @@ from perceptual_mae.cli import (
     knn,
     pretrain,
     probe,
+    segment,
     sharpen,
     sweep,
     visualize,
@@ -52,6 +53,7 @@ app.command("compare-images")(compare_images.compare_images_command)
 app.command("probe")(probe.probe_command)
 app.command("knn")(knn.knn_command)
 app.command("finetune")(finetune.finetune_command)
+app.command("segment")(segment.segment_command)
 app.command("embed")(embed.embed_command)
 app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)

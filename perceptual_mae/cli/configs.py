@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perceptual_mae.cli.options import check_layers, load_layers
-from perceptual_mae.config.layers import Shipped, list_methods, list_recipes, merge_layers
+from perceptual_mae.config.layers import Shipped, list_layers, list_methods, list_recipes, merge_layers
 from perceptual_mae.report.published import FOOTNOTE, PAPER, RECONSTRUCTION, TRANSFER, Column
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ UNBROKEN = 1000
 """Width of a console that breaks no line: what goes into a file or a pipe has one line a layer."""
 
 
+TRANSFERS = ("detect", "segment")
+"""Commands of dense transfer, which have recipes of their own."""
 OF_THE_DISCRIMINATOR = ("discriminator", "snapshot")
 """Loss networks whose weights are those of the run's discriminator."""
 
@@ -53,6 +55,12 @@ def show_all(console: "Console") -> None:
     for recipe in recipes:
         table.add_row(recipe.name, recipe.title, *([recipe.expectation] if console.is_terminal else []))
     console.print(table, "")
+    for command in TRANSFERS:
+        table = _table(f"recipes of pmae {command}", "name", "title", *(["expects"] if console.is_terminal else []))
+        for recipe in list_layers("transfer", command):
+            table.add_row(recipe.name, recipe.title, *([recipe.expectation] if console.is_terminal else []))
+        if table.row_count:
+            console.print(table, "")
     table = _table("methods", "name", "what it is", "needs")
     for method in methods:
         needs = ", ".join(foreign_weights(method))

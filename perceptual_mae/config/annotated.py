@@ -9,14 +9,13 @@ from pydantic import BaseModel, RootModel
 from perceptual_mae.config.errors import fields_of
 from perceptual_mae.config.from_signature import Options, first_line, meaning_of
 from perceptual_mae.config.layers import to_yaml
-from perceptual_mae.config.parsing import RunConfig
 
 COMMENT_COLUMN = 36
 INDENT = "  "
 
 
-def to_annotated_yaml(config: RunConfig) -> str:
-    """Return YAML that `parse_config` reads back as the same configuration, with the meaning of each key."""
+def to_annotated_yaml(config: BaseModel) -> str:
+    """Return YAML that is read back as the same configuration, with the meaning of each key."""
     values = config.model_dump(mode="json", by_alias=True)
     return "".join(f"{line}\n" for line in _lines(values, config, ""))
 

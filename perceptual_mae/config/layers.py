@@ -117,6 +117,11 @@ def list_methods() -> list[Shipped]:
     return _shipped(_folder() / "methods")
 
 
+def list_layers(*folders: str) -> list[Shipped]:
+    """List the shipped files of a folder below `configs`, such as "transfer", "segment"."""
+    return _shipped(_folder().joinpath(*folders))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; an empty file is an empty mapping."""
     try:

@@ -241,3 +241,14 @@ class _PillowsLimit:
 
 
 _PILLOWS_LIMIT = _PillowsLimit()
+
+
+def read_mask(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Return what a file of one 8-bit channel stores, uint8 (H, W): grey values, or places in its palette.
+
+    Raises UnreadableImageError, also for files of several channels or more bits, whose values are no class numbers.
+    """
+    with _opened(path, max_pixels) as (_, picture):
+        if picture.mode not in ("L", "P"):
+            raise ValueError(f"a mask must have one 8-bit channel of class numbers, not mode {picture.mode}")
+        return torch.from_numpy(np.array(picture, dtype=np.uint8))

@@ -137,30 +137,37 @@ def precision_of(wanted: str) -> str:
 def make_accelerator(config: RunConfig | None, *, training: bool = False, path: Path | None = None) -> Accelerator:
     """Return Accelerate's view of processes, device and the run's precision; without a run it is float32.
 
-    Processes that a launcher started without a GPU join on the CPU. A run that is scored makes do with bf16 where fp16
-    has no GPU; `training` refuses that with UserError, and has the run's trackers write to `path`.
+    A run that is scored makes do with bf16 where fp16 has no GPU; `training` refuses that with UserError, and has the
+    run's trackers write to `path`.
     """
-    precision = "no" if config is None else precision_of(config.training.precision)
-    if precision == "fp16" and not training and not torch.cuda.is_available():
-        precision = "bf16"
-    # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
-    AcceleratorState._reset_state()
-    cpu = not torch.accelerator.is_available()  # else Accelerate takes each process for the only one
     if config is None or not training:
-        return Accelerator(mixed_precision=precision, cpu=cpu)
+        return accelerator_of("no" if config is None else config.training.precision)
     # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
     constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
-    accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=cpu,
+    accelerator = _accelerator(
+        precision_of(config.training.precision),
         log_with=list(config.tracking.trackers) or None,
         project_dir=path,
         kwargs_handlers=[constant_buffers],
     )
-    if precision == "fp16" and accelerator.device.type == "cpu":
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise UserError("training.precision: fp16 needs a GPU; use bf16 or no")  # Accelerate would train in float32
     return accelerator
+
+
+def accelerator_of(wanted: str) -> Accelerator:
+    """Return Accelerate's view of processes and device for a `training.precision`; bf16 where fp16 has no GPU."""
+    precision = precision_of(wanted)
+    return _accelerator("bf16" if precision == "fp16" and not torch.cuda.is_available() else precision)
+
+
+def _accelerator(precision: str, **options: Any) -> Accelerator:
+    """Return an Accelerator; processes that a launcher started without a GPU join on the CPU."""
+    # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
+    AcceleratorState._reset_state()
+    # Without a GPU it must be said, or Accelerate takes each process for the only one.
+    return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available(), **options)
 
 
 def in_main_process(accelerator: Accelerator, action: Callable[[], Value]) -> Value:

@@ -21,7 +21,7 @@ NOT_DATA = ("workers", "download")
 STANDS_ON = (
     *("data", "split", "limit", "test_limit", "train_images", "test_images", "num_images", "unreadable_images"),
     *("classes", "transform", "mask", "protocol", "seeds", "optimizer", "held_out", "epochs", "batch_size"),
-    *("augmentation", "temperature", "recipe", "fraction", "from_scratch"),
+    *("augmentation", "temperature", "recipe", "fraction", "from_scratch", "frozen"),
 )
 """What must agree in two files of scores of the same name."""
 

@@ -19,6 +19,7 @@ from perceptual_mae.report.published import FOOTNOTE
 from perceptual_mae.report.run_records import RunRecord, read_run_records
 from perceptual_mae.report.seed_groups import Group, group_runs
 from perceptual_mae.report.tables import Scored, Table, make_table, score_columns
+from perceptual_mae.report.transfer_columns import transfer_columns
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,9 @@ def _score_tables(records: Sequence[RunRecord]) -> dict[str, list[Column]]:
             tables[name] = columns
     tables["Representation: top-1, %"] = representation_columns(records)
     spectrum = spectrum_columns(records)
-    return tables | ({"Representation: effective rank of features": spectrum} if spectrum else {})
+    tables |= {"Representation: effective rank of features": spectrum} if spectrum else {}
+    transfer = transfer_columns(records)
+    return tables | ({"Dense transfer: a head trained on boxes, masks or pixels": transfer} if transfer else {})
 
 
 def _about_groups(groups: Sequence[Group]) -> list[str]:

@@ -1,6 +1,7 @@
 """Memory of training, estimated before anything is allocated: networks without memory, one image through them."""
 
 import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,11 @@ def estimate_memory(
     processes: those that share a batch. Activations are those of one image, times the images of a micro-batch.
     """
     networks = [network for network in (generator, discriminator) if network is not None]
-    held = sum(_bytes(tensor) for network in networks for tensor in (*network.parameters(), *network.buffers()))
+    held = sum(bytes_of(tensor) for network in networks for tensor in (*network.parameters(), *network.buffers()))
     learning = [each for network in networks for each in network.parameters() if each.requires_grad]
     frozen = {id(each) for each in generator.encoder.parameters()} if config.generator.freeze_encoder else set()
-    trained = sum(_bytes(each) for each in learning if id(each) not in frozen)
-    average = sum(map(_bytes, generator.state_dict().values())) if config.training.ema_kimg else 0
+    trained = sum(bytes_of(each) for each in learning if id(each) not in frozen)
+    average = sum(map(bytes_of, generator.state_dict().values())) if config.training.ema_kimg else 0
     training = config.training
     images = max(1, training.batch_size // (training.accumulation * processes))
     half = 1 if precision_of(training.precision) == "no" else 2  # autocast keeps most activations in 16 bits
@@ -124,7 +125,27 @@ class _WithFusedAttention(TorchFunctionMode):
 
 def _activations(config: RunConfig, generator: MaskedAutoencoder, discriminator: nn.Module | None) -> int:
     """Return the bytes that the passes of one image through both networks leave for their backward passes."""
-    networks = [network for network in (generator, discriminator) if network is not None]
+    num_patches = generator.grid[0] * generator.grid[1]
+    hidden = num_hidden(num_patches, range_of(config.masking.ratio)[0])
+    mask = (torch.arange(num_patches, device="cpu") < hidden).unsqueeze(0)
+    sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
+    shown = [torch.empty(1, channels, *size, device="meta") for size in sizes]
+
+    def both() -> None:
+        generator(shown[0], mask)
+        if discriminator is not None:
+            with suppress(RuntimeError, ValueError, TypeError):  # one of the user's own may not run without memory
+                for _ in ("real", "fake"):
+                    discriminator(shown)
+
+    return saved_bytes(both, [network for network in (generator, discriminator) if network is not None])
+
+
+def saved_bytes(forward: Callable[[], object], networks: Sequence[nn.Module]) -> int:
+    """Return the bytes that a forward pass through networks keeps for its backward pass, beyond their own tensors.
+
+    On the meta device nothing is allocated.
+    """
     tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
     constant = {tensor.untyped_storage()._cdata for tensor in tensors}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -135,17 +156,9 @@ def _activations(config: RunConfig, generator: MaskedAutoencoder, discriminator:
             kept[storage._cdata] = storage  # held, so that no other takes its address
         return tensor
 
-    num_patches = generator.grid[0] * generator.grid[1]
-    hidden = num_hidden(num_patches, range_of(config.masking.ratio)[0])
-    mask = (torch.arange(num_patches, device="cpu") < hidden).unsqueeze(0)
-    sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
-    shown = [torch.empty(1, channels, *size, device="meta") for size in sizes]
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _WithFusedAttention():
-        generator(shown[0], mask)
-        if discriminator is not None:
-            with suppress(RuntimeError, ValueError, TypeError):  # one of the user's own may not run without memory
-                for _ in ("real", "fake"):
-                    discriminator(shown)
+        result = forward()
+    del result
     return sum(storage.nbytes() for storage in kept.values())
 
 
@@ -155,5 +168,6 @@ def _processes() -> int:
     return max(1, int(words)) if words.isdigit() else 1
 
 
-def _bytes(tensor: Tensor) -> int:
+def bytes_of(tensor: Tensor) -> int:
+    """Return the memory of a tensor's values."""
     return tensor.numel() * tensor.element_size()

@@ -21,7 +21,7 @@ ONLY_ON_AN_ACCELERATOR = {"skipped/NETWORK"}
 ONLY_WHERE_SOMETHING_IS_NOT_FINITE = {"skipped_steps"}
 
 
-@pytest.mark.parametrize("page", ["configuration", "metrics"])
+@pytest.mark.parametrize("page", ["configuration", "metrics", "transfer_keys"])
 def test_the_page_is_what_the_script_writes(page: str) -> None:
     stored = (ROOT / f"docs/{page}.md").read_text()
     assert SCRIPT[f"{page}_page"]() == stored, "stale: uv run python scripts/make_references.py"

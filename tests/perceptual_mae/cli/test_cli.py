@@ -32,7 +32,7 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 HELPFUL = ["", "pretrain", "visualize", "evaluate", "curves", "compare", "sweep", "probe", "knn", "finetune"]
-HELPFUL += ["configs", "bench", "weights fetch", "embed", "compare-images"]
+HELPFUL += ["configs", "bench", "weights fetch", "embed", "compare-images", "segment"]
 ALL_LIGHT = """
 import shlex, sys
 from perceptual_mae.cli import main

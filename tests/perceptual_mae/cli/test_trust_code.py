@@ -98,6 +98,15 @@ def test_a_data_set_that_a_folder_names_is_not_imported(
     assert not Path("theirs/evaluation").exists()
 
 
+def test_an_encoder_is_transferred_without_the_code_that_its_folder_names(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant(data={"kind": DATA})
+    assert main(["segment", "theirs", "camvid", "--dry-run"]) == 0
+    assert "parameters: " in capsys.readouterr().out
+    assert not Path("marker").exists()
+
+
 def test_a_masking_that_a_folder_names_is_not_imported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plant(masking={"kind": "planted_parts:masks"})
     for command in (["evaluate", "theirs"], ["visualize", "theirs"], ["sharpen", "theirs"]):

@@ -96,6 +96,16 @@ ARGUMENTS = [
     (f"finetune RUN --set epochs={HUGE}", "epochs"),
     ("finetune RUN --fraction 0.1 --limit 10", "leave one out"),
     ("finetune RUN --from-scratch --ema", "leave out"),
+    *((f"segment {words}", names) for words, names in (
+        ("RUN", "Missing argument"), ("RUN nonsense", "nonsense"), ("RUN nowhere.yaml", "nowhere.yaml"),
+        ("RUN notes.yaml", "notes.yaml"), ("nowhere camvid", "nowhere"), ("timm:nonsense camvid", "nonsense"),
+        ("RUN camvid", "data.root"), ("RUN camvid --root empty", "empty"), ("RUN camvid --root notes.txt", "notes.txt"),
+        ("RUN camvid optimizer.lr=inf", "optimizer.lr"), ("RUN camvid optimizer.lr=0", "optimizer.lr"),
+        (f"RUN camvid schedule.steps={HUGE}", "schedule.steps"), ("RUN camvid augment.crop=[7,7]", "augment.crop"),
+        ("RUN camvid head.pools=[0]", "head.pools"), ("RUN camvid nonsense.key=1", "nonsense"),
+        ("RUN camvid --seeds x", "--seeds"), (f"RUN camvid --seeds {HUGE}", "--seeds"),
+        ("RUN camvid --limit 0", "limit"), ("RUN camvid --from-scratch --ema", "leave out"),
+        ("RUN camvid --ema --root empty", "averaged"))),
     *((f"visualize RUN {words}", words.split()[0]) for words in (
         "--ratio -1", "--ratio 1", "--ratio nan", "--seed -1", f"--seed {HUGE}", "--count 0", "--view upside",
         "--keep 0.5", "--keep 2 --attention", "--keep nan --attention")),

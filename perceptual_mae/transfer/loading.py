@@ -1,0 +1,170 @@
+"""Batches of images with their annotations: the same whatever the number of workers, processes and interruptions."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
+from perceptual_mae.errors import LostProcessError, UserError
+from perceptual_mae.seeding import stream
+
+KeyedBatch = TypeVar("KeyedBatch", bound="Keyed")
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """A batch whose random draws are functions of each image: its pass over the data and its index, int64 (B,), CPU."""
+
+    passes: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def draws(self, name: str, seed: int) -> list[torch.Generator]:
+        """Return each image's own generator of random numbers: a function of (seed, pass, index)."""
+        samples = zip(self.passes.tolist(), self.indices.tolist(), strict=True)
+        return [stream(name, seed, one_pass, index) for one_pass, index in samples]
+
+
+def keys_of(samples: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    """Return the passes and the indices, int64 (B,), of samples."""
+    keys = torch.tensor(samples, dtype=torch.int64).view(-1, 2)
+    return keys[:, 0].clone(), keys[:, 1].clone()
+
+
+class Annotated(Protocol):
+    """Annotated images by index; reading one raises UserError or UnreadableImageError that names its file."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+Collate = Callable[[list[Any], Samples], Any]
+
+
+class SampleLoader:
+    """Endless micro-batches of a plan, read and transformed by `workers` processes (0: in this one).
+
+    Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
+    on. transform: called with a sample and the generator of all its draws, a stream of (seed, pass, index). collate:
+    called with the samples of a micro-batch and their (pass, index). What cannot be read ends the training: UserError.
+    """
+
+    def __init__(
+        self,
+        dataset: Annotated,
+        transform: Callable[[Any, torch.Generator], Any],
+        collate: Collate,
+        plan: EpochPlan,
+        *,
+        seed: int,
+        workers: int,
+        num_processes: int = 1,
+        process_index: int = 0,
+        accumulation: int = 1,
+    ) -> None:
+        if plan.batch_size % (num_processes * accumulation):
+            raise UserError(
+                f"training.batch_size {plan.batch_size} is not a multiple of {num_processes} process(es) x "
+                f"{accumulation} micro-batch(es); change it or training.accumulation"
+            )
+        self.plan, self.accumulation = plan, accumulation
+        self._stride, self._first = num_processes * accumulation, process_index * accumulation
+        self._reader = _Reader(dataset, partial(_seeded, transform, seed), collate)
+        self._workers = workers
+        self._batches: Iterator[Any] = iter(())
+
+    def from_step(self, step: int) -> Iterator[list[Any]]:
+        """Yield, for each step of the training from this one on, the micro-batches of this process, without end."""
+        self._batches = _read(self._reader, self._samples(step), self._workers)
+        while True:
+            yield [next(self._batches) for _ in range(self.accumulation)]
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._batches = iter(())
+
+    def _samples(self, step: int) -> Iterator[Samples]:
+        return _micro_batches(self.plan, step, self._first, self.accumulation, self._stride)
+
+
+def in_order(
+    dataset: Annotated,
+    transform: Callable[[Any], Any],
+    collate: Collate,
+    *,
+    indices: Sequence[int],
+    batch_size: int,
+    workers: int = 0,
+) -> Iterator[Any]:
+    """Yield batches of the samples at `indices`, in that order, of pass 0; what cannot be read is a UserError."""
+    starts = range(0, len(indices), batch_size)
+    samples = ([(0, index) for index in indices[start : start + batch_size]] for start in starts)
+    return _read(_Reader(dataset, partial(_unseeded, transform), collate), samples, workers)
+
+
+class _Reader(Dataset[Any]):
+    """Reads, transforms and collates a micro-batch; runs in the workers, whence mistakes come back as what they say."""
+
+    def __init__(self, dataset: Annotated, transform: Callable[[Any, int, int], Any], collate: Collate) -> None:
+        self.dataset, self._transform, self._collate = dataset, transform, collate
+        self.notes = ReadingNotes(0)
+
+    def __getitem__(self, samples: Samples) -> Any:
+        read = []
+        for pass_, index in samples:
+            self.notes.note(index)
+            try:
+                read.append(self._transform(self.dataset[index], pass_, index))
+            except (UnreadableImageError, UserError) as error:
+                return _Mistake(str(error))
+        return self._collate(read, samples)
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    message: str
+
+
+def _seeded(transform: Callable[[Any, torch.Generator], Any], seed: int, sample: Any, pass_: int, index: int) -> Any:
+    return transform(sample, stream("augment", seed, pass_, index))
+
+
+def _unseeded(transform: Callable[[Any], Any], sample: Any, pass_: int, index: int) -> Any:
+    return transform(sample)
+
+
+def _micro_batches(plan: EpochPlan, step: int, first: int, accumulation: int, stride: int) -> Iterator[Samples]:
+    while True:
+        epoch, place = divmod(step, plan.steps_per_epoch)
+        batch = plan.batch(epoch + 1, place)
+        for micro_batch in range(accumulation):
+            yield batch[first + micro_batch :: stride]
+        step += 1
+
+
+def _read(reader: _Reader, samples: Iterator[Samples], workers: int) -> Iterator[Any]:
+    if workers:
+        sampler = BatchSampler()
+        sampler.samples = samples
+        reader.notes = ReadingNotes(workers)
+        batches: Iterator[Any] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
+    else:
+        batches = map(reader.__getitem__, samples)
+    try:
+        for batch in batches:
+            if isinstance(batch, _Mistake):
+                raise UserError(batch.message)
+            yield batch
+    except LostWorkerError as lost:
+        place = "" if lost.index is None else f" while it read image {lost.index}"
+        raise LostProcessError(f"{lost}{place}; the same command goes on from the last checkpoint") from lost
