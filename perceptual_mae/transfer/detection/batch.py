@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from perceptual_mae.transfer.loading import Keyed, keys_of
 from torch import Tensor
+
+from perceptual_mae.images import Size
+from perceptual_mae.transfer.loading import Keyed, keys_of
 
 Target = dict[str, Tensor]
 """Objects of one image: boxes float (N, 4) as left, top, right, bottom; labels int64 (N,) from 1; masks (N, S, S)."""
@@ -15,13 +17,13 @@ Target = dict[str, Tensor]
 class DetectionBatch(Keyed):
     """Images (B, 3, S, S), uint8 until `to` converts them to floats in [0, 1], and the objects of each.
 
-    scales: pixels of the images for each of the original ones, of which (height, width) are `original_sizes`.
+    sizes: (height, width) of the part that is no padding; original_sizes: of the images in their files.
     """
 
     images: Tensor
     targets: tuple[Target, ...]
-    scales: tuple[float, ...] = ()
-    original_sizes: tuple[tuple[int, int], ...] = ()
+    sizes: tuple[Size, ...] = ()
+    original_sizes: tuple[Size, ...] = ()
 
     def to(self, device: torch.device | str) -> "DetectionBatch":
         """Return the batch on a device, with images as float32 in [0, 1]; the copy may be asynchronous."""
@@ -40,21 +42,21 @@ class DetectionBatch(Keyed):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """One image (3, S, S) with its objects; `scale` and `original_size` as in `DetectionBatch`."""
+class PreparedImage:
+    """One image (3, S, S) with its objects; `size` and `original_size` as in `DetectionBatch`."""
 
     image: Tensor
     target: Target
-    scale: float = 1.0
-    original_size: tuple[int, int] = (0, 0)
+    size: Size = (0, 0)
+    original_size: Size = (0, 0)
 
 
-def collate(prepared: Sequence[Prepared], samples: Sequence[tuple[int, int]]) -> DetectionBatch:
+def collate(prepared: Sequence[PreparedImage], samples: Sequence[tuple[int, int]]) -> DetectionBatch:
     """Return the batch of prepared images; `samples` has the (pass, index) of each."""
     return DetectionBatch(
         *keys_of(samples),
         torch.stack([each.image for each in prepared]),
         tuple(each.target for each in prepared),
-        tuple(each.scale for each in prepared),
+        tuple(each.size for each in prepared),
         tuple(each.original_size for each in prepared),
     )

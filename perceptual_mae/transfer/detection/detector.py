@@ -165,7 +165,8 @@ class ProposalBatchNorm(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if input.numel() == 0:
-            assert self.weight is not None and self.bias is not None
+            assert self.weight is not None
+            assert self.bias is not None
             return input * self.weight[:, None, None] + self.bias[:, None, None]
         return super().forward(input)
 

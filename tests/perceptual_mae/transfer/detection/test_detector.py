@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from perceptual_mae.transfer.training import parameter_groups
 from torch import Tensor, nn
 
 from perceptual_mae.generator.encoder import Encoder
@@ -13,6 +12,7 @@ from perceptual_mae.transfer.detection.batch import DetectionBatch
 from perceptual_mae.transfer.detection.detector import Detector, Heads, build_neck
 from perceptual_mae.transfer.detection.positions import DecomposedPositions, TablePositions
 from perceptual_mae.transfer.detection.trunk import WindowedTrunk, cut_windows, join_windows
+from perceptual_mae.transfer.training import parameter_groups
 
 COCO_CLASSES = 80
 QUARTERS = (3, 6, 9, 12)
