@@ -80,7 +80,7 @@ def _double(before: int, after: int) -> nn.Module:
 
 
 def _project(channels: int, out_channels: int) -> list[nn.Module]:
-    """Return a 1 x 1 and a 3 x 3 convolution to the pyramid's channels, each followed by LayerNorm instead of a bias."""
+    """Return a 1 x 1 and a 3 x 3 convolution to the pyramid's channels, each with a LayerNorm instead of a bias."""
     return [
         nn.Conv2d(channels, out_channels, 1, bias=False),
         LayerNorm2d(out_channels),

@@ -115,7 +115,8 @@ def check_backend(backend: Backend) -> None:
             import faster_coco_eval  # noqa: F401
         except ImportError as missing:
             raise UserError(
-                "evaluation.backend: faster_coco_eval is not installed: pip install faster-coco-eval, or choose pycocotools"
+                "evaluation.backend: faster_coco_eval is not installed: pip install faster-coco-eval, or choose "
+                "pycocotools"
             ) from missing
 
 

@@ -152,7 +152,7 @@ def run_block(
 
 
 def cut_windows(tokens: Tensor, side: Size) -> Tensor:
-    """Cut tokens (B, h, w, D) into windows (B * windows, rows * columns, D), row-major, padding with zeros at the end."""
+    """Cut tokens (B, h, w, D) into windows (B * windows, rows * columns, D), row-major, zeros at the ends."""
     bottom, right = -tokens.shape[1] % side[0], -tokens.shape[2] % side[1]
     padded = F.pad(tokens, (0, 0, 0, right, 0, bottom))
     return rearrange(padded, "b (i h) (j w) d -> (b i j) (h w) d", h=side[0], w=side[1])
