@@ -110,7 +110,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _by_id(content: Mapping[str, Any], part: str, path: Path) -> dict[int, dict[str, Any]]:
     entries: dict[int, dict[str, Any]] = {}
     for place, entry in enumerate(content[part]):
-        identity = entry.get("id") if isinstance(entry, dict) else None
+        identity: Any = entry.get("id") if isinstance(entry, dict) else None
         if not _is_whole(identity):
             raise UserError(f"{path}: entry {place} of {part} has no whole number as its id")
         if identity in entries:
@@ -137,21 +137,22 @@ def _annotation(
     """Return the image's id and the object, None where its box is empty; raise ValueError for a mistake."""
     if not isinstance(entry, dict):
         raise ValueError("is no mapping of keys")
-    image_id, category = entry.get("image_id"), entry.get("category_id")
-    if not _is_whole(image_id) or image_id not in images:
+    values: dict[str, Any] = entry
+    image_id, category = values.get("image_id"), values.get("category_id")
+    if not isinstance(image_id, int) or image_id not in images:
         raise ValueError(f"its image_id {image_id!r} is of no image; add the image, or remove the annotation")
     image = images[image_id]
     where = f"({image.file_name})"
-    if not _is_whole(category) or category not in labels:
+    if not isinstance(category, int) or category not in labels:
         raise ValueError(f"{where} its category_id {category!r} is of no category; add it, or correct the id")
-    box = _box(entry.get("bbox"), image, where)
-    is_crowd = bool(entry.get("iscrowd")) or bool(entry.get("ignore"))
-    segmentation = entry.get("segmentation")
+    box = _box(values.get("bbox"), image, where)
+    is_crowd = bool(values.get("iscrowd")) or bool(values.get("ignore"))
+    segmentation: Any = values.get("segmentation")
     if problem := _segmentation_problem(segmentation, image.size):
         raise ValueError(f"{where} its segmentation {problem}; correct or remove it")
     if box is None:
         return image_id, None
-    area = entry.get("area")
+    area: Any = values.get("area")
     if not _is_number(area) or area < 0:
         area = (box[2] - box[0]) * (box[3] - box[1])
     return image_id, Annotation(labels[category], box, segmentation, float(area), is_crowd)

@@ -3,9 +3,10 @@
 Shapes: N objects; H x W pixels of an image; S pixels a side of what the detector is given.
 """
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as F
 
-from perceptual_mae.data.decoding import read_image
+from perceptual_mae.data.decoding import UnreadableImageError, read_header, read_image
 from perceptual_mae.errors import UserError
-from perceptual_mae.transfer.detection.annotations import Annotation, read_annotations
+from perceptual_mae.images import Size
+from perceptual_mae.transfer.detection.annotations import AnnotatedImage, Annotation, read_annotations
 from perceptual_mae.transfer.detection.batch import PreparedImage, Target
 from perceptual_mae.transfer.transforms import JitterCrop, fitted, resize
 
@@ -25,7 +27,7 @@ SMALLEST_SIDE = 1.0
 """Pixels below which a box is gone (torchvision's default)."""
 
 
-def coco_masks() -> ModuleType:
+def coco_masks() -> Any:
     """Return pycocotools.mask; raise UserError where it is not installed."""
     try:
         from pycocotools import mask
@@ -66,14 +68,18 @@ class CocoImages:
 
     def __getitem__(self, index: int) -> Sample:
         described = self.images[index]
-        path = self.folder / described.file_name
-        image = read_image(path)
+        image = read_image(self.folder / described.file_name)
         if tuple(image.shape[-2:]) != described.size:
-            found, stated = "x".join(map(str, image.shape[-2:])), "x".join(map(str, described.size))
-            raise UserError(f"{path}: has {found} pixels (height x width), but {self.file} says {stated}; correct it")
+            raise UserError(_other_size(self, described, (image.shape[-2], image.shape[-1])))
         target = self._target(index, _countable(described.objects))
         boxes: Any = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=described.size)
         return Sample(tv_tensors.Image(image), boxes, target["labels"], tv_tensors.Mask(target["masks"]))
+
+    def first(self, count: int | None) -> "CocoImages":
+        """Return the first images alone; None: all."""
+        first = copy.copy(self)
+        first.images = self.images[:count]
+        return first
 
     def truth(self, index: int) -> Target:
         """Return what detections are scored by: boxes, labels, masks (N, H, W), iscrowd and area, each (N, ...)."""
@@ -97,12 +103,31 @@ class CocoImages:
         }
 
 
+def check_headers(data: CocoImages, threads: int = 16) -> None:
+    """Check the headers of all images, in threads; UserError names the first that is no image or of another size."""
+
+    def flaw(image: AnnotatedImage) -> str | None:
+        try:
+            header = read_header(data.folder / image.file_name)
+        except UnreadableImageError as error:
+            return f"{error.path}: {error.reason}"
+        size = (header.height, header.width)
+        if image.size in (size, size[::-1]):  # it may be stored lying on its side
+            return None
+        return _other_size(data, image, size)
+
+    with ThreadPoolExecutor(threads) as pool:
+        flaws = [each for each in pool.map(flaw, data.images) if each]
+    if flaws:
+        raise UserError(flaws[0] + (f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""))
+
+
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:
     """Return a mask (H, W), uint8 0 or 1, of polygons or run lengths, drawn by pycocotools.
 
     Raises ValueError for a compressed string that is none.
     """
-    mask: Any = coco_masks()
+    mask = coco_masks()
     is_compressed = isinstance(segmentation, dict) and isinstance(segmentation["counts"], str)
     encoded = segmentation if is_compressed else mask.frPyObjects(segmentation, *size)
     if isinstance(encoded, list):  # one for each polygon
@@ -153,6 +178,11 @@ def visible_objects(boxes: Any, masks: Tensor, labels: Tensor) -> tuple[Tensor, 
         tight[:, 2:] += 1  # the last pixel's far side
         left[was_cut] = tight
     return left.float(), kept, labels[is_left]
+
+
+def _other_size(data: CocoImages, image: AnnotatedImage, size: Size) -> str:
+    found, stated = (f"{width}x{height}" for height, width in (size, image.size))
+    return f"{data.folder / image.file_name}: has {found} pixels, but {data.file} says {stated}; correct one of them"
 
 
 def _countable(objects: list[Annotation]) -> list[Annotation]:

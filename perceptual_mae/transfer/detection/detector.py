@@ -4,7 +4,7 @@ Those have a two-layer RPN, a box head of four convolutions and one linear layer
 Shapes: B images, S pixels a side, N objects or detections of one image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
@@ -21,7 +21,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from perceptual_mae.data.draws import draw_drop_path_masks
 from perceptual_mae.transfer.detection.batch import DetectionBatch
-from perceptual_mae.transfer.detection.necks import LEVELS, FourTaps, Norm, SimplePyramid
+from perceptual_mae.transfer.detection.necks import LEVELS, Norm, SimplePyramid, TapsPyramid
 
 NormName = Literal["layer", "group", "batch"]
 NeckName = Literal["simple_pyramid", "four_taps"]
@@ -116,7 +116,7 @@ class Detector(MaskRCNN):  # type: ignore[misc]
             box_detections_per_img=heads.detections,
         )
         self.transform = FixedSizeTransform()  # torchvision's own would normalise and resize again
-        self.drop_path, self.depth = drop_path, described.depth
+        self.drop_path, self.depth, self.is_frozen = drop_path, described.depth, False
 
     def forward(
         self, images: Any, targets: Any = None, draws: Mapping[str, Tensor] | None = None
@@ -140,6 +140,17 @@ class Detector(MaskRCNN):  # type: ignore[misc]
         if not self.drop_path:
             return {}
         return {"drop_path": draw_drop_path_masks(self.drop_path, self.depth, batch.draws("drop path", seed))}
+
+    def freeze_trunk(self) -> None:
+        """Train neck and heads alone."""
+        self.is_frozen, self.drop_path = True, 0.0
+        self.backbone.trunk.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Detector":
+        super().train(mode)
+        if self.is_frozen:
+            self.backbone.trunk.eval()
+        return self
 
     def layer_of(self, name: str) -> int:
         """Return the layer of a parameter for layer decay; neck and heads count as the one after the last block."""
@@ -179,13 +190,13 @@ def group_norm(channels: int) -> nn.Module:
 NORMS: Mapping[NormName, Norm] = {"layer": LayerNorm2d, "group": group_norm, "batch": ProposalBatchNorm}
 
 
-def build_neck(
-    neck: NeckName, channels: Sequence[int], heads: Heads, *, is_pyramid: bool = False, has_norms: bool = False
-) -> nn.Module:
-    """Return a neck for a trunk's maps of so many channels; the norm of the heads is that of four_taps, too.
+def build_neck(neck: NeckName, trunk: nn.Module, heads: Heads, *, has_norms: bool = False) -> nn.Module:
+    """Return a neck for a trunk's maps; the norm of the heads is that of four_taps, too.
 
-    is_pyramid: the maps are one already. has_norms: each map of four_taps gets a LayerNorm.
+    has_norms: each map of four_taps gets a LayerNorm.
     """
+    described = cast(TrunkModule, trunk)
     if neck == "simple_pyramid":
-        return SimplePyramid(channels, heads.channels)
-    return FourTaps(channels, heads.channels, norm=NORMS[heads.norm], rescale=not is_pyramid, has_norms=has_norms)
+        return SimplePyramid(described.channels, heads.channels)
+    norm = NORMS[heads.norm]
+    return TapsPyramid(described.channels, described.strides, heads.channels, norm=norm, has_norms=has_norms)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from perceptual_mae.transfer.segmentation.network import FourTaps
+
 LEVELS = ("p2", "p3", "p4", "p5")
-NUM_GROUPS = 32
 
 Norm = Callable[[int], nn.Module]
 
@@ -40,38 +41,29 @@ class SimplePyramid(nn.Module):
         return pyramid | {"p6": F.max_pool2d(pyramid["p5"], kernel_size=1, stride=2)}
 
 
-class FourTaps(nn.Module):
+class TapsPyramid(nn.Module):
     """Four maps of the trunk, shallow to deep, scaled by 4, 2, 1 and 1/2, and a feature pyramid network on them.
 
-    Of Li et al. 2021 ("Benchmarking detection transfer learning") in the form of MIMDet, with its group norm. `rescale`
-    is False for a backbone whose maps are a pyramid already; has_norms: each map is normalised first, by a LayerNorm of
-    its own. Forward: four maps (B, D, h, w) to {"p2": ..., "p6": ...}, each (B, P, ., .).
+    Of Li et al. 2021 ("Benchmarking detection transfer learning") in the form of MIMDet, with its group norm.
+    has_norms: each map is normalised first, by a LayerNorm of its own. Maps of four strides are not scaled.
+    Forward: four maps (B, D, h, w) to {"p2": ..., "p6": ...}, each (B, P, ., .).
     """
 
     def __init__(
         self,
         channels: Sequence[int],
+        strides: Sequence[int],
         out_channels: int = 256,
         *,
         norm: Norm = nn.BatchNorm2d,
-        rescale: bool = True,
         has_norms: bool = False,
     ) -> None:
         super().__init__()
-        self.norms = nn.ModuleList([LayerNorm2d(each) if has_norms else nn.Identity() for each in channels])
-        self.scales = nn.ModuleList([nn.Identity() for _ in channels])
-        if rescale:
-            first, second = channels[:2]
-            # 32 groups as in MIMDet; a narrow encoder's channels may not be a multiple of 32.
-            groups = NUM_GROUPS if first % NUM_GROUPS == 0 else 1
-            up4 = nn.Sequential(_double(first, first), nn.GroupNorm(groups, first), nn.GELU(), _double(first, first))
-            self.scales = nn.ModuleList([up4, _double(second, second), nn.Identity(), nn.MaxPool2d(2)])
+        self.scales = FourTaps(channels, strides, norm="group", with_norms=has_norms)
         self.fpn = FeaturePyramidNetwork(list(channels), out_channels, extra_blocks=LastLevelMaxPool(), norm_layer=norm)
 
     def forward(self, maps: Sequence[Tensor]) -> dict[str, Tensor]:
-        normalised = [norm(each) for norm, each in zip(self.norms, maps, strict=True)]
-        scaled = {level: scale(each) for level, scale, each in zip(LEVELS, self.scales, normalised, strict=True)}
-        pyramid = self.fpn(scaled)
+        pyramid = self.fpn(dict(zip(LEVELS, self.scales(maps), strict=True)))
         return {**{level: pyramid[level] for level in LEVELS}, "p6": pyramid["pool"]}
 
 

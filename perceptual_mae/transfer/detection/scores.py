@@ -53,7 +53,7 @@ class Detections:
 
     def decoded(self, size: Size) -> Target:
         """Return boxes, labels, scores and masks, bool (N, H, W)."""
-        mask: Any = coco_masks()
+        mask = coco_masks()
         drawn = mask.decode(list(self.masks)) if self.masks else None  # (H, W, N)
         masks = torch.zeros(0, *size) if drawn is None else torch.from_numpy(drawn).permute(2, 0, 1)
         return {"boxes": self.boxes, "labels": self.labels, "scores": self.scores, "masks": masks.bool()}
@@ -92,7 +92,7 @@ def detect(
 
 def in_original(index: int, raw: Target, size: Size, original: Size) -> Detections:
     """Return a detector's output for an image that has `size` of its S x S pixels, in the image's own pixels."""
-    mask: Any = coco_masks()
+    mask = coco_masks()
     boxes = clip_boxes_to_image(check_finite(raw["boxes"].float(), "boxes"), size)
     scale = boxes.new_tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
     boxes = boxes * scale

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceptual_mae.generator.encoder import Encoder
-from perceptual_mae.generator.vit import Block, sincos_positions
+from perceptual_mae.generator.vit import Attention, Block, sincos_positions
 from perceptual_mae.images import Size, patchify
 from perceptual_mae.transfer.detection.positions import DecomposedPositions, PositionBias, TablePositions, table_bias
 
@@ -68,8 +68,8 @@ class WindowedTrunk(nn.Module):
         self.windowed = [window is not None and block not in global_blocks for block in range(1, self.depth + 1)]
         self.table_grid = encoder.grid if encoder.relative_positions and relative_positions == "none" else None
         if encoder.relative_positions and self.table_grid is None:
-            for block in self.blocks:
-                block.attn.relative_position_bias_table = None  # others take their place
+            for attention in (module for module in self.blocks.modules() if isinstance(module, Attention)):
+                attention.relative_position_bias_table = None  # others take its place
         sides = [grid if window is None or not is_windowed else (window, window) for is_windowed in self.windowed]
         self.relative: nn.Module | None = None
         if relative_positions == "decomposed":
@@ -111,7 +111,7 @@ class WindowedTrunk(nn.Module):
 
     def _positions(self, grid: Size) -> Tensor:
         """Return position codes (h, w, D) of a grid."""
-        codes = rearrange(self.pos_embed, "b (h w) d -> b d h w", h=self.position_grid[0])
+        codes: Tensor = rearrange(self.pos_embed, "b (h w) d -> b d h w", h=self.position_grid[0])
         if grid != self.position_grid:
             codes = F.interpolate(codes, size=grid, mode="bicubic", align_corners=False)
         return codes[0].permute(1, 2, 0)

@@ -1,5 +1,6 @@
 """COCO's format: labels, crowds, masks, jitter and every mistake of a file."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,7 @@ def test_polygons_and_both_kinds_of_run_lengths_give_the_same_mask() -> None:
     polygons = [rectangle((4, 6, 20, 8)), rectangle((30, 20, 10, 4))]
     columns = expected.T.flatten().tolist()
     changes = [0, *(place for place in range(1, len(columns)) if columns[place] != columns[place - 1]), len(columns)]
-    counts = [after - before for before, after in zip(changes, changes[1:], strict=False)]
+    counts = [after - before for before, after in itertools.pairwise(changes)]
     packed = mask.encode(expected.numpy().astype("uint8", order="F"))
     compressed = {"size": [32, 48], "counts": packed["counts"].decode()}
     for segmentation in (polygons, {"size": [32, 48], "counts": counts}, compressed):
@@ -222,7 +223,7 @@ def test_an_image_of_another_size_than_the_file_says_is_named(tmp_path: Path) ->
     content["images"][0] |= {"width": 32, "height": 48}
     content["annotations"] = content["annotations"][2:]
     file.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"0\.png: has 32x48 pixels"):
+    with pytest.raises(UserError, match=r"0\.png: has 48x32 pixels"):
         CocoImages(images, file)[0]
 
 

@@ -29,7 +29,7 @@ def vitdet(width: int = 768, depth: int = 12, heads: int = 12) -> Detector:
         blocks = tuple(depth * quarter // 4 for quarter in (1, 2, 3, 4))
         encoder = encoder_of(width, depth, heads)
         trunk = WindowedTrunk(encoder, (1024, 1024), taps=(depth,), window=14, global_blocks=blocks)
-        return Detector(trunk, build_neck("simple_pyramid", trunk.channels, Heads()), COCO_CLASSES)
+        return Detector(trunk, build_neck("simple_pyramid", trunk, Heads()), COCO_CLASSES)
 
 
 def mimdet() -> Detector:
@@ -44,7 +44,7 @@ def mimdet() -> Detector:
             positions="sincos",
         )
         heads = Heads(norm="batch")
-        return Detector(trunk, build_neck("four_taps", trunk.channels, heads), COCO_CLASSES, heads)
+        return Detector(trunk, build_neck("four_taps", trunk, heads), COCO_CLASSES, heads)
 
 
 def size(module: nn.Module | None) -> int:
@@ -216,7 +216,7 @@ def tiny_detector(neck: Any = "simple_pyramid", norm: Any = "layer", side: int =
     taps = (4,) if neck == "simple_pyramid" else (1, 2, 3, 4)
     trunk = WindowedTrunk(encoder, (side, side), taps=taps, window=3, global_blocks=(2, 4))
     heads = Heads(channels=32, hidden=32, norm=norm, proposals=(100, 50), sampled=(32, 32), detections=10)
-    return Detector(trunk, build_neck(neck, trunk.channels, heads), classes, heads, drop_path=0.1)
+    return Detector(trunk, build_neck(neck, trunk, heads), classes, heads, drop_path=0.1)
 
 
 @pytest.mark.parametrize("neck", ["simple_pyramid", "four_taps"])
