@@ -66,7 +66,7 @@ def detect_command(
     from perceptual_mae.evaluation.open_run import accelerator_of, locked
     from perceptual_mae.evaluation.resumption import Checkpoints
     from perceptual_mae.transfer.detection.dataset import check_headers
-    from perceptual_mae.transfer.detection.evaluate import detect_run
+    from perceptual_mae.transfer.detection.evaluate import check_config, detect_run
     from perceptual_mae.transfer.seeds import Files
 
     files = Files.of(source, "detect", name, out, frozen=freeze)
@@ -76,6 +76,7 @@ def detect_command(
     for data in (train_data, test_data):
         check_headers(data)
     accelerator = accelerator_of(config.training.precision)
+    check_config(source, config, len(train_data.classes), accelerator.num_processes)
     files.folder.mkdir(parents=True, exist_ok=True)
     with transferring(accelerator) as on_progress, locked(files.folder / files.name, accelerator):
         checkpoints = Checkpoints.of(files.result, fresh=fresh, log=on_progress.log)

@@ -8,7 +8,7 @@ from pydantic import Field
 from perceptual_mae.config.from_signature import Section
 from perceptual_mae.data.image_tree import check_root
 from perceptual_mae.errors import UserError
-from perceptual_mae.transfer.detection.dataset import CocoImages
+from perceptual_mae.transfer.detection.dataset import CocoImages, TrainTransform
 from perceptual_mae.transfer.detection.detector import Heads, NeckName, NormName
 from perceptual_mae.transfer.detection.scores import Backend
 from perceptual_mae.transfer.detection.trunk import AbsolutePositions, RelativePositions
@@ -126,6 +126,12 @@ class AugmentSection(Section):
 
     scale: tuple[Factor, Factor] = (0.1, 2.0)
     flip: Share = 0.5
+
+    def transform(self, side: int) -> TrainTransform:
+        """Return what prepares a training image; UserError where the factors are in the wrong order."""
+        if self.scale[0] > self.scale[1]:
+            raise UserError(f"augment.scale: is {list(self.scale)}; give the smallest factor first")
+        return TrainTransform(side, scale=self.scale, flip=self.flip)
 
 
 class EvaluationSection(Section):

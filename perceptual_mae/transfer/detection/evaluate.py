@@ -1,10 +1,12 @@
 """An encoder transferred to detection, several seeds, with all that the scores stand on."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from perceptual_mae.data.epoch_order import EpochPlan
@@ -17,7 +19,7 @@ from perceptual_mae.run.checkpoint import write_tensors
 from perceptual_mae.transfer.detection.batch import collate
 from perceptual_mae.transfer.detection.build import build_detector, groups_of, parts_of
 from perceptual_mae.transfer.detection.config import DetectConfig
-from perceptual_mae.transfer.detection.dataset import CocoImages, TrainTransform
+from perceptual_mae.transfer.detection.dataset import CocoImages
 from perceptual_mae.transfer.detection.detector import Detector
 from perceptual_mae.transfer.detection.pictures import detection_page
 from perceptual_mae.transfer.detection.scores import Detections, average_precision, coco_results, detect
@@ -54,7 +56,7 @@ def detect_run(
     report is written.
     """
     classes, training = len(train_data.classes), config.training
-    check_batch(config, accelerator.num_processes)
+    check_config(source, config, classes, accelerator.num_processes)
     detector, taps = build_detector(source, config, classes, seeds[0], frozen=frozen)
     report: dict[str, Any] = {
         "kind": "detect",
@@ -124,7 +126,7 @@ def loader_of(config: DetectConfig, data: CocoImages, accelerator: Accelerator, 
     whole = -(-len(data) // batch_size) * batch_size
     return SampleLoader(
         data,
-        TrainTransform(config.encoder.image_size, scale=config.augment.scale, flip=config.augment.flip),
+        config.augment.transform(config.encoder.image_size),
         collate,
         EpochPlan(len(data), batch_size, seed=seed, epoch_images=whole),
         seed=seed,
@@ -199,11 +201,14 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return round(sum(present) / len(present), 5) if present else None
 
 
-def check_batch(config: DetectConfig, processes: int) -> None:
-    """Refuse a batch that cannot be shared equally, before anything is trained."""
+def check_config(source: Source, config: DetectConfig, num_classes: int, processes: int) -> None:
+    """Refuse what no detector can be built of, or trained with, before anything is written."""
     training, parts = config.training, processes * config.training.accumulation
     if training.batch_size % parts:
         raise UserError(
             f"training.batch_size: {training.batch_size} does not fall into {processes} process(es) x "
             f"{training.accumulation} micro-batch(es); change it or training.accumulation"
         )
+    config.augment.transform(config.encoder.image_size)
+    with torch.device("meta"):
+        build_detector(replace(source, from_scratch=True), config, num_classes, 0)
