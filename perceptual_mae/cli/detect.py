@@ -63,22 +63,20 @@ def detect_command(
         print_lines(*dry_run_detection(source, config, frozen=freeze))
         return
     check_backend(config.evaluation.backend)
-    from perceptual_mae.evaluation.open_run import accelerator_of, locked
+    from perceptual_mae.evaluation.open_run import accelerator_of
     from perceptual_mae.evaluation.resumption import Checkpoints
     from perceptual_mae.transfer.detection.dataset import check_headers
-    from perceptual_mae.transfer.detection.evaluate import check_config, detect_run
+    from perceptual_mae.transfer.detection.evaluate import detect_run
     from perceptual_mae.transfer.seeds import Files
 
-    files = Files.of(source, "detect", name, out, frozen=freeze)
+    files = Files.of(source, "detect", name, out, frozen=freeze, limits=(limit, test_limit))
     train_data, test_data = (
         data.first(count) for data, count in zip(config.data.open(), (limit, test_limit), strict=True)
     )
     for data in (train_data, test_data):
         check_headers(data)
     accelerator = accelerator_of(config.training.precision)
-    check_config(source, config, len(train_data.classes), accelerator.num_processes)
-    files.folder.mkdir(parents=True, exist_ok=True)
-    with transferring(accelerator) as on_progress, locked(files.folder / files.name, accelerator):
+    with transferring(accelerator) as on_progress:
         checkpoints = Checkpoints.of(files.result, fresh=fresh, log=on_progress.log)
         report = detect_run(
             source,

@@ -94,7 +94,7 @@ class DetectorSection(Section):
         norm: of the heads and of four_taps' pyramid: layer, group or batch, over all processes [ViTDet]
         channels: of the pyramid and of the heads' convolutions [ViTDet]
         hidden: width of the linear layer that classes and boxes are read from [ViTDet]
-        proposals: of an image in training, before and after suppression [detectron2]
+        proposals: of an image, before and after suppression; in evaluation half as many before [detectron2]
         sampled: anchors and proposals of an image that the losses count [detectron2]
         score_threshold: detections below are left out [detectron2]
         detections: of an image at most; COCO's scores count 100 [detectron2]

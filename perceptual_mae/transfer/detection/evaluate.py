@@ -1,12 +1,10 @@
 """An encoder transferred to detection, several seeds, with all that the scores stand on."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from perceptual_mae.data.epoch_order import EpochPlan
@@ -56,7 +54,8 @@ def detect_run(
     report is written.
     """
     classes, training = len(train_data.classes), config.training
-    check_config(source, config, classes, accelerator.num_processes)
+    check_batch(config, accelerator.num_processes)
+    loader_of(config, train_data, accelerator, seeds[0])  # refuses factors in the wrong order
     detector, taps = build_detector(source, config, classes, seeds[0], frozen=frozen)
     report: dict[str, Any] = {
         "kind": "detect",
@@ -80,6 +79,7 @@ def detect_run(
         "processes": accelerator.num_processes,
     }
     del detector
+    files.folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in report.items() if key not in ("run", "processes")}
     settings["recipe"] = without_reading(report["recipe"])
     with ResumableTrainings(accelerator, settings, checkpoints) as trainings:
@@ -201,14 +201,11 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return round(sum(present) / len(present), 5) if present else None
 
 
-def check_config(source: Source, config: DetectConfig, num_classes: int, processes: int) -> None:
-    """Refuse what no detector can be built of, or trained with, before anything is written."""
+def check_batch(config: DetectConfig, processes: int) -> None:
+    """Refuse a batch that cannot be shared equally, before anything is trained."""
     training, parts = config.training, processes * config.training.accumulation
     if training.batch_size % parts:
         raise UserError(
             f"training.batch_size: {training.batch_size} does not fall into {processes} process(es) x "
             f"{training.accumulation} micro-batch(es); change it or training.accumulation"
         )
-    config.augment.transform(config.encoder.image_size)
-    with torch.device("meta"):
-        build_detector(replace(source, from_scratch=True), config, num_classes, 0)

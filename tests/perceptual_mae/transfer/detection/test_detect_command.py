@@ -258,14 +258,14 @@ def test_a_vit_b_takes_a_step_of_two_images_of_coco_at_512_pixels(here: Path, co
     run = str(as_vit_b(here / "run"))
     options = [*SUBSET, *short, *few, "--root", str(coco), "--from-scratch", "--out", str(here / "out")]
     assert main(["detect", run, "coco_vitdet", *options]) == 0
-    report = json.loads((here / "out/detect_coco_vitdet_scratch.json").read_text())
+    report = json.loads((here / "out/detect_coco_vitdet_scratch_2_1.json").read_text())
     assert (report["classes"], report["train_images"], report["test_images"]) == (80, 2, 1)
     # The tables of the four global blocks are of 32 x 32 patches, not of 64 x 64.
     assert sum(report["parameters"].values()) == 110_899_381 - 4 * 2 * 64 * 64
     (record,) = [json.loads(line) for line in (here / "out").glob("*.jsonl").__next__().read_text().splitlines()]
     assert set(record["losses"]) == {"classifier", "box_reg", "mask", "objectness", "rpn_box_reg"}
     assert 4 < record["losses"]["classifier"] < 5  # ln 81 is 4.39
-    assert (here / "out/detect_coco_vitdet_scratch.png").exists()
+    assert (here / "out/detect_coco_vitdet_scratch_2_1.png").exists()
 
 
 @pytest.mark.data
