@@ -181,8 +181,8 @@ def visible_objects(boxes: Any, masks: Tensor, labels: Tensor) -> tuple[Tensor, 
 
 
 def _other_size(data: CocoImages, image: AnnotatedImage, size: Size) -> str:
-    found, stated = (f"{width}x{height}" for height, width in (size, image.size))
-    return f"{data.folder / image.file_name}: has {found} pixels, but {data.file} says {stated}; correct one of them"
+    actual, stated = (f"{width}x{height}" for height, width in (size, image.size))
+    return f"{data.folder / image.file_name}: has {actual} pixels, but {data.file} says {stated}; correct one of them"
 
 
 def _countable(objects: list[Annotation]) -> list[Annotation]:

@@ -37,9 +37,11 @@ def detection_page(detections: Sequence[Detections], data: CocoImages, count: in
     notes = []
     for what, index in chosen:
         image, truth = data[index].image.as_subclass(Tensor), data.truth(index)
-        found = by_index[index].decoded(data.images[index].size)
-        shown = found["scores"] >= min(CONFIDENT, float(found["scores"].max()) if len(found["scores"]) else 1.0)
-        sure = {key: value[shown] for key, value in found.items()}
+        detected = by_index[index].decoded(data.images[index].size)
+        shown = detected["scores"] >= min(
+            CONFIDENT, float(detected["scores"].max()) if len(detected["scores"]) else 1.0
+        )
+        sure = {key: value[shown] for key, value in detected.items()}
         truth_names = [
             "crowd" if crowd else data.classes[label - 1]
             for label, crowd in zip(truth["labels"].tolist(), truth["iscrowd"].tolist(), strict=True)

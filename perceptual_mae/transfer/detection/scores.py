@@ -80,9 +80,9 @@ def detect(
     transform = EvaluationTransform(side)
     for batch in in_order(images, transform, collate, indices=share, batch_size=batch_size, workers=workers):
         with accelerator.autocast():
-            found: Any = detector(batch.to(accelerator.device).images)
+            outputs: Any = detector(batch.to(accelerator.device).images)
         for index, raw, size, original in zip(
-            batch.indices.tolist(), found, batch.sizes, batch.original_sizes, strict=True
+            batch.indices.tolist(), outputs, batch.sizes, batch.original_sizes, strict=True
         ):
             own.append(in_original(index, raw, size, original))
         done += len(batch)
