@@ -75,13 +75,13 @@ def read_annotations(path: Path, folder: Path) -> Annotations:
             mistakes.append(f"image {identity}: {problem}")
         else:
             images[identity] = AnnotatedImage(identity, image["file_name"], (image["height"], image["width"]))
-    degenerate = 0
+    degenerate, named = 0, {entry["id"] for entry in content["images"]} - set(images)
     for place, entry in enumerate(content["annotations"]):
         name = f"annotation {entry.get('id', place) if isinstance(entry, dict) else place}"
         try:
             image_id, annotation = _annotation(entry, images, labels)
         except ValueError as problem:
-            if not mistakes or not _is_of_bad_image(entry, images, content):
+            if not isinstance(entry, dict) or entry.get("image_id") not in named:  # its image is named already
                 mistakes.append(f"{name}: {problem}")
             continue
         if annotation is None:
@@ -196,13 +196,6 @@ def _polygon_problem(polygon: Any) -> str | None:
     if len(polygon) < 6 or len(polygon) % 2:
         return f"has a polygon of {len(polygon)} numbers; three points or more need 6, 8, ..."
     return None
-
-
-def _is_of_bad_image(entry: Any, images: Mapping[int, AnnotatedImage], content: Mapping[str, Any]) -> bool:
-    """Return whether an annotation is wrong for its image alone, which has been named already."""
-    if not isinstance(entry, dict) or entry.get("image_id") in images:
-        return False
-    return any(image["id"] == entry.get("image_id") for image in content["images"])
 
 
 def _is_whole(value: Any) -> bool:

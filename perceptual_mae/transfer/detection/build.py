@@ -51,6 +51,11 @@ def own_trunk(source: Source, config: DetectConfig, size: Size, seed: int) -> tu
     encoder = source.encoder(seed)
     if encoder.channels != 3:
         raise UserError(f"{source.words}: its encoder takes {encoder.channels} channel(s), the images have 3")
+    if encoder.relative_positions and section.relative_positions != "none":
+        raise UserError(
+            f"encoder.relative_positions: is {section.relative_positions}, but {source.words} was pre-trained with "
+            "tables of its own; set none to keep them"
+        )
     depth = len(encoder.blocks)
     quarters = quarter_taps(depth)
     if config.detector.neck == "simple_pyramid":

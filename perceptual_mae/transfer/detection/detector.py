@@ -115,6 +115,13 @@ class Detector(MaskRCNN):  # type: ignore[misc]
             box_score_thresh=heads.score_threshold,
             box_detections_per_img=heads.detections,
         )
+        for part, layers in (
+            (self.rpn.head, ("cls_logits", "bbox_pred")),
+            (self.roi_heads.box_predictor, ("cls_score", "bbox_pred")),
+            (self.roi_heads.mask_predictor, ("mask_fcn_logits",)),
+        ):
+            for layer in layers:
+                setattr(part, layer, InFloat32(part.get_submodule(layer)))
         self.transform = FixedSizeTransform()  # torchvision's own would normalise and resize again
         self.drop_path, self.depth, self.is_frozen = drop_path, described.depth, False
 
@@ -169,6 +176,15 @@ class FixedSizeTransform(nn.Module):
     def postprocess(self, detections: Any, image_shapes: Any, original_image_sizes: Any) -> Any:
         """Return detections as they are."""
         return detections
+
+
+class InFloat32(nn.Sequential):
+    """A last layer that leaves autocast: proposals and detections are ranked, and bfloat16 has ties everywhere."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        with torch.autocast(values.device.type, enabled=False):
+            result: Tensor = super().forward(values if values.dtype == torch.float64 else values.float())
+        return result
 
 
 class ProposalBatchNorm(nn.BatchNorm2d):

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from perceptual_mae.generator.encoder import Encoder
-from perceptual_mae.generator.vit import Attention, Block, sincos_positions
+from perceptual_mae.generator.vit import Block, sincos_positions
 from perceptual_mae.images import Size, patchify
 from perceptual_mae.transfer.detection.positions import DecomposedPositions, PositionBias, TablePositions, table_bias
 
@@ -27,11 +27,11 @@ class WindowedTrunk(nn.Module):
     taps: blocks, from 1, whose outputs are the maps. window: side in patches; blocks not in `global_blocks` attend
     within windows (None: there are none). relative_positions: "decomposed" has parameters of its own in each block
     (ViTDet), "tables" one table for the windows and one for the global blocks (MIMDet); an encoder that was pre-trained
-    with tables keeps its own under "none". positions: "interpolated" learns on, from the encoder's codes, and
+    with tables must keep its own, under "none". positions: "interpolated" learns on, from the encoder's codes, and
     interpolates them; "sincos" are fixed codes of this very grid (MIMDet).
 
     Windows begin at the first patch. A grid that they do not fill is padded with zeros after the norm, and the padding
-    is attended to, as in ViTDet. Raises ValueError for blocks that the encoder does not have.
+    is attended to, as in ViTDet. Raises ValueError for blocks that the encoder does not have, or tables that it has.
     """
 
     mean: Tensor
@@ -52,6 +52,8 @@ class WindowedTrunk(nn.Module):
         self.depth = len(encoder.blocks)
         if foreign := [block for block in (*taps, *global_blocks) if not 1 <= block <= self.depth]:
             raise ValueError(f"blocks {foreign}: the encoder has blocks 1 to {self.depth}")
+        if encoder.relative_positions and relative_positions != "none":
+            raise ValueError("the encoder has tables of relative positions; relative_positions must be none")
         self.patch_size, self.taps, self.window = encoder.patch_size, tuple(taps), window
         self.width = encoder.width
         self.channels, self.strides = (encoder.width,) * len(taps), (encoder.patch_size,) * len(taps)
@@ -66,10 +68,7 @@ class WindowedTrunk(nn.Module):
             self.pos_embed = nn.Parameter(encoder.pos_embed.detach()[:, 1:].clone())
         self.patch_embed, self.blocks = encoder.patch_embed, encoder.blocks
         self.windowed = [window is not None and block not in global_blocks for block in range(1, self.depth + 1)]
-        self.table_grid = encoder.grid if encoder.relative_positions and relative_positions == "none" else None
-        if encoder.relative_positions and self.table_grid is None:
-            for attention in (module for module in self.blocks.modules() if isinstance(module, Attention)):
-                attention.relative_position_bias_table = None  # others take its place
+        self.table_grid = encoder.grid if encoder.relative_positions else None
         sides = [grid if window is None or not is_windowed else (window, window) for is_windowed in self.windowed]
         self.relative: nn.Module | None = None
         if relative_positions == "decomposed":

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from conftest import run_two_processes
 from halves import pretrained
 from perceptual_mae.cli import main
 from perceptual_mae.run import checkpoint
@@ -125,6 +126,20 @@ def test_a_frozen_random_encoder_and_timms_are_yardsticks(here: Path) -> None:
     assert main(words(here, *timm, encoder="timm:resnet18")) == 0
     report = json.loads((here / "timm/detect_boxes.json").read_text())
     assert (report["run"], report["taps"]["source"]) == ("timm:resnet18", "stages")
+
+
+@pytest.mark.slow
+def test_two_processes_score_each_image_once(here: Path) -> None:
+    """Hardly trained: their losses are means over what each of them sampled, so weights differ from those of one."""
+    options = ["schedule.steps=1", "schedule.warmup_steps=0", "optimizer.lr=1e-9"]
+    assert main(words(here, *options)) == 0
+    run_two_processes("-m", "perceptual_mae.cli", *words(here, *options, "--out", str(here / "two")))
+    one, two = (
+        json.loads((folder / "detect_boxes_seed_0.detections.json").read_text())
+        for folder in (here / "run/evaluation", here / "two")
+    )
+    assert [each["image_id"] for each in one] == [each["image_id"] for each in two]
+    assert [each["score"] for each in one] == pytest.approx([each["score"] for each in two], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -205,6 +205,12 @@ def test_windows_are_cut_and_joined_without_a_change(grid: tuple[int, int]) -> N
     assert join_windows(windows, (4, 4), grid).equal(tokens)
 
 
+def test_an_encoder_with_tables_keeps_them_or_is_refused() -> None:
+    encoder = encoder_of(24, 1, 2, grid=4, patch_size=4, relative_positions=True)
+    with pytest.raises(ValueError, match="must be none"):
+        tiny_trunk(encoder, 16, relative_positions="decomposed")
+
+
 def test_sincos_positions_of_the_trained_grid_are_those_of_an_encoder_of_that_grid() -> None:
     trunk = tiny_trunk(encoder_of(24, 1, 2, grid=4, patch_size=4), 32, positions="sincos")
     assert trunk.pos_embed.equal(encoder_of(24, 1, 2, grid=8, patch_size=4).pos_embed[:, 1:])
@@ -292,6 +298,23 @@ def test_anchors_keep_their_places_under_autocast() -> None:
     assert {each.dtype for each in pyramid.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("norm", ["layer", "batch"])
+def test_losses_under_autocast_are_near_those_without(norm: Any) -> None:
+    """The same proposals are drawn: objectness is ranked in float32. With that of bfloat16, box_reg is a tenth."""
+    torch.manual_seed(0)
+    detector = tiny_detector("four_taps", norm).train()
+    batch = batch_of(objects((4.0, 8.0, 30.0, 40.0), (20.0, 20.0, 50.0, 60.0)))
+    losses = []
+    for is_on in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_on):
+            losses.append(detector.loss(batch, {}))
+    assert {loss.dtype for each in losses for loss in each.values()} == {torch.float32}
+    sum(losses[1].values()).backward()
+    plain, mixed = ([float(each[name].detach()) for name in sorted(LOSSES)] for each in losses)
+    assert mixed == pytest.approx(plain, rel=0.05, abs=0.02)
+
+
 def test_losses_are_the_same_for_the_same_global_seed() -> None:
     detector = tiny_detector().train()
     batch = batch_of(objects((4.0, 8.0, 30.0, 40.0)))
@@ -313,7 +336,7 @@ def test_layers_count_from_the_patches_to_the_heads() -> None:
         f"{trunk}.relative.3.rows": 4,
         f"{trunk}.blocks.3.mlp.fc2.bias": 4,
         "backbone.neck.fpn.inner_blocks.0.0.weight": 5,
-        "rpn.head.cls_logits.weight": 5,
+        "rpn.head.cls_logits.0.weight": 5,
         "roi_heads.mask_head.0.0.weight": 5,
     }
     names = dict(detector.named_parameters())
