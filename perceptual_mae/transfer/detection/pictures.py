@@ -19,7 +19,7 @@ from perceptual_mae.transfer.segmentation.pictures import palette
 from perceptual_mae.transfer.transforms import fitted
 from perceptual_mae.visualization.image_grid import sheet
 
-LARGEST: Size = (320, 320)
+LARGEST: Size = (280, 320)
 """Into which each picture fits."""
 LETTERS = 18
 
@@ -67,5 +67,6 @@ def drawn(image: Tensor, objects: Target | None, names: Sequence[str], colors: T
         chosen: Any = [tuple(colors[label - 1].tolist()) for label in objects["labels"].tolist()]
         masks = F.interpolate(objects["masks"][None].float(), size=size, mode="nearest")[0] > 0.5
         picture = draw_segmentation_masks(picture, masks, alpha=0.45, colors=chosen)
-        picture = draw_bounding_boxes(picture, objects["boxes"] * scale, labels=list(names), colors=chosen)
+        boxes = objects["boxes"] * scale
+        picture = draw_bounding_boxes(picture, boxes, labels=list(names), colors=chosen, label_colors="white")
     return F.pad(picture, (0, LARGEST[1] - size[1], 0, LARGEST[0] - size[0]), value=255)

@@ -125,9 +125,7 @@ def average_precision(
     from torchmetrics.detection import MeanAveragePrecision
 
     # One process has all pairs: others would wait for it, which do not compute.
-    metric = MeanAveragePrecision(
-        iou_type=("bbox", "segm"), class_metrics=True, backend=backend, sync_on_compute=False
-    )
+    metric = MeanAveragePrecision(iou_type=("bbox", "segm"), class_metrics=True, backend=backend, sync_on_compute=False)
     objects = [0] * len(classes)
     for detections, truth in pairs:
         metric.update([detections], [{**truth, "masks": truth["masks"].bool()}])
