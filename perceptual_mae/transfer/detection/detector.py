@@ -178,12 +178,16 @@ class FixedSizeTransform(nn.Module):
         return detections
 
 
-class InFloat32(nn.Sequential):
+class InFloat32(nn.Module):
     """A last layer that leaves autocast: proposals and detections are ranked, and bfloat16 has ties everywhere."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
 
     def forward(self, values: Tensor) -> Tensor:
         with torch.autocast(values.device.type, enabled=False):
-            result: Tensor = super().forward(values if values.dtype == torch.float64 else values.float())
+            result: Tensor = self.layer(values if values.dtype == torch.float64 else values.float())
         return result
 
 

@@ -336,7 +336,7 @@ def test_layers_count_from_the_patches_to_the_heads() -> None:
         f"{trunk}.relative.3.rows": 4,
         f"{trunk}.blocks.3.mlp.fc2.bias": 4,
         "backbone.neck.fpn.inner_blocks.0.0.weight": 5,
-        "rpn.head.cls_logits.0.weight": 5,
+        "rpn.head.cls_logits.layer.weight": 5,
         "roi_heads.mask_head.0.0.weight": 5,
     }
     names = dict(detector.named_parameters())
