@@ -186,7 +186,8 @@ class InFloat32(nn.Module):
         self.layer = layer
 
     def forward(self, values: Tensor) -> Tensor:
-        with torch.autocast(values.device.type, enabled=False):
+        device = "cpu" if values.is_meta else values.device.type  # autocast knows no meta device
+        with torch.autocast(device, enabled=False):
             result: Tensor = self.layer(values if values.dtype == torch.float64 else values.float())
         return result
 
