@@ -22,6 +22,7 @@ from perceptual_mae.config.schema import RunConfig, TermSection
 from perceptual_mae.config.training_sections import PenaltySection
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
 from perceptual_mae.training.metrics import METRICS_KEYS
+from perceptual_mae.transfer.detection.config import DetectConfig
 from perceptual_mae.transfer.segmentation.config import SEGMENT_OPTIONS, SegmentConfig
 from perceptual_mae.transfer.training import TRANSFER_METRICS
 
@@ -67,7 +68,7 @@ METRICS_OF_TRANSFER = """NAME_seed_N.metrics.jsonl has one JSON object a line, a
 and the last, and lines of their own for held-out scores. TERM and SCORE stand for names.
 """
 
-TRANSFER: Mapping[str, tuple[Any, Any]] = {"segment": (SegmentConfig, SEGMENT_OPTIONS)}
+TRANSFER: Mapping[str, tuple[Any, Any]] = {"detect": (DetectConfig, {}), "segment": (SegmentConfig, SEGMENT_OPTIONS)}
 
 
 def configuration_page() -> str:

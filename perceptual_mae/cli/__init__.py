@@ -15,6 +15,7 @@ from perceptual_mae.cli import (
     configs,
     curves,
     debug_batch,
+    detect,
     embed,
     evaluate,
     export,
@@ -53,6 +54,7 @@ app.command("compare-images")(compare_images.compare_images_command)
 app.command("probe")(probe.probe_command)
 app.command("knn")(knn.knn_command)
 app.command("finetune")(finetune.finetune_command)
+app.command("detect")(detect.detect_command)
 app.command("segment")(segment.segment_command)
 app.command("embed")(embed.embed_command)
 app.command("compare")(compare.compare_command)

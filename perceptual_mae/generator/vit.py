@@ -4,6 +4,7 @@ Shapes: B images, L patches, N tokens, D width, C channels, p patch size.
 As in MAE, LayerNorm adds 1e-6 to the variance, GELU is exact, and there is no dropout.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -100,10 +101,16 @@ class Attention(nn.Module):
         table = None if grid is None else nn.Parameter(torch.zeros(num_entries(grid), heads))
         self.register_parameter("relative_position_bias_table", table)
 
-    def forward(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
-        """Return tokens (B, N, D) after attention, projected; `pairs` as in the class's docstring."""
+    def forward(
+        self, tokens: Tensor, pairs: Pairs | None = None, *, position_bias: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Return tokens (B, N, D) after attention, projected; `pairs` as in the class's docstring.
+
+        position_bias: returns, in the place of the table, what is added to the scores, (heads, N, N) or
+        (B, heads, N, N), for queries (B, heads, N, D / heads).
+        """
         query, key, value = self._split(tokens)
-        bias = self._bias(query, pairs)
+        bias = self._bias(query, pairs) if position_bias is None else position_bias(query).to(query.dtype)
         if query.dtype == torch.bfloat16 and query.device.type == "cpu":  # under autocast only the query has the dtype
             mixed = self._scores(query, key, bias).softmax(dim=-1) @ value
         else:
