@@ -169,8 +169,7 @@ class Pretraining:
             self.progress("training", self.step, self.timetable.total_steps)
             reporting.log_header(self, resumed_from)
             images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
-            resumed = resumed_from is not None
-            check_run_images(self.path, *images, self.progress, self.log, self.warn, may_remove=not resumed)
+            check_run_images(self.path, *images, self.progress, self.log, self.warn, may_remove=resumed_from is None)
             if self.accelerator.is_main_process:
                 self.checkpoints.mkdir(exist_ok=True)  # before any record: `folder.check_not_emptied`
                 self.metrics = MetricsFile(self.path / "metrics.jsonl", self.step)
@@ -275,11 +274,8 @@ class Pretraining:
         speed = taken * self.config.training.batch_size / seconds
         progress = self.timetable.progress(self.step - 1)
         record: dict[str, Any] = {"epoch": epoch, "step": self.step, "images_seen": self.images_seen}
-        scale, rates = self.trainer.lr_scale, {"generator": self.trainer.learning_rate(progress.step)}
-        if self.trainer.adversary is not None:
-            rates["discriminator"] = self.trainer.adversary.learning_rate(progress.step)
-        rates = {name: scale * rate for name, rate in rates.items()}
         record |= {"skipped_steps": len(skipped)} if skipped else {}
+        rates = reporting.learning_rates(self.trainer, progress.step)
         record |= nest(means) | {"active": self.trainer.objective.active(progress), "learning_rate": rates}
         record |= {"images_per_second": round(speed, 2), "data_wait": round(waited / seconds, 4)}
         self.record(record)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from perceptual_mae.config import build
 from perceptual_mae.config.layers import flatten
 from perceptual_mae.training import messages, resume
+from perceptual_mae.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from perceptual_mae.training.loop import Pretraining
@@ -20,6 +21,14 @@ def start_trackers(run: "Pretraining") -> None:
         name = {"name": tracking.run_name or run.path.name}
         options = {tracker: name for tracker in tracking.trackers if tracker != "tensorboard"}
         run.accelerator.init_trackers(tracking.project, config=flat, init_kwargs=options)
+
+
+def learning_rates(trainer: Trainer, step: int) -> dict[str, float]:
+    """Return the learning rates of a step, by network."""
+    rates = {"generator": trainer.learning_rate(step)}
+    if trainer.adversary is not None:
+        rates["discriminator"] = trainer.adversary.learning_rate(step)
+    return {name: trainer.lr_scale * rate for name, rate in rates.items()}
 
 
 def log_header(run: "Pretraining", resumed_from: Path | None) -> None:
