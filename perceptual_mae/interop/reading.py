@@ -6,7 +6,6 @@ by PyTorch's restricted unpickler), and folders with such a file or parts of it 
 
 import argparse
 import json
-import pickle
 import re
 import warnings
 from collections.abc import Mapping
@@ -186,7 +185,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _first_line(failure: BaseException) -> str:
-    if isinstance(failure, pickle.UnpicklingError):  # PyTorch's own advice is to open it all the same
+    if type(failure).__name__ == "UnpicklingError":  # PyTorch's own advice is to open it all the same
         named = re.search(r"GLOBAL (\S+)", str(failure))
         return f"it asks for {named[1]}" if named else "it is no pickle of these"
     line = next(iter(str(failure).splitlines()), "") or type(failure).__name__
