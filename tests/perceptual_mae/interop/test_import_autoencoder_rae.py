@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import DEBUG, slow
+from foreign_networks import MEAN, STD
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -60,6 +61,7 @@ def test_an_autoencoder_becomes_a_run_that_paints_what_the_library_paints(
     assert "its mask token was never trained" in printed
     config = run.config
     assert (config.masking.ratio, config.data.image_size, "l1" in config.losses) == (0.0, 224, True)
+    assert (config.data.mean, config.data.std) == (MEAN, STD)
     assert config.generator.options()["decoder_class_token"] == "constant"
     assert json.loads((tmp_path / "run/environment.json").read_text())["started_from"]["form"] == "diffusers"
 
