@@ -50,7 +50,7 @@ def compare_images_command(
     files = {"A": images_below(first), "B": images_below(second)}
     accelerator = make_accelerator(None)
     with ProgressBar(quiet=not accelerator.is_main_process) as on_progress:
-        check = check_images(files, on_progress)
+        check = check_images(files, on_progress, may_remove=True)
         if check.refusal is not None:
             raise UserError(check.refusal)
         for warning in check.warnings if accelerator.is_main_process else ():
