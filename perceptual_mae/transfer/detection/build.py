@@ -91,7 +91,8 @@ def timm_trunk(source: Source, config: DetectConfig, size: Size, seed: int) -> t
             f"{source.words}: has a pyramid of its own, of which simple_pyramid reads one map; "
             "set detector.neck=four_taps"
         )
-    return trunk, trunk.taps
+    taps: Taps = trunk.taps
+    return trunk, Taps(taps.blocks[-1:], taps.source) if config.detector.neck == "simple_pyramid" else taps
 
 
 def check_size(side: int, trunk: nn.Module) -> None:
