@@ -77,7 +77,7 @@ class FolderLock:
         self.folder, self.path = folder, folder / LOCK
         self.replaced: Holder | None = None
         self._holder: Holder | None = None
-        self._has_made_folder = False
+        self._made: list[Path] = []
         self._released = threading.Event()
 
     def __enter__(self) -> "FolderLock":
@@ -91,13 +91,13 @@ class FolderLock:
 
     def acquire(self) -> None:
         """Take the lock, in a folder that is made where there is none; raises UserError where another has it."""
-        self._has_made_folder = not self.folder.exists()
+        self._made = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
         self.folder.mkdir(parents=True, exist_ok=True)
         holder = this_process()
         try:
             self._write(holder)
         except BaseException:
-            self._remove_folder()
+            self._remove_folders()
             raise
         self._holder = holder
         _held.add(self)
@@ -118,7 +118,7 @@ class FolderLock:
             )
 
     def release(self) -> None:
-        """Remove the lock if this process has it, and a folder that was made for it and is empty; may be repeated."""
+        """Remove the lock if this process has it, and folders that were made for it and are empty; may be repeated."""
         if self._holder is None or self._holder.pid != os.getpid():  # a worker has a copy of what its parent holds
             return
         self._released.set()
@@ -127,7 +127,7 @@ class FolderLock:
             if read_holder(self.path) == self._holder:
                 self.path.unlink()
         self._holder = None
-        self._remove_folder()
+        self._remove_folders()
 
     def _write(self, holder: Holder) -> None:
         """Write the lock, unless a process that lives has it."""
@@ -152,10 +152,10 @@ class FolderLock:
                 if read_holder(self.path) == self._holder:
                     os.utime(self.path)
 
-    def _remove_folder(self) -> None:
-        if self._has_made_folder:
-            with suppress(OSError):
-                self.folder.rmdir()
+    def _remove_folders(self) -> None:
+        with suppress(OSError):
+            for folder in self._made:  # from the lock's own up
+                folder.rmdir()
 
 
 def is_unused(folder: Path) -> bool:
