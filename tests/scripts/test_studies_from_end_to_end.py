@@ -63,7 +63,7 @@ def test_ablations_of_every_group(tmp_path: Path) -> None:
     assert "no row 'features of a teacher'" not in page
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_kth_mae_of_two_sizes_and_masks(tmp_path: Path) -> None:
     words = [*LITTLE, "--labels", "32", "--masks", "random,grid", "--ratios", "0.5,0.75", "--head-epochs", "2"]
     scores = run(kth_mae, words, tmp_path)
@@ -74,7 +74,7 @@ def test_kth_mae_of_two_sizes_and_masks(tmp_path: Path) -> None:
     assert (tmp_path / "figures/accuracy_by_ratio.png").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_art_mae_of_three_models_and_its_sweep(tmp_path: Path) -> None:
     words = [*LITTLE, "--ratios", "0.5,0.75", "--patches", "4,8"]
     scores = run(art_mae, words, tmp_path)

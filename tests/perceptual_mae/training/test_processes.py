@@ -56,6 +56,7 @@ def launch_two(folder: Path, cases: list[tuple[str, int]]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "accumulation"), QUICK)
 def test_two_processes_equal_one_with_the_same_global_batch(by_two: Path, method: str, accumulation: int) -> None:
     assert_equals_one_process(by_two, method, accumulation, atol=1e-9)
