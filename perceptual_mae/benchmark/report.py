@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from perceptual_mae.benchmark.measure import Candidate, quartiles, ratios
 from perceptual_mae.benchmark.profiler import Clock
 from perceptual_mae.evaluation.open_run import precision_of
+from perceptual_mae.run.folder import version_of
 
 MILLI = 1e3
 
@@ -23,7 +23,7 @@ def report(candidates: Sequence[Candidate], clock: Clock, threads: int) -> dict[
     reference = min(1, len(candidates) - 1)
     device = candidates[0].trainer.accelerator.device
     return {
-        "perceptual_mae": version("perceptual-mae"),
+        "perceptual_mae": version_of("perceptual-mae"),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": threads,

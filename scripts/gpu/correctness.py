@@ -34,6 +34,7 @@ LOSSES, COSINE = 1e-4, 0.9999
 FIRST_EVEN = TrainingProgress(2, 0, 0.5)
 """A step in which every term, penalty and balance is due."""
 SIGTERM_AT = 5
+GPU_MARK, TEST_SECONDS = "@pytest.mark.gpu", 150
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def check(form: Form) -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "methods": [{**asdict(each), "agrees": each.agrees} for each in compared],
         "resume": [resume_equals_unbroken(method, form) for method in ("mse", *FOUR[2:])],
-        "gpu_tests": run_gpu_tests(),
+        "gpu_tests": run_gpu_tests(form.out),
     }
 
 
@@ -215,17 +216,18 @@ def same(one: Tensor | None, other: Tensor | None) -> bool:
     return one is not None and other is not None and torch.equal(one, other)
 
 
-def run_gpu_tests() -> str:
-    """Return the last line of `pytest -m gpu`, or why it was not run."""
+def run_gpu_tests(out: Path) -> str:
+    """Return the last line of `pytest -m gpu`, or why it was not run; all it printed goes to gpu_tests.txt."""
     if not torch.cuda.is_available():
         return "not run: no GPU"
-    words = ["-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-p", "no:cacheprovider", "tests"]
+    root = SCRIPT.parents[1]
+    files = [str(file) for file in sorted((root / "tests").rglob("test_*.py")) if GPU_MARK in file.read_text("utf-8")]
+    words = ["-m", "pytest", "-q", "-n", "0", "-m", "gpu", "-p", "no:cacheprovider", *files]
     try:
-        ran = subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, timeout=150, cwd=SCRIPT.parents[1]
-        )
+        ran = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=TEST_SECONDS, cwd=root)
     except subprocess.TimeoutExpired:
-        return "stopped after 150 s"
+        return f"stopped after {TEST_SECONDS} s"
+    (out / "gpu_tests.txt").write_text(ran.stdout + ran.stderr, encoding="utf-8")
     lines = [*ran.stdout.splitlines(), *ran.stderr.splitlines()] or ["nothing was printed"]
     return next((line for line in reversed(lines) if "passed" in line or "failed" in line), lines[-1])
 
