@@ -4,6 +4,7 @@ Everything here can be differentiated twice (R1, path length).
 """
 
 import math
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 LEAK = 0.2
 """Slope of the leaky ReLU below zero in MSG-GAN and StyleGAN2."""
+
+TAPS = (1.0, 3.0, 3.0, 1.0)
+"""Of the blur along each axis; they are divided by their sum."""
 
 Group = int | Literal["batch"]
 """Largest number of images that a minibatch standard deviation is taken over; "batch" is all of them."""
@@ -78,16 +82,43 @@ class Blur(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        self.register_buffer("kernel", (torch.outer(taps, taps) / 64).view(1, 1, 4, 4), persistent=False)
+        taps = torch.tensor(TAPS) / sum(TAPS)
+        self.register_buffer("kernel", torch.outer(taps, taps).view(1, 1, 4, 4), persistent=False)
 
     def forward(self, images: Tensor, padding: int, step: int = 1) -> Tensor:
         """Blur (B, C, H, W), padded by `padding` zeros on each side, and keep every `step`-th pixel.
 
         Before a 3x3 convolution of stride 2 the padding is 2 (StyleGAN2); padding 1 and step 2 halve the image itself.
         """
+        if images.device.type == "cuda":
+            return blur_by_products(images, padding, step)
         blurred: Tensor = _SymmetricConvolution.apply(images, self.kernel, padding, step)
         return blurred
+
+
+def blur_by_products(images: Tensor, padding: int, step: int) -> Tensor:
+    """Return what `Blur` does, as matrix products along columns and rows, in the layout of `images` (B, C, H, W).
+
+    On a GPU they take a tenth of the time of cuDNN's convolutions of single channels.
+    """
+    batch, channels, height, width = images.shape
+    down, across = (_band(side, padding, step, images.dtype, images.device) for side in (height, width))
+    if not images.is_contiguous(memory_format=torch.channels_last):
+        return down @ images @ across.mT
+    rows = down @ images.permute(0, 2, 3, 1).reshape(batch, height, width * channels)
+    blurred: Tensor = across @ rows.view(batch, len(down), width, channels)
+    return blurred.permute(0, 3, 1, 2)
+
+
+@cache
+def _band(side: int, padding: int, step: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the matrix (kept, side) that blurs `side` pixels between `padding` zeros and keeps every step-th."""
+    padded = side + 2 * padding
+    with torch.inference_mode(False):  # it is kept for trainings, too
+        band = torch.zeros(padded - len(TAPS) + 1, padded, dtype=dtype)
+        for tap, weight in enumerate(TAPS):
+            band.diagonal(tap).fill_(weight / sum(TAPS))
+        return band[::step, padding : padding + side].to(device)
 
 
 class _SymmetricConvolution(torch.autograd.Function):

@@ -17,6 +17,9 @@ def stream_seed(stream: str, *coordinates: int) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def stream(name: str, *coordinates: int) -> torch.Generator:
-    """Return a CPU generator at the start of the stream `name` at the given coordinates."""
-    return torch.Generator().manual_seed(stream_seed(name, *coordinates))
+def stream(name: str, *coordinates: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator at the start of the stream `name` at the given coordinates.
+
+    Its numbers depend on the kind of `device`: a GPU draws others than a CPU does.
+    """
+    return torch.Generator(device).manual_seed(stream_seed(name, *coordinates))

@@ -12,6 +12,7 @@ from discriminators.augmentation.controller import Controller
 from discriminators.augmentation.draws import PIPELINES, Draws, draw
 from discriminators.augmentation.geometry import inverse_maps, move_exact, move_fast
 from discriminators.augmentation.wavelets import weigh_octaves
+from discriminators.placement import like, on_device
 from discriminators.precision import full_precision
 from discriminators.ramp import Ramp, range_of, value_at
 
@@ -115,6 +116,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
     size = (pyramid[0].shape[-2], pyramid[0].shape[-1])
     moved = draws.moves.nonzero().flatten()  # at a small p, few of a batch: the others keep their pixels
     maps = inverse_maps(draws, size)[moved] if len(moved) else None
+    moved = on_device(moved, pyramid[0].device)
     colors = color_matrices(draws) if draws.recolors.any() else None
     gains = draws.band_gains if draws.filters.any() else None
     noisy, cut = bool(draws.noise.any()), bool(draws.cutout_size.any())
@@ -127,7 +129,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
         with torch.autocast(images.device.type, enabled=False):
             level = 2 * full_precision(images) - 1
             if maps is not None:
-                level = _move(level, maps, moved.to(level.device), exact=exact)
+                level = _move(level, maps, moved, exact=exact)
             if colors is not None:
                 level = recolor(level, colors)
             if gains is not None:
@@ -135,7 +137,7 @@ def augment(draws: Draws, pyramid: Sequence[Tensor], *, exact: bool) -> tuple[Te
                 octaves_lost = round(math.log2(size[0] / images.shape[-2]))
                 level = weigh_octaves(level, gains[:, : max(1, gains.shape[1] - octaves_lost)])
             if noise is not None:
-                level = level + pool_to(noise.to(level), (level.shape[-2], level.shape[-1]))
+                level = level + pool_to(like(noise, level), (level.shape[-2], level.shape[-1]))
             if cut:
                 level = cut_out(level, draws.cutout_center, draws.cutout_size)
             levels.append(((level + 1) / 2).to(images.dtype))

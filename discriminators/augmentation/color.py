@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from discriminators.augmentation.draws import Draws
+from discriminators.placement import like
 
 
 def color_matrices(draws: Draws) -> Tensor:
@@ -27,7 +28,7 @@ def color_matrices(draws: Draws) -> Tensor:
 
 def recolor(images: Tensor, matrices: Tensor) -> Tensor:
     """Apply matrices (B, 3, 4) to images (B, 3, H, W); grey images (B, 1, H, W) get the mean of an RGB result."""
-    matrices = matrices.to(images)
+    matrices = like(matrices, images)
     linear, offset = matrices[:, :, :3], matrices[:, :, 3:]
     if images.shape[1] == 1:
         linear, offset = linear.sum(dim=2, keepdim=True).mean(dim=1, keepdim=True), offset.mean(dim=1, keepdim=True)
@@ -62,4 +63,4 @@ def cut_out(images: Tensor, centers: Tensor, sizes: Tensor) -> Tensor:
         positions = (torch.arange(side, dtype=torch.float64) + 0.5) / side
         inside.append((positions - centers[:, axis, None]).abs() < sizes[:, None] / 2)
     hole = inside[1][:, None, :, None] & inside[0][:, None, None, :]
-    return images * (~hole).to(images)
+    return images * like(~hole, images)

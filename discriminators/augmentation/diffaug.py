@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from discriminators.augmentation.color import cut_out
+from discriminators.placement import like, on_device
 from discriminators.precision import full_precision
 
 Policy = Literal["color", "translation", "cutout"]
@@ -137,13 +138,13 @@ class DiffAug:
             augmented = ((level + 1) / 2).to(images.dtype)
         if draws.acts.all():
             return augmented
-        return torch.where(draws.acts.to(images.device).view(-1, 1, 1, 1), augmented, images)
+        return torch.where(on_device(draws.acts, images.device).view(-1, 1, 1, 1), augmented, images)
 
 
 def recolor(images: Tensor, draws: DiffAugDraws) -> Tensor:
     """Change brightness, then saturation about each pixel's mean, then contrast about each image's (B, C, H, W)."""
     brightness, saturation, contrast = (
-        strengths.to(images).view(-1, 1, 1, 1) for strengths in (draws.brightness, draws.saturation, draws.contrast)
+        like(strengths, images).view(-1, 1, 1, 1) for strengths in (draws.brightness, draws.saturation, draws.contrast)
     )
     images = images + brightness
     grey = images.mean(dim=1, keepdim=True)
@@ -154,7 +155,7 @@ def recolor(images: Tensor, draws: DiffAugDraws) -> Tensor:
 
 def translate(images: Tensor, shift: Tensor) -> Tensor:
     """Move images (B, C, H, W) by shares (B, 2), x and y, of their sides; 0 comes in from outside."""
-    maps = torch.eye(2, 3).repeat(len(shift), 1, 1).to(images)
-    maps[:, :, 2] = -2 * shift.to(images)  # coordinates go from -1 to 1
-    grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+    maps = torch.eye(2, 3, dtype=images.dtype).repeat(len(shift), 1, 1)
+    maps[:, :, 2] = -2 * shift.to(images.dtype)  # coordinates go from -1 to 1
+    grid = F.affine_grid(like(maps, images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

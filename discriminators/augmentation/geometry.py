@@ -11,6 +11,7 @@ from torch import Tensor
 
 from discriminators.augmentation.draws import Draws
 from discriminators.augmentation.wavelets import REACH, double, halve, reflect
+from discriminators.placement import like
 
 SMALLEST_EXACT = 32
 """Side in pixels below which an image is too small for the wavelet filter, and is sampled bilinearly."""
@@ -45,7 +46,7 @@ def inverse_maps(draws: Draws, size: tuple[int, int]) -> Tensor:
 
 def move_fast(images: Tensor, maps: Tensor) -> Tensor:
     """Resample images (B, C, H, W) bilinearly by maps (B, 2, 3); the image is mirrored beyond its border."""
-    grid = F.affine_grid(maps.to(images), list(images.shape), align_corners=False)
+    grid = F.affine_grid(like(maps, images), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
@@ -70,7 +71,7 @@ def move_exact(images: Tensor, maps: Tensor) -> Tensor:
     # Sample s of S is at (s - (S - 1) / 2) / 2 + 1/4 pixels from the centre.
     counts = torch.tensor([samples.shape[-1], samples.shape[-2]], dtype=torch.float64)
     maps = torch.cat([4 * maps[:, :, :2], 4 * maps[:, :, 2:] - 1], dim=2) / counts[:, None]
-    maps, x, y = (tensor.to(images) for tensor in (maps, x, y))
+    maps, x, y = (like(tensor, images) for tensor in (maps, x, y))
     from_x, from_y, offset = (column.unsqueeze(1).unsqueeze(1) for column in maps.unbind(dim=2))
     grid = from_x * x.view(1, 1, -1, 1) + from_y * y.view(1, -1, 1, 1) + offset
     return halve(F.grid_sample(samples, grid, padding_mode="zeros", align_corners=False))

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from discriminators.placement import like
+
 # Low-pass filters of the least asymmetric wavelets with 6 and with 2 vanishing moments (Daubechies).
 SYM6 = (
     *(0.01540411, 0.00349071, -0.11799011, -0.04831174, 0.49105594, 0.78764114),
@@ -72,7 +74,7 @@ def _in_blocks(rows: Tensor, matrix: Tensor, step: int, count: int) -> Tensor:
     blocks = -(-count // made)
     rows = F.pad(rows, (0, (blocks - 1) * step + window - rows.shape[-1]))
     windows = rows.unfold(-1, window, step).reshape(-1, window)  # one large product, not one a row
-    return (windows @ matrix.to(rows)).view(*rows.shape[:-1], -1)[..., :count]
+    return (windows @ like(matrix, rows)).view(*rows.shape[:-1], -1)[..., :count]
 
 
 @cache
@@ -98,7 +100,7 @@ def octaves(count: int) -> Tensor:
 
 def weigh_octaves(images: Tensor, gains: Tensor) -> Tensor:
     """Filter images (B, C, H, W) along both axes with gains (B, count) of their octaves, lowest first."""
-    kernels = (gains @ octaves(gains.shape[1]).to(gains)).to(images)
+    kernels = like(gains @ octaves(gains.shape[1]).to(gains), images)
     batch, channels = images.shape[:2]
     margin = kernels.shape[1] // 2
     weight = kernels.repeat_interleave(channels, dim=0)[:, None]

@@ -31,9 +31,9 @@ def path_length_step(
             reconstruction = trainer.generator(batch.images[half], batch.mask[half], drop_path_masks)
             fake = trainer.fake_images(replace(batch, images=batch.images[half]), reconstruction)
             features = trainer.unwrapped_discriminator(fake).features if penalty.target == "features" else fake[:1]
-            noise = path_noise(
-                [feature.shape[1:] for feature in features], [stream("path", *each) for each in coordinates]
-            )
+            # Where it is used: a CPU takes longer to draw and send it than a GPU for the whole step.
+            generators = [stream("path", *each, device=trainer.accelerator.device) for each in coordinates]
+            noise = path_noise([feature.shape[1:] for feature in features], generators)
             loss = penalty(features, reconstruction.latent, noise)
             # Levels that the penalty does not read need a gradient too, where processes wait for all of them.
             unread = 0 * torch.stack([level.sum() for level in reconstruction.pyramid]).sum()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
@@ -24,6 +25,7 @@ from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import Timetable, TrainingProgress
+from perceptual_mae.seeding import stream
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.loop import pretrain
 from perceptual_mae.training.trainer import Trainer
@@ -126,7 +128,10 @@ def first_step(config: RunConfig) -> dict[str, Tensor]:
         watched["discriminator"] = trainer.discriminator_optimizer
     for network, optimizer in watched.items():
         optimizer.optimizer.register_step_pre_hook(lambda inner, *_, network=network: keep(network, inner))
-    scalars = trainer.step(random_batches(config), FIRST_EVEN)
+    # A GPU draws other noise for path lengths than a CPU does; here both are given the CPU's.
+    of_cpu = mock.patch("perceptual_mae.training.path_length_step.stream", lambda name, *at, device: stream(name, *at))
+    with of_cpu:
+        scalars = trainer.step(random_batches(config), FIRST_EVEN)
     losses = {f"loss/{name}": torch.as_tensor(value).detach().float().cpu() for name, value in scalars.items()}
     return {name: value.contiguous() for name, value in {**tensors, **losses}.items()}
 

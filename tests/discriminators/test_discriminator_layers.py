@@ -9,7 +9,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from conftest import ON_WIDE_VECTORS
-from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, check_group, minibatch_stddev
+from discriminators.layers import (
+    Blur,
+    EqualizedConv2d,
+    EqualizedLinear,
+    blur_by_products,
+    check_group,
+    minibatch_stddev,
+)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -143,6 +150,20 @@ def test_gradients_of_the_blur_are_in_memory_as_the_images_do(padding, step, lay
     blurred = Blur().double()(images, padding=padding, step=step)
     (gradient,) = torch.autograd.grad(blurred.square().sum(), images)
     assert gradient.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize(("size", "padding", "step"), [((32, 32), 2, 1), ((7, 12), 1, 2), ((8, 5), 2, 2)])
+def test_the_blur_of_gpus_is_that_of_cpus_with_its_first_and_second_gradients(layout, size, padding, step):
+    images = random(2, 3, *size).to(memory_format=layout).requires_grad_()
+    both = [Blur().double()(images, padding, step), blur_by_products(images, padding, step)]
+    torch.testing.assert_close(*both, rtol=0, atol=1e-14)
+    assert both[1].is_contiguous(memory_format=layout)
+    toward = random(*both[0].shape, seed=1)
+    first = [torch.autograd.grad((y**2 * toward).sum(), images, create_graph=True)[0] for y in both]
+    torch.testing.assert_close(*first, rtol=0, atol=1e-13)
+    second = [torch.autograd.grad((gradient * images.detach()).sum(), images)[0] for gradient in first]
+    torch.testing.assert_close(*second, rtol=0, atol=1e-12)
 
 
 class Convolutions(TorchDispatchMode):
