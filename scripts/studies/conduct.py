@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,24 @@ from perceptual_mae.run.folder import differences, read_config
 from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import follow
 from study import Cell, Study
+from together import Ended, run_together
 
 BEGUN, STOPPED, SKIPPED = "begun", "stopped", "skipped"
 """How cells may be that are neither finished nor failed; one that stays begun was under way when a call was killed."""
-RECORD, COMMANDS = "study.json", "commands.sh"
+RECORD, COMMANDS, LOGS = "study.json", "commands.sh", "logs"
 MAY_DIFFER = ("data.root=", "data.workers=")
 KEPT = "runs"
 """What may be left of a study: its runs' configurations, summaries and scores, without records and checkpoints."""
 
 
 class Conductor:
-    """Runs the cells of a study in order; `records` says by name how they ended, of earlier calls too."""
+    """Runs the cells of a study, `jobs` at the same time; `records` says by name how they ended, of earlier calls too.
 
-    def __init__(self, study: Study, *, quick: bool) -> None:
-        self.study, self.quick = study, quick
+    One at a time they run in their order, and what they print is shown.
+    """
+
+    def __init__(self, study: Study, *, quick: bool, jobs: int = 1) -> None:
+        self.study, self.quick, self.jobs = study, quick, jobs
         self.records = read_records(study, quick=quick)
         self.console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
@@ -74,28 +79,46 @@ class Conductor:
         if skipped := len(self.study.cells) - len(todo):
             self.console.print(f"study: {skipped} of {len(self.study.cells)} cells are done already")
         with StopSignal() as stop:
-            for number, cell in enumerate(todo):
-                self.console.print(f"study: cell {number + 1} of {len(todo)}, {cell.name}{self._left(todo[number:])}")
-                self._run_one(cell, stop)
-                if stop.requested:
-                    self.console.print("study: stopped; the same command goes on from here")
-                    return False
-        return True
+            for number, ended in enumerate(self._endings(todo, stop), 1):
+                self._end(ended, stop)
+                if self.jobs > 1:
+                    took = f"{ended.clock:.0f} s" if ended.ending.code == 0 else ended.ending.reason
+                    self.console.print(f"study: {number} of {len(todo)} cells, {ended.cell.name}: {took}")
+            if stop.requested:
+                self.console.print("study: stopped; the same command goes on from here")
+        return not stop.requested
 
-    def _run_one(self, cell: Cell, stop: StopSignal) -> None:
+    def _endings(self, todo: list[Cell], stop: StopSignal) -> Iterator[Ended]:
+        if self.jobs > 1:
+            yield from run_together(todo, self.jobs, self.study.out / LOGS, self._begin, stop)
+            return
+        for number, cell in enumerate(todo):
+            self.console.print(f"study: cell {number + 1} of {len(todo)}, {cell.name}{self._left(todo[number:])}")
+            if self._begin(cell):
+                began, worked = time.monotonic(), cpu_seconds()
+                ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
+                yield Ended(cell, ending, time.monotonic() - began, cpu_seconds() - worked)
+            if stop.requested:
+                return
+
+    def _begin(self, cell: Cell) -> bool:
+        """Record that a cell is under way; return False where what it needs is not there."""
         record = {"command": cell.line, "kind": cell.kind, "images": cell.images, "starts": cell.starts}
         if missing := [str(path) for path in cell.needs if not path.exists()]:
             self._note(cell, {**record, "status": SKIPPED, "reason": f"{', '.join(missing)}: not there"})
-            return
+            return False
         before = self.records.get(cell.name, {}) if cell.kind else {}
         # What a stopped call left would make the rest look cheap.
         is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep", "sharpen"))
-        self._note(cell, {**before, **record, "status": BEGUN})
-        began, worked = time.monotonic(), cpu_seconds()
-        ending = follow(cell.command, lambda line: self.console.print(f"  {line}"), stop)
-        spent = {CLOCK: time.monotonic() - began, CPU: cpu_seconds() - worked}
-        record |= {counted: round(before.get(counted, 0.0) + seconds, 2) for counted, seconds in spent.items()}
         record["whole"] = is_whole and before.get("status", SKIPPED) == SKIPPED
+        spent = {counted: before[counted] for counted in (CLOCK, CPU) if counted in before}
+        self._note(cell, {**record, **spent, "status": BEGUN})
+        return True
+
+    def _end(self, ended: Ended, stop: StopSignal) -> None:
+        cell, ending, record = ended.cell, ended.ending, self.records[ended.cell.name]
+        for counted, seconds in ((CLOCK, ended.clock), (CPU, ended.cpu)):
+            record[counted] = round(record.get(counted, 0.0) + seconds, 2)
         if ending.code == 0 and cell.result.exists():
             self._note(cell, {**record, "status": "finished"})
         elif stop.requested:

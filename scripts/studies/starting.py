@@ -48,7 +48,9 @@ def start(
             raise UserError("\n".join(study.mistakes))
         if given.quick:
             study.add_trials()
-        conductor = Conductor(study, quick=given.quick)
+        if given.jobs < 1:
+            raise UserError(f"--jobs: {given.jobs} cells at once are none; give 1 or more")
+        conductor = Conductor(study, quick=given.quick, jobs=given.jobs)
     except UserError as mistake:
         for line in str(mistake).splitlines():
             print(f"{parser.prog}: {line}", file=sys.stderr)
@@ -86,6 +88,9 @@ def read_arguments(
     parser.add_argument("--out", type=Path, help=f"folder of the study; none: runs/studies/{name}, or {name}-quick")
     parser.add_argument("--root", help="data.root of every run: where the images lie")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="a key of every run; may be repeated")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="cells at the same time, each a process: a core for each (1)"
+    )
     parser.add_argument(
         *("--dry-run", "--list"), action="store_true", help="list the commands and what they would take, and stop"
     )
