@@ -4,6 +4,8 @@ Shapes: B images, C channels, H x W pixels, p patch size, L = (H/p)(W/p) patches
 """
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +92,20 @@ def composite(images: Tensor, reconstruction: Tensor, hidden: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Clamp images (..., H, W) to [0, 1] and round them to uint8, 0 to 255."""
     return images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+def constant(values: Any, images: Tensor) -> Tensor:
+    """Return nested tuples of numbers as a tensor like `images` in dtype and device; it must not be changed.
+
+    It is sent to a device once: each time, the host would wait for it.
+    """
+    return _sent(values, images.dtype, images.device)
+
+
+@cache
+def _sent(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it is kept for trainings, too
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def check_unit_range(images: Tensor, name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from perceptual_mae.images import Pyramid, Size, mask_image
+from perceptual_mae.images import Pyramid, Size, constant, mask_image
 
 LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 
@@ -42,5 +42,5 @@ def laplacian_error(fake: Tensor, real: Tensor) -> Tensor:
     full = torch.promote_types(fake.dtype, torch.float32)
     with torch.autocast(fake.device.type, enabled=False):
         difference = fake.to(full) - real.to(full)  # the Laplacian is linear: one serves both images
-        laplacian: Tensor = filter2d(difference, difference.new_tensor(LAPLACIAN)[None], border_type="reflect")
+        laplacian: Tensor = filter2d(difference, constant(LAPLACIAN, difference)[None], border_type="reflect")
         return laplacian.abs()

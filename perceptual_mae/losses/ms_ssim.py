@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from perceptual_mae.images import Pyramid, pyramid
+from perceptual_mae.images import Pyramid, constant, pyramid
 
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for images whose range is 1
 WANG_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, finest scale first
@@ -117,7 +117,7 @@ def _wang(fake: Tensor, real: Tensor, most: int, window: int) -> Tensor:
     levels = sum(side > (window - 1) * 2**halvings for halvings in range(min(most, len(WANG_EXPONENTS))))
     _check_fits(levels, side, window)
     # The published exponents sum to 1.0001; that sum is kept, so that five scales use them unchanged.
-    exponents = fake.new_tensor(WANG_EXPONENTS[:levels])
+    exponents = constant(WANG_EXPONENTS[:levels], fake)
     exponents = exponents * (sum(WANG_EXPONENTS) / sum(WANG_EXPONENTS[:levels]))
     blur = partial(_gaussian, kernel=_gaussian_kernel(window, fake))
 

@@ -113,7 +113,7 @@ class GradientBalance:
         if not self._micro_batches:
             return {}
         some = next(iter((self._squares or self._gradients).values()))
-        squares = torch.stack([*self._squares.values(), some.new_tensor(self._micro_batches)])
+        squares = torch.stack([*self._squares.values(), some.new_full((), self._micro_batches)])
         *sums, parts = reduce_sum(squares).unbind()
         norms = {key: square.sqrt() / parts for key, square in zip(self._squares, sums, strict=True)}
         if self._gradients:

@@ -107,7 +107,8 @@ def reference_file(out: Path, method: str) -> Path:
 
 def step_config(method: str, form: Form, precision: str) -> RunConfig:
     more = [f"training.precision={precision}", f"training.batch_size={4 if form.toy else 16}"]
-    if config_of("cifar10", method, toy=form.toy).augment is not None:
+    augment = config_of("cifar10", method, toy=form.toy).augment
+    if augment is not None and augment.kind == "ada":
         more.append("augment.initial_p=0.5")  # from the start: half of the images are changed by each operation
     return config_of("cifar10", method, toy=form.toy, more=tuple(more))
 
