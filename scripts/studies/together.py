@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def _run(words: Sequence[str], printed: Path, threads: int, sender: Connection) 
     with printed.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    sys.argv = ["pmae", *words]  # runs record it
     code = pmae(list(words))
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     sender.send((code, sum(each.ru_utime + each.ru_stime for each in used)))
