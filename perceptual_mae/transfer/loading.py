@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.epoch_order import ProcessShare
 from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.seeding import stream
@@ -52,11 +52,10 @@ Collate = Callable[[list[Any], Samples], Any]
 
 
 class SampleLoader:
-    """Endless micro-batches of a plan, read and transformed by `workers` processes (0: in this one).
+    """Endless micro-batches of a share of a plan, read and transformed by `workers` processes (0: in this one).
 
-    Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
-    on. transform: called with a sample and the generator of all its draws, a stream of (seed, pass, index). collate:
-    called with the samples of a micro-batch and their (pass, index). What cannot be read ends the training: UserError.
+    transform: called with a sample and the generator of all its draws, a stream of (seed, pass, index). collate: called
+    with the samples of a micro-batch and their (pass, index). What cannot be read ends the training: UserError.
     """
 
     def __init__(
@@ -64,37 +63,24 @@ class SampleLoader:
         dataset: Annotated,
         transform: Callable[[Any, torch.Generator], Any],
         collate: Collate,
-        plan: EpochPlan,
+        share: ProcessShare,
         *,
         seed: int,
         workers: int,
-        num_processes: int = 1,
-        process_index: int = 0,
-        accumulation: int = 1,
     ) -> None:
-        if plan.batch_size % (num_processes * accumulation):
-            raise UserError(
-                f"training.batch_size {plan.batch_size} is not a multiple of {num_processes} process(es) x "
-                f"{accumulation} micro-batch(es); change it or training.accumulation"
-            )
-        self.plan, self.accumulation = plan, accumulation
-        self._stride, self._first = num_processes * accumulation, process_index * accumulation
+        self._share, self._workers = share, workers
         self._reader = _Reader(dataset, partial(_seeded, transform, seed), collate)
-        self._workers = workers
         self._batches: Iterator[Any] = iter(())
 
     def from_step(self, step: int) -> Iterator[list[Any]]:
         """Yield, for each step of the training from this one on, the micro-batches of this process, without end."""
-        self._batches = _read(self._reader, self._samples(step), self._workers)
+        self._batches = _read(self._reader, _endless(self._share, step), self._workers)
         while True:
-            yield [next(self._batches) for _ in range(self.accumulation)]
+            yield [next(self._batches) for _ in range(self._share.accumulation)]
 
     def close(self) -> None:
         """End the worker processes."""
         self._batches = iter(())
-
-    def _samples(self, step: int) -> Iterator[Samples]:
-        return _micro_batches(self.plan, step, self._first, self.accumulation, self._stride)
 
 
 def in_order(
@@ -143,12 +129,10 @@ def _unseeded(transform: Callable[[Any], Any], sample: Any, pass_: int, index: i
     return transform(sample)
 
 
-def _micro_batches(plan: EpochPlan, step: int, first: int, accumulation: int, stride: int) -> Iterator[Samples]:
+def _endless(share: ProcessShare, step: int) -> Iterator[Samples]:
     while True:
-        epoch, place = divmod(step, plan.steps_per_epoch)
-        batch = plan.batch(epoch + 1, place)
-        for micro_batch in range(accumulation):
-            yield batch[first + micro_batch :: stride]
+        epoch, place = divmod(step, share.plan.steps_per_epoch)
+        yield from share.micro_batches(epoch + 1, place)
         step += 1
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from perceptual_mae.data.epoch_order import EpochPlan
-from perceptual_mae.errors import UserError
+from perceptual_mae.data.epoch_order import EpochPlan, ProcessShare
 from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
 from perceptual_mae.files import write_json
@@ -54,8 +53,7 @@ def detect_run(
     report is written.
     """
     classes, training = len(train_data.classes), config.training
-    check_batch(config, accelerator.num_processes)
-    loader_of(config, train_data, accelerator, seeds[0])  # refuses factors in the wrong order
+    loader_of(config, train_data, accelerator, seeds[0])  # refuses what cannot be augmented or shared
     detector, taps = build_detector(source, config, classes, seeds[0], frozen=frozen)
     report: dict[str, Any] = {
         "kind": "detect",
@@ -124,16 +122,14 @@ def loader_of(config: DetectConfig, data: CocoImages, accelerator: Accelerator, 
     """Return the batches of a training; an epoch is one pass over the images, filled up to whole batches."""
     training, batch_size = config.training, config.training.batch_size
     whole = -(-len(data) // batch_size) * batch_size
+    plan = EpochPlan(len(data), batch_size, seed=seed, epoch_images=whole)
     return SampleLoader(
         data,
         config.augment.transform(config.encoder.image_size),
         collate,
-        EpochPlan(len(data), batch_size, seed=seed, epoch_images=whole),
+        ProcessShare(plan, accelerator.num_processes, accelerator.process_index, training.accumulation),
         seed=seed,
         workers=training.workers,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-        accumulation=training.accumulation,
     )
 
 
@@ -199,13 +195,3 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     """Return the mean of a class's scores; None where it has no object."""
     present = [value for value in values if value is not None]
     return round(sum(present) / len(present), 5) if present else None
-
-
-def check_batch(config: DetectConfig, processes: int) -> None:
-    """Refuse a batch that cannot be shared equally, before anything is trained."""
-    training, parts = config.training, processes * config.training.accumulation
-    if training.batch_size % parts:
-        raise UserError(
-            f"training.batch_size: {training.batch_size} does not fall into {processes} process(es) x "
-            f"{training.accumulation} micro-batch(es); change it or training.accumulation"
-        )

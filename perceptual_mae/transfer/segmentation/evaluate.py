@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from perceptual_mae.config.build import user_mistakes
-from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.epoch_order import EpochPlan, ProcessShare
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
 from perceptual_mae.progress import OnProgress, no_progress
@@ -123,7 +123,7 @@ def segment_run(
     goes on, exactly; they are the caller's to discard when the report is written.
     """
     classes, training = len(train_data.classes), config.training
-    check_batch(config, len(train_data), accelerator.num_processes)
+    loader_of(config, train_data, accelerator, seeds[0])  # refuses what cannot be augmented or shared
     inference = inference_of(config)
     described = describe_source(
         source, config, build_segmenter(source, config, classes, seeds[0], frozen=frozen), frozen=frozen
@@ -150,23 +150,10 @@ def segment_run(
             if name in trainings.results:
                 continue
             network = build_segmenter(source, config, classes, seed, frozen=frozen)
-            loader = SampleLoader(
-                train_data,
-                config.augment.build(),
-                collate_segmentation,
-                EpochPlan(
-                    len(train_data), training.batch_size, seed=seed, epoch_images=epoch_images(config, train_data)
-                ),
-                seed=seed,
-                workers=training.workers,
-                num_processes=accelerator.num_processes,
-                process_index=accelerator.process_index,
-                accumulation=training.accumulation,
-            )
             score = partial(score_images, network, test_data, inference, accelerator, workers=training.workers)
             records = train(
                 network,
-                loader,
+                loader_of(config, train_data, accelerator, seed),
                 groups_of(network, config),
                 config.schedule.at(config.optimizer.lr),
                 accelerator,
@@ -229,22 +216,19 @@ def gathered(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[st
     }
 
 
-def check_batch(config: SegmentConfig, images: int, processes: int) -> None:
-    """Refuse a batch that cannot be shared equally, before anything is trained."""
-    parts = processes * config.training.accumulation
-    if config.training.batch_size % parts:
-        raise UserError(
-            f"training.batch_size: {config.training.batch_size} does not fall into {processes} process(es) x "
-            f"{config.training.accumulation} micro-batch(es); change it or training.accumulation"
-        )
-    if not images:
-        raise UserError("there are no training images; give --root")
-
-
-def epoch_images(config: SegmentConfig, data: SegmentationData) -> int:
-    """Return how many images of the endless stream make an epoch: a multiple of the batch, so that none is left out."""
-    batch = config.training.batch_size
-    return -(-len(data) // batch) * batch
+def loader_of(config: SegmentConfig, data: SegmentationData, accelerator: Accelerator, seed: int) -> SampleLoader:
+    """Return the batches of a training; an epoch is one pass over the images, filled up to whole batches."""
+    training, batch_size = config.training, config.training.batch_size
+    whole = -(-len(data) // batch_size) * batch_size
+    plan = EpochPlan(len(data), batch_size, seed=seed, epoch_images=whole)
+    return SampleLoader(
+        data,
+        config.augment.build(),
+        collate_segmentation,
+        ProcessShare(plan, accelerator.num_processes, accelerator.process_index, training.accumulation),
+        seed=seed,
+        workers=training.workers,
+    )
 
 
 def without_reading(recipe: dict[str, Any]) -> dict[str, Any]:

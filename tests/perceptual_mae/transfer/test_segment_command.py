@@ -253,7 +253,7 @@ def test_two_processes_train_what_one_trains_but_for_batch_norm(here: Path, norm
         (["schedule.kind=polly"], "schedule.kind: found 'polly', must be one of poly, multi_step, cosine (did you"),
         (["head.norm=layer"], "head.norm: found 'layer', must be one of batch, group"),
         (["data.kind=cityscapes"], "data.kind: unknown layout 'cityscapes'; choose from: ade20k, camvid, pairs"),
-        (["training.batch_size=5", "training.accumulation=2"], "5 does not fall into 1 process(es) x 2 micro-batch"),
+        (["training.batch_size=5", "training.accumulation=2"], "5 is not a multiple of 1 process(es) x 2 micro-batch"),
         (["augment.crop=[36, 32]"], "36x32 pixels are no multiple of the encoder's patch size 8"),
         (["encoder.taps=[1, 2, 3, 4]"], "encoder.taps: is [1, 2, 3, 4]; give four blocks from 1 to 2"),
         (["evaluation.stride=[64, 64]"], "evaluation.stride: [64, 64] leaves pixels out"),

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from perceptual_mae import UserError
-from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.epoch_order import EpochPlan, ProcessShare
 from perceptual_mae.transfer.loading import Keyed, SampleLoader, in_order, keys_of
 from perceptual_mae.transfer.training import Schedule, parameter_groups, train
 
@@ -83,9 +83,9 @@ def jitter(sample: Tensor, generator: torch.Generator) -> Tensor:
     return sample + torch.rand((), generator=generator)
 
 
-def loader(workers: int = 0, accumulation: int = 1, **place: int) -> SampleLoader:
-    plan = EpochPlan(10, 4, seed=3, epoch_images=12)
-    return SampleLoader(Numbers(), jitter, collate, plan, seed=3, workers=workers, accumulation=accumulation, **place)
+def loader(workers: int = 0, **place: int) -> SampleLoader:
+    share = ProcessShare(EpochPlan(10, 4, seed=3, epoch_images=12), **place)
+    return SampleLoader(Numbers(), jitter, collate, share, seed=3, workers=workers)
 
 
 def test_rates_shrink_layer_by_layer_and_tables_and_biases_do_not_decay() -> None:

@@ -305,7 +305,7 @@ def test_the_subset_is_what_its_page_says(coco: Path) -> None:
         (["optimizer.lrr=1"], "optimizer.lrr=1: optimizer.lrr: unknown key; allowed: lr, "),
         (["detector.neck=five_taps"], "detector.neck: found 'five_taps', must be one of simple_pyramid, four_taps"),
         (["detector.norm=group"], "detector.channels: 16 do not fall into the 32 groups"),
-        (["training.batch_size=5", "training.accumulation=2"], "5 does not fall into 1 process(es) x 2 micro-batch"),
+        (["training.batch_size=5", "training.accumulation=2"], "5 is not a multiple of 1 process(es) x 2 micro-batch"),
         (["encoder.image_size=48"], "encoder.image_size: 48 is not a multiple of 32"),
         (["encoder.global_blocks=[2, 3]"], "encoder.global_blocks: is [2, 3]; give blocks from 1 to 2"),
         (["detector.neck=four_taps", "encoder.taps=[1, 2, 3, 4]"], "encoder.taps: is [1, 2, 3, 4]; give blocks"),
