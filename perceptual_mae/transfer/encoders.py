@@ -83,7 +83,7 @@ class TimmTrunk(nn.Module):
             options |= {"dynamic_img_size": True} if is_plain else {}
             indices = tuple(block - 1 for block in standard_taps(blocks)) if is_plain else (-4, -3, -2, -1)
             network: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **options)
-        except (RuntimeError, TypeError, AssertionError, IndexError, NotImplementedError, KeyError) as error:
+        except (RuntimeError, TypeError, AssertionError, IndexError, KeyError) as error:
             raise UserError(f"{TIMM}{name}: gives no feature maps ({' '.join(str(error).split())[:200]})") from error
         self.network = network
         self.depth = blocks if is_plain else 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 from pydantic import ValidationError as PydanticError
@@ -91,6 +91,21 @@ class TrainingSection(Section):
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
     log_every: Steps = 50
     score_every: Steps | None = None
+
+
+class TransferConfig(Protocol):
+    """A recipe, read: the sections that all of them have."""
+
+    @property
+    def optimizer(self) -> OptimizerSection: ...
+
+    @property
+    def schedule(self) -> ScheduleSection: ...
+
+    @property
+    def training(self) -> TrainingSection: ...
+
+    def model_dump(self, *, mode: str, by_alias: bool | None) -> dict[str, Any]: ...
 
 
 def list_transfer_recipes(command: Command) -> list[layers.Shipped]:

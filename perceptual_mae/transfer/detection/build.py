@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.config.annotated import to_annotated_yaml
 from perceptual_mae.config.build import user_mistakes
 from perceptual_mae.errors import UserError
 from perceptual_mae.images import Size
@@ -19,7 +18,6 @@ from perceptual_mae.transfer.detection.trunk import WindowedTrunk
 from perceptual_mae.transfer.dry_run import dry_run_lines
 from perceptual_mae.transfer.encoders import Source
 from perceptual_mae.transfer.taps import Taps, quarter_taps
-from perceptual_mae.transfer.training import parameter_groups
 
 COCO_CLASSES = 80
 
@@ -103,18 +101,6 @@ def check_size(side: int, trunk: nn.Module) -> None:
         raise UserError(f"encoder.image_size: {side} is not a multiple of {largest}, the coarsest level's stride")
 
 
-def groups_of(detector: Detector, config: DetectConfig) -> list[dict[str, Any]]:
-    """Return the parameter groups of a detector by layers."""
-    optimizer = config.optimizer
-    return parameter_groups(
-        detector,
-        detector.layer_of,
-        detector.depth + 1,
-        layer_decay=optimizer.layer_decay,
-        weight_decay=optimizer.weight_decay,
-    )
-
-
 def parts_of(detector: Detector) -> dict[str, nn.Module]:
     """Return the parts whose parameters are counted, by their names."""
     heads = detector.roi_heads
@@ -156,11 +142,7 @@ class Sketch(nn.Module):
 
 
 def dry_run_detection(source: Source, config: DetectConfig, *, frozen: bool) -> list[str]:
-    """Return the resolved recipe, the encoder's maps, parameters, steps, learning rates by layer and memory.
-
-    Weights are not read: those of the encoder are of its shape alone. Images need not be there; without their files
-    there are COCO's 80 classes.
-    """
+    """Return the lines of a dry run (see `Task.dry_run`); without files of images there are COCO's 80 classes."""
     try:
         data, _ = config.data.open()
         classes, images = len(data.classes), f"{len(data):,} training images with objects"
@@ -168,16 +150,8 @@ def dry_run_detection(source: Source, config: DetectConfig, *, frozen: bool) -> 
         classes, images = COCO_CLASSES, f"no images yet: {str(mistake).splitlines()[0]}"
     with torch.device("meta"):
         detector, taps = build_detector(replace(source, from_scratch=True), config, classes, 0, frozen=frozen)
-        side, training = config.encoder.image_size, config.training
-        lines = dry_run_lines(
-            Sketch(detector.train(), config.detector.heads()),
-            torch.empty(1, 3, side, side),
-            groups_of(detector, config),
-            config.schedule.at(config.optimizer.lr),
-            images=max(1, training.batch_size // training.accumulation),
-            batch_size=training.batch_size,
-            precision=training.precision,
-        )
+        side, sketch = config.encoder.image_size, Sketch(detector.train(), config.detector.heads())
+        lines = dry_run_lines(sketch, torch.empty(1, 3, side, side), detector, config)
     strides: Any = detector.backbone.trunk.strides
     maps = f"maps of blocks {list(taps.blocks)} ({taps.source}) of stride {strides[-1]}; {classes} classes"
-    return [to_annotated_yaml(config).rstrip("\n"), "", maps, *lines, images]
+    return [maps, *lines, images]
