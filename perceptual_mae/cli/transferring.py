@@ -89,25 +89,22 @@ def transfer_command(load: Callable[[], "AnyTask"], lines: Lines, description: s
         dry_run: DryRun = False,
     ) -> None:
         numbers = read_numbers(seeds, "--seeds", least=0)
+        from perceptual_mae.config.annotated import to_annotated_yaml
+        from perceptual_mae.evaluation.open_run import accelerator_of
+        from perceptual_mae.evaluation.resumption import Checkpoints
+        from perceptual_mae.transfer.encoders import open_source
         from perceptual_mae.transfer.recipes import read_recipe
+        from perceptual_mae.transfer.seeds import Files
+        from perceptual_mae.transfer.task import run_task
 
         task = load()
         config, name = read_recipe(
             task.command, task.config_type, with_options(recipe, root, from_scratch=from_scratch)
         )
-        from perceptual_mae.transfer.encoders import open_source
-
         source = open_source(encoder, from_scratch=from_scratch, ema=ema, trust_code=trust_code)
         if dry_run:
-            from perceptual_mae.config.annotated import to_annotated_yaml
-
             print_lines(to_annotated_yaml(config).rstrip("\n"), "", *task.dry_run(source, config, frozen=freeze))
             return
-        from perceptual_mae.evaluation.open_run import accelerator_of
-        from perceptual_mae.evaluation.resumption import Checkpoints
-        from perceptual_mae.transfer.seeds import Files
-        from perceptual_mae.transfer.task import run_task
-
         limits = (limit, test_limit)
         files = Files.of(source, task.command, name, out, frozen=freeze, limits=limits)
         opened = task.open(source, config, limits, frozen=freeze)

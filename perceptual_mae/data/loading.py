@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset, file_name, max_unreadable, read_finite
@@ -19,7 +19,17 @@ from perceptual_mae.data.unreadable import (
     too_many_unreadable,
     unreadable_line,
 )
-from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
+from perceptual_mae.data.workers import (
+    BatchSampler,
+    LostWorkerError,
+    Reader,
+    ReadingNotes,
+    Samples,
+    begin,
+    in_batches,
+    read_once,
+    worker_loader,
+)
 from perceptual_mae.errors import LostProcessError
 from perceptual_mae.seeding import stream
 
@@ -167,17 +177,8 @@ def evaluation_batches(
     unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
-    sampler = BatchSampler()
-    sampler.samples = (
-        [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
-    )
-    reader = _EvaluationReader(dataset, transform)
     unreadable = _Unreadable(dataset, spare=SPARE_HELD_OUT)
-    if workers:
-        reader.notes = ReadingNotes(workers)
-        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
-    else:
-        batches = map(reader.__getitem__, sampler.samples)
+    batches = read_once(_EvaluationReader(dataset, transform), in_batches(indices, batch_size), workers)
     try:
         for batch in batches:
             unreadable.record(batch.unreadable)
@@ -189,14 +190,14 @@ def evaluation_batches(
         raise LostProcessError(f"{lost}{_last_file(dataset, lost.index)}; run the same command again") from lost
 
 
-class _TrainReader(Dataset[Batch]):
+class _TrainReader(Reader):
     """Reads and augments a micro-batch; runs in the workers."""
 
     def __init__(
         self, dataset: ImageDataset, transform: Callable[[Tensor, torch.Generator], Tensor], seed: int
     ) -> None:
+        super().__init__()
         self.dataset = dataset
-        self.notes = ReadingNotes(0)
         self._transform = transform
         self._seed = seed
 
@@ -224,12 +225,12 @@ class _TrainReader(Dataset[Batch]):
         return None
 
 
-class _EvaluationReader(Dataset[Batch]):
+class _EvaluationReader(Reader):
     """Reads a batch in order, without those that cannot be read; runs in the workers."""
 
     def __init__(self, dataset: ImageDataset, transform: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
         self.dataset = dataset
-        self.notes = ReadingNotes(0)
         self._transform = transform
 
     def __getitem__(self, samples: Samples) -> Batch:

@@ -7,11 +7,10 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import ProcessShare
-from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
+from perceptual_mae.data.workers import LostWorkerError, Reader, Samples, in_batches, read_once
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.seeding import stream
 
@@ -93,17 +92,16 @@ def in_order(
     workers: int = 0,
 ) -> Iterator[Any]:
     """Yield batches of the samples at `indices`, in that order, of pass 0; what cannot be read is a UserError."""
-    starts = range(0, len(indices), batch_size)
-    samples = ([(0, index) for index in indices[start : start + batch_size]] for start in starts)
-    return _read(_Reader(dataset, partial(_unseeded, transform), collate), samples, workers)
+    reader = _Reader(dataset, partial(_unseeded, transform), collate)
+    return _read(reader, in_batches(indices, batch_size), workers)
 
 
-class _Reader(Dataset[Any]):
+class _Reader(Reader):
     """Reads, transforms and collates a micro-batch; runs in the workers, whence mistakes come back as what they say."""
 
     def __init__(self, dataset: Annotated, transform: Callable[[Any, int, int], Any], collate: Collate) -> None:
+        super().__init__()
         self.dataset, self._transform, self._collate = dataset, transform, collate
-        self.notes = ReadingNotes(0)
 
     def __getitem__(self, samples: Samples) -> Any:
         read = []
@@ -137,13 +135,7 @@ def _endless(share: ProcessShare, step: int) -> Iterator[Samples]:
 
 
 def _read(reader: _Reader, samples: Iterator[Samples], workers: int) -> Iterator[Any]:
-    if workers:
-        sampler = BatchSampler()
-        sampler.samples = samples
-        reader.notes = ReadingNotes(workers)
-        batches: Iterator[Any] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
-    else:
-        batches = map(reader.__getitem__, samples)
+    batches = read_once(reader, samples, workers)
     try:
         for batch in batches:
             if isinstance(batch, _Mistake):

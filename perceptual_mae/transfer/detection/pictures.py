@@ -14,8 +14,7 @@ from perceptual_mae.images import Size
 from perceptual_mae.transfer.detection.batch import Target
 from perceptual_mae.transfer.detection.dataset import CocoImages
 from perceptual_mae.transfer.detection.scores import CONFIDENT, Detections, agreement
-from perceptual_mae.transfer.segmentation.inference import best_and_worst
-from perceptual_mae.transfer.segmentation.pictures import palette
+from perceptual_mae.transfer.pictures import best_and_worst, framed, palette
 from perceptual_mae.transfer.transforms import fitted
 from perceptual_mae.visualization.image_grid import sheet
 
@@ -69,4 +68,4 @@ def drawn(image: Tensor, objects: Target | None, names: Sequence[str], colors: T
         picture = draw_segmentation_masks(picture, masks, alpha=0.45, colors=chosen)
         boxes = objects["boxes"] * scale
         picture = draw_bounding_boxes(picture, boxes, labels=list(names), colors=chosen, label_colors="white")
-    return F.pad(picture, (0, LARGEST[1] - size[1], 0, LARGEST[0] - size[0]), value=255)
+    return framed(picture, LARGEST)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,13 +132,3 @@ def one_image(samples: Sequence[tuple[Tensor, Tensor]], keys: Sequence[tuple[int
     """Return a batch of one image, whose mask may have another size."""
     ((image, mask),) = samples
     return SegmentationBatch(*keys_of(keys), image.as_subclass(Tensor)[None], mask.as_subclass(Tensor)[None])
-
-
-def best_and_worst(per_image: dict[int, float], count: int) -> list[tuple[str, int]]:
-    """Return (what it is, index) of the best and worst images, and of the first ones, each image once."""
-    ordered = sorted(per_image, key=lambda index: (-per_image[index], index))
-    best = ordered[: min(count, -(-len(ordered) // 2))]
-    worst = [index for index in ordered[-count:] if index not in best]
-    fixed = [index for index in sorted(per_image) if index not in {*best, *worst}][:count]
-    named: dict[str, Sequence[Any]] = {"best": best, "worst": worst[::-1], "image": fixed}
-    return [(f"{what} {place}", index) for what, them in named.items() for place, index in enumerate(them, start=1)]
