@@ -6,12 +6,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.epoch_order import ProcessShare
 from perceptual_mae.data.workers import LostWorkerError, Reader, Samples, in_batches, read_once
 from perceptual_mae.errors import LostProcessError, UserError
+from perceptual_mae.progress import OnProgress
 from perceptual_mae.seeding import stream
 
 KeyedBatch = TypeVar("KeyedBatch", bound="Keyed")
@@ -94,6 +96,29 @@ def in_order(
     """Yield batches of the samples at `indices`, in that order, of pass 0; what cannot be read is a UserError."""
     reader = _Reader(dataset, partial(_unseeded, transform), collate)
     return _read(reader, in_batches(indices, batch_size), workers)
+
+
+def own_share(
+    dataset: Annotated,
+    transform: Callable[[Any], Any],
+    collate: Collate,
+    accelerator: Accelerator,
+    name: str,
+    on_progress: OnProgress,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> Iterator[Any]:
+    """Yield batches of the samples that this process scores, in order: nothing is padded, and all processes have all.
+
+    Process r of P takes every P-th sample from the r-th on. on_progress counts those of all processes.
+    """
+    processes, total, done = accelerator.num_processes, len(dataset), 0
+    indices = range(accelerator.process_index, total, processes)
+    for batch in in_order(dataset, transform, collate, indices=indices, batch_size=batch_size, workers=workers):
+        yield batch
+        done += len(batch)
+        on_progress(name, min(done * processes, total), total)
 
 
 class _Reader(Reader):

@@ -32,6 +32,10 @@ class AnnotatedClasses(Annotated, Protocol):
     @property
     def classes(self) -> Sequence[str]: ...
 
+    def first(self, count: int | None) -> Self: ...
+
+    def check_headers(self) -> None: ...
+
 
 class DenseNetwork(Trainable, Protocol):
     """A trunk of `depth` blocks with a head, an nn.Module; see `parameter_groups`."""
@@ -65,9 +69,17 @@ class Task(ABC, Generic[Config, Data, Network, Scored]):
     frozen: bool = False
 
     @classmethod
-    @abstractmethod
     def open(cls, source: Source, config: Config, limits: Limits = (None, None), *, frozen: bool = False) -> Self:
         """Open the data and check the headers of their files; raise UserError for what cannot be trained on."""
+        train_data, test_data = (data.first(count) for data, count in zip(cls.read(config), limits, strict=True))
+        train_data.check_headers()
+        test_data.check_headers()
+        return cls(source, config, train_data, test_data, frozen)
+
+    @classmethod
+    @abstractmethod
+    def read(cls, config: Config) -> tuple[Data, Data]:
+        """Return the images that are trained on and those that are scored; raise UserError for what is not there."""
 
     @classmethod
     @abstractmethod

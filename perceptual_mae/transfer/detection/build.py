@@ -1,7 +1,6 @@
-"""A detector at its first step, on the encoder of a source; and what a dry run says of it."""
+"""A detector at its first step, on the encoder of a source; and its parts, for a dry run."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,11 +14,8 @@ from perceptual_mae.transfer.detection.config import DetectConfig
 from perceptual_mae.transfer.detection.detector import Detector, Heads, build_neck
 from perceptual_mae.transfer.detection.necks import LEVELS
 from perceptual_mae.transfer.detection.trunk import WindowedTrunk
-from perceptual_mae.transfer.dry_run import dry_run_lines
 from perceptual_mae.transfer.encoders import Source
 from perceptual_mae.transfer.taps import Taps, quarter_taps
-
-COCO_CLASSES = 80
 
 
 def build_detector(
@@ -139,19 +135,3 @@ class Sketch(nn.Module):
             "boxes": part("box_predictor")(part("box_head")(boxes)),
             "masks": part("mask_predictor")(part("mask_head")(masks)),
         }
-
-
-def dry_run_detection(source: Source, config: DetectConfig, *, frozen: bool) -> list[str]:
-    """Return the lines of a dry run (see `Task.dry_run`); without files of images there are COCO's 80 classes."""
-    try:
-        data, _ = config.data.open()
-        classes, images = len(data.classes), f"{len(data):,} training images with objects"
-    except UserError as mistake:
-        classes, images = COCO_CLASSES, f"no images yet: {str(mistake).splitlines()[0]}"
-    with torch.device("meta"):
-        detector, taps = build_detector(replace(source, from_scratch=True), config, classes, 0, frozen=frozen)
-        side, sketch = config.encoder.image_size, Sketch(detector.train(), config.detector.heads())
-        lines = dry_run_lines(sketch, torch.empty(1, 3, side, side), detector, config)
-    strides: Any = detector.backbone.trunk.strides
-    maps = f"maps of blocks {list(taps.blocks)} ({taps.source}) of stride {strides[-1]}; {classes} classes"
-    return [maps, *lines, images]

@@ -81,6 +81,15 @@ class CocoImages:
         first.images = self.images[:count]
         return first
 
+    def check_headers(self) -> None:
+        """Check the headers of all images; raise UserError that names the first that is none or of another size."""
+
+        def flaw(image: AnnotatedImage) -> str | None:
+            size = header_size(self.folder / image.file_name)
+            return None if is_same_size(size, image.size) else _other_size(self, image, size)
+
+        check_each(self.images, flaw)
+
     def truth(self, index: int) -> Target:
         """Return what detections are scored by: boxes, labels, masks (N, H, W), iscrowd and area, each (N, ...)."""
         described = self.images[index]
@@ -101,16 +110,6 @@ class CocoImages:
             "labels": torch.tensor([each.label for each in objects], dtype=torch.int64),
             "masks": torch.stack(masks) if masks else torch.empty((0, *described.size), dtype=torch.uint8),
         }
-
-
-def check_headers(data: CocoImages) -> None:
-    """Check the headers of all images; raise UserError that names the first that is no image or of another size."""
-
-    def flaw(image: AnnotatedImage) -> str | None:
-        size = header_size(data.folder / image.file_name)
-        return None if is_same_size(size, image.size) else _other_size(data, image, size)
-
-    check_each(data.images, flaw)
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:

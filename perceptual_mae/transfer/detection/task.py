@@ -1,19 +1,21 @@
 """Detection as a dense transfer: Mask R-CNN on an encoder, scored as COCO does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import nn
 
+from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.files import write_json
 from perceptual_mae.progress import OnProgress
 from perceptual_mae.transfer.detection.batch import collate
-from perceptual_mae.transfer.detection.build import build_detector, dry_run_detection, parts_of
+from perceptual_mae.transfer.detection.build import Sketch, build_detector, parts_of
 from perceptual_mae.transfer.detection.config import DetectConfig
-from perceptual_mae.transfer.detection.dataset import CocoImages, TrainTransform, check_headers
+from perceptual_mae.transfer.detection.dataset import CocoImages, TrainTransform
 from perceptual_mae.transfer.detection.detector import Detector
 from perceptual_mae.transfer.detection.pictures import detection_page
 from perceptual_mae.transfer.detection.scores import (
@@ -23,13 +25,15 @@ from perceptual_mae.transfer.detection.scores import (
     coco_results,
     detect,
 )
+from perceptual_mae.transfer.dry_run import dry_run_lines
 from perceptual_mae.transfer.encoders import Source
 from perceptual_mae.transfer.loading import Collate
 from perceptual_mae.transfer.seeds import Files, mean_of
 from perceptual_mae.transfer.taps import Taps
-from perceptual_mae.transfer.task import Limits, Task
+from perceptual_mae.transfer.task import Task
 from perceptual_mae.visualization.image_grid import save
 
+COCO_CLASSES = 80
 RECORDED = ("box_ap", "mask_ap")
 """Scores that are recorded while a detector is trained, and of each class."""
 
@@ -50,17 +54,25 @@ class Detection(Task[DetectConfig, CocoImages, Detector, ScoredDetections]):
     config_type = DetectConfig
 
     @classmethod
-    def open(cls, source: Source, config: DetectConfig, limits: Limits = (None, None), *, frozen: bool = False) -> Self:
+    def read(cls, config: DetectConfig) -> tuple[CocoImages, CocoImages]:
         check_backend(config.evaluation.backend)
-        opened = zip(config.data.open(), limits, strict=True)
-        train_data, test_data = (data.first(count) for data, count in opened)
-        check_headers(train_data)
-        check_headers(test_data)
-        return cls(source, config, train_data, test_data, frozen=frozen)
+        return config.data.open()
 
     @classmethod
     def dry_run(cls, source: Source, config: DetectConfig, *, frozen: bool = False) -> list[str]:
-        return dry_run_detection(source, config, frozen=frozen)
+        """Return the lines of a dry run (see `Task`); without files of images there are COCO's 80 classes."""
+        try:
+            data, _ = config.data.open()
+            classes, images = len(data.classes), f"{len(data):,} training images with objects"
+        except UserError as mistake:
+            classes, images = COCO_CLASSES, f"no images yet: {str(mistake).splitlines()[0]}"
+        with torch.device("meta"):
+            detector, taps = build_detector(replace(source, from_scratch=True), config, classes, 0, frozen=frozen)
+            side, sketch = config.encoder.image_size, Sketch(detector.train(), config.detector.heads())
+            lines = dry_run_lines(sketch, torch.empty(1, 3, side, side), detector, config)
+        strides: Any = detector.backbone.trunk.strides
+        maps = f"maps of blocks {list(taps.blocks)} ({taps.source}) of stride {strides[-1]}; {classes} classes"
+        return [maps, *lines, images]
 
     def build(self, seed: int) -> tuple[Detector, Taps]:
         return build_detector(self.source, self.config, len(self.train_data.classes), seed, frozen=self.frozen)

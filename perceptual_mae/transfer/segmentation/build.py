@@ -1,6 +1,5 @@
-"""A segmenter at its first step, on the encoder of a source; and what a dry run says of it."""
+"""A segmenter at its first step, on the encoder of a source."""
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +7,9 @@ import torch
 from perceptual_mae.config.build import user_mistakes
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream_seed
-from perceptual_mae.transfer.dry_run import dry_run_lines
 from perceptual_mae.transfer.encoders import Source, Trunk, adapt_encoder
-from perceptual_mae.transfer.segmentation.batch import SegmentationBatch
 from perceptual_mae.transfer.segmentation.config import SegmentConfig
-from perceptual_mae.transfer.segmentation.data import IGNORED, num_classes
+from perceptual_mae.transfer.segmentation.data import IGNORED
 from perceptual_mae.transfer.segmentation.network import Segmenter
 from perceptual_mae.transfer.taps import Taps
 
@@ -53,23 +50,3 @@ def chosen_taps(source: Source, config: SegmentConfig, depth: int) -> Taps:
     if list(blocks) != sorted(blocks) or not 1 <= blocks[0] <= blocks[-1] <= depth:
         raise UserError(f"encoder.taps: is {list(blocks)}; give four blocks from 1 to {depth}, in their order")
     return Taps(blocks, "chosen")
-
-
-def dry_run_segmentation(source: Source, config: SegmentConfig, *, frozen: bool) -> list[str]:
-    """Return the lines of a dry run; see `Task.dry_run`."""
-    classes = num_classes(config.data)
-    with torch.device("meta"):
-        network = build_segmenter(replace(source, from_scratch=True), config, classes, 0, frozen=frozen).train()
-        batch = SegmentationBatch(
-            torch.zeros(1, dtype=torch.int64, device="cpu"),
-            torch.zeros(1, dtype=torch.int64, device="cpu"),
-            torch.empty(1, 3, *config.crop),
-            torch.empty(1, *config.crop, dtype=torch.int64),
-        )
-        lines = dry_run_lines(network, batch, network, config)
-    try:
-        images = f"{len(config.data.build('train')):,} training images"
-    except UserError as mistake:
-        images = f"no images yet: {mistake}"
-    taps = network.trunk.taps
-    return [f"maps of blocks {list(taps.blocks)} ({taps.source}), strides {list(network.neck.strides)}", *lines, images]

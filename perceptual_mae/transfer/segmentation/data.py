@@ -70,6 +70,17 @@ class SegmentationData:
         first.pairs = self.pairs[:count]
         return first
 
+    def check_headers(self) -> None:
+        """Check the headers of all files; raise UserError that names the first that cannot be trained on."""
+
+        def flaw(pair: Pair) -> str | None:
+            image, mask = map(header_size, pair)
+            if is_same_size(image, mask):
+                return None
+            return f"{pair[1]}: is {mask[1]} x {mask[0]} pixels, its image {pair[0]} {image[1]} x {image[0]}"
+
+        check_each(self.pairs, flaw, remedy="; correct or remove the file and its partner")
+
     def to_file_ids(self, classes: Tensor) -> Tensor:
         """Return the numbers that files have, uint8 (H, W), for classes (H, W)."""
         return torch.tensor(self.ids, dtype=torch.uint8)[classes.long().cpu()]
@@ -154,18 +165,6 @@ def num_classes(section: Choice) -> int:
         named = _names(Path(section.options().get("root", "")).expanduser() / "classes.txt")
         known = len(named) or len(section.build("train").classes)
     return int(known)
-
-
-def check_headers(data: SegmentationData) -> None:
-    """Check the headers of all files of a split; raise UserError that names the first that cannot be trained on."""
-
-    def flaw(pair: Pair) -> str | None:
-        image, mask = map(header_size, pair)
-        if is_same_size(image, mask):
-            return None
-        return f"{pair[1]}: is {mask[1]} x {mask[0]} pixels, its image {pair[0]} {image[1]} x {image[0]}"
-
-    check_each(data.pairs, flaw, remedy="; correct or remove the file and its partner")
 
 
 def _inside(root: str, name: str, part: str) -> Path:

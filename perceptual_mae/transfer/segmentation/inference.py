@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from perceptual_mae.evaluation.finite import check_finite
 from perceptual_mae.images import Size
 from perceptual_mae.progress import OnProgress, no_progress
-from perceptual_mae.transfer.loading import in_order, keys_of
+from perceptual_mae.transfer.loading import keys_of, own_share
 from perceptual_mae.transfer.segmentation.batch import SegmentationBatch
 from perceptual_mae.transfer.segmentation.data import IGNORED, SegmentationData
 from perceptual_mae.transfer.segmentation.network import Segmenter, resized
@@ -98,21 +98,16 @@ def score_images(
     name: str = "scoring",
     on_progress: OnProgress = no_progress,
 ) -> Scored:
-    """Return the scores of all images; process r of P takes every P-th from the r-th on, and nothing is padded."""
+    """Return the scores of all images, on all processes, of which each takes its share."""
     network.eval()
     classes, device = len(data.classes), accelerator.device
-    processes, rank = accelerator.num_processes, accelerator.process_index
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     own = torch.full((len(data),), -1.0, dtype=torch.float64, device=device)
-    indices = range(rank, len(data), processes)
-    for done, batch in enumerate(
-        in_order(data, inference.prepare, one_image, indices=indices, batch_size=1, workers=workers), start=1
-    ):
+    for batch in own_share(data, inference.prepare, one_image, accelerator, name, on_progress, workers=workers):
         predicted, truth = predict(network, batch, inference, accelerator)
         part = confusion(predicted, truth, classes, IGNORED)
         matrix += part
         own[batch.indices] = scores_of(part)["miou"] if int(part.sum()) else -1.0
-        on_progress(name, min(done * processes, len(data)), len(data))
     matrix, own = accelerator.reduce(matrix, reduction="sum"), accelerator.gather(own[None]).amax(0)
     return Scored(matrix.cpu(), {index: value for index, value in enumerate(own.tolist()) if value >= 0})
 

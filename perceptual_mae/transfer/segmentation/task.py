@@ -1,27 +1,30 @@
 """Segmentation as a dense transfer: UperNet on an encoder, scored by one confusion matrix."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from perceptual_mae.errors import UserError
 from perceptual_mae.progress import OnProgress
+from perceptual_mae.transfer.dry_run import dry_run_lines
 from perceptual_mae.transfer.encoders import Source
 from perceptual_mae.transfer.loading import Collate
 from perceptual_mae.transfer.seeds import Files, mean_of
 from perceptual_mae.transfer.segmentation.augmentation import SegmentationTransform
-from perceptual_mae.transfer.segmentation.batch import collate_segmentation
-from perceptual_mae.transfer.segmentation.build import build_segmenter, dry_run_segmentation
+from perceptual_mae.transfer.segmentation.batch import SegmentationBatch, collate_segmentation
+from perceptual_mae.transfer.segmentation.build import build_segmenter
 from perceptual_mae.transfer.segmentation.config import SegmentConfig
-from perceptual_mae.transfer.segmentation.data import SegmentationData, check_headers
+from perceptual_mae.transfer.segmentation.data import SegmentationData, num_classes
 from perceptual_mae.transfer.segmentation.inference import Inference, Scored, score_images
 from perceptual_mae.transfer.segmentation.network import Segmenter
 from perceptual_mae.transfer.segmentation.pictures import segmentation_page
 from perceptual_mae.transfer.segmentation.scores import accuracies, constant_floor, ious, scores_of
 from perceptual_mae.transfer.taps import Taps
-from perceptual_mae.transfer.task import Limits, Task
+from perceptual_mae.transfer.task import Task
 from perceptual_mae.visualization.image_grid import save
 
 
@@ -38,18 +41,27 @@ class Segmentation(Task[SegmentConfig, SegmentationData, Segmenter, Scored]):
         self.inference = inference_of(self.config)
 
     @classmethod
-    def open(
-        cls, source: Source, config: SegmentConfig, limits: Limits = (None, None), *, frozen: bool = False
-    ) -> Self:
-        splits = zip(("train", config.evaluation.split), limits, strict=True)
-        train_data, test_data = (config.data.build(split).first(count) for split, count in splits)
-        check_headers(train_data)
-        check_headers(test_data)
-        return cls(source, config, train_data, test_data, frozen=frozen)
+    def read(cls, config: SegmentConfig) -> tuple[SegmentationData, SegmentationData]:
+        return config.data.build("train"), config.data.build(config.evaluation.split)
 
     @classmethod
     def dry_run(cls, source: Source, config: SegmentConfig, *, frozen: bool = False) -> list[str]:
-        return dry_run_segmentation(source, config, frozen=frozen)
+        classes = num_classes(config.data)
+        with torch.device("meta"):
+            network = build_segmenter(replace(source, from_scratch=True), config, classes, 0, frozen=frozen).train()
+            batch = SegmentationBatch(
+                torch.zeros(1, dtype=torch.int64, device="cpu"),
+                torch.zeros(1, dtype=torch.int64, device="cpu"),
+                torch.empty(1, 3, *config.crop),
+                torch.empty(1, *config.crop, dtype=torch.int64),
+            )
+            lines = dry_run_lines(network, batch, network, config)
+        try:
+            images = f"{len(config.data.build('train')):,} training images"
+        except UserError as mistake:
+            images = f"no images yet: {mistake}"
+        taps, strides = network.trunk.taps, list(network.neck.strides)
+        return [f"maps of blocks {list(taps.blocks)} ({taps.source}), strides {strides}", *lines, images]
 
     def build(self, seed: int) -> tuple[Segmenter, Taps]:
         network = build_segmenter(self.source, self.config, len(self.train_data.classes), seed, frozen=self.frozen)
