@@ -122,7 +122,7 @@ def own_share(
 
 
 class _Reader(Reader):
-    """Reads, transforms and collates a micro-batch; runs in the workers, whence mistakes come back as what they say."""
+    """Reads, transforms and collates a micro-batch; runs in the workers, from which mistakes come back as messages."""
 
     def __init__(self, dataset: Annotated, transform: Callable[[Any, int, int], Any], collate: Collate) -> None:
         super().__init__()

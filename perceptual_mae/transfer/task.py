@@ -116,16 +116,16 @@ class Task(ABC, Generic[Config, Data, Network, Scored]):
         """Return the scores of all held-out images, on all processes."""
 
     @abstractmethod
-    def shown(self, scored: Scored) -> Mapping[str, float]:
+    def recorded_scores(self, scored: Scored) -> Mapping[str, float]:
         """Return the scores that are recorded while a network is trained."""
 
     @abstractmethod
     def result(self, scored: Scored) -> dict[str, Any]:
-        """Return what a seed's training came to, as JSON, with `scores` by their names; None: there is none."""
+        """Return a seed's outcome as JSON: its `scores` by name (None: there is none), and what `gathered` needs."""
 
     @abstractmethod
     def gathered(self, results: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what a report says of all seeds' results besides the means of their scores."""
+        """Return what a report of all seeds' results has in addition to the means of their scores."""
 
     @abstractmethod
     def write(
@@ -163,8 +163,8 @@ def run_task(
                 continue
             network, records = trained(task, accelerator, trainings, files, seed, on_progress)
             network.to(accelerator.device)
-            shown = trainings.stoppable(on_progress)
-            scored = task.score(network, accelerator, f"{name}, {report['split']}", shown)
+            stoppable = trainings.stoppable(on_progress)
+            scored = task.score(network, accelerator, f"{name}, {report['split']}", stoppable)
             if accelerator.is_main_process:
                 task.write(network, scored, accelerator, files, seed, has_page=seed == seeds[0])
                 if save_weights:
@@ -231,7 +231,7 @@ def trained(
         log_every=training.log_every,
         metrics=files.of_seed(seed, "metrics.jsonl"),
         trainings=trainings,
-        score=lambda: task.shown(score()),
+        score=lambda: task.recorded_scores(score()),
         score_every=training.score_every,
         on_progress=on_progress,
     )

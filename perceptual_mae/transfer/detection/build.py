@@ -112,7 +112,7 @@ def parts_of(detector: Detector) -> dict[str, nn.Module]:
 
 
 class Sketch(nn.Module):
-    """The parts of a detector without proposals and suppression, which cannot be computed without memory.
+    """The parts of a detector without proposals and suppression, which the meta device cannot compute.
 
     As many proposals as the losses count pass through the heads, a quarter of them through that of the masks.
     """

@@ -24,9 +24,9 @@ LETTERS = 18
 
 
 def detection_page(detections: Sequence[Detections], data: CocoImages, count: int) -> Image.Image:
-    """Return the sheet of image, truth and detections that are at least half sure, with each image's F-measure.
+    """Return the sheet of image, truth and detections with a score of at least 0.5, with each image's F-measure.
 
-    Where nothing is half sure, the surest detection is drawn. Crowds are drawn without a name.
+    Where there is none, the one with the highest score is drawn. Crowds are drawn without a name.
     """
     scored = {each.index: agreement(each, data.truth(each.index)) for each in detections}
     chosen = best_and_worst({index: score for index, score in scored.items() if score is not None}, count)

@@ -167,7 +167,7 @@ def coco_results(detections: Sequence[Detections], images: CocoImages) -> list[d
 def agreement(detections: Detections, truth: Target) -> float | None:
     """Return the F-measure in [0, 1] of an image's confident boxes, for the choice of pictures; None without objects.
 
-    A box counts where it overlaps an object of its class, which no surer one did, by half.
+    A box counts where it overlaps an object of its class by half, and none with a higher score does.
     """
     is_object = truth["iscrowd"] == 0
     confident = detections.scores >= CONFIDENT
@@ -177,7 +177,7 @@ def agreement(detections: Detections, truth: Target) -> float | None:
     overlap = box_iou(detections.boxes[confident], truth["boxes"][is_object])
     overlap *= detections.labels[confident][:, None] == truth["labels"][is_object]
     hits = 0
-    for row in range(len(overlap)):  # the surest first, as they come
+    for row in range(len(overlap)):  # highest score first, as they come
         best = int(overlap[row].argmax())
         if overlap[row, best] >= CONFIDENT:
             hits += 1

@@ -114,7 +114,7 @@ class Detection(Task[DetectConfig, CocoImages, Detector, ScoredDetections]):
         assert shared is not None
         return ScoredDetections(detections, *shared)
 
-    def shown(self, scored: ScoredDetections) -> Mapping[str, float]:
+    def recorded_scores(self, scored: ScoredDetections) -> Mapping[str, float]:
         return {name: value for name in RECORDED if (value := scored.scores[name]) is not None}
 
     def result(self, scored: ScoredDetections) -> dict[str, Any]:

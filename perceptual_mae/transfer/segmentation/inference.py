@@ -22,7 +22,7 @@ from perceptual_mae.transfer.transforms import fitted, resize
 
 @dataclass(frozen=True)
 class Inference:
-    """How an image is shown to the network: scaled to fit into `base`, then in windows of `crop` or (None) whole."""
+    """How an image is passed to the network: scaled to fit into `base`, then in windows of `crop` or (None) whole."""
 
     base: Size | None
     crop: Size | None
@@ -81,7 +81,7 @@ def padded_to(images: Tensor, size: Size) -> Tensor:
 
 @dataclass
 class Scored:
-    """What came of a pass: the confusion matrix (K, K) of all images, and each image's mIoU by its index."""
+    """Scores of a pass: the confusion matrix (K, K) of all images, and each image's mIoU by its index."""
 
     matrix: Tensor
     per_image: dict[int, float] = field(default_factory=dict)

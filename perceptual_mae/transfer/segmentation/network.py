@@ -95,8 +95,8 @@ class FourTaps(nn.Module):
 class UPerHead(nn.Module):
     """Scores of classes (B, K, h, w), at the size of the largest map, of a pyramid of maps (largest first).
 
-    The smallest map is pooled to grids of `pools` cells a side, whose means are laid over it again (PSPNet); each map
-    takes what the one below has, resized (FPN); all are then resized to the largest, joined and classified.
+    The smallest map is pooled to grids of `pools` cells a side, whose means are resized and joined to it (PSPNet); each
+    map takes what the one below has, resized (FPN); all are then resized to the largest, joined and classified.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ class Segmentation(Task[SegmentConfig, SegmentationData, Segmenter, Scored]):
             on_progress=on_progress,
         )
 
-    def shown(self, scored: Scored) -> Mapping[str, float]:
+    def recorded_scores(self, scored: Scored) -> Mapping[str, float]:
         return rounded(scores_of(scored.matrix))
 
     def result(self, scored: Scored) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class Segmentation(Task[SegmentConfig, SegmentationData, Segmenter, Scored]):
 
 
 def inference_of(config: SegmentConfig) -> Inference:
-    """Return how held-out images are shown to the network."""
+    """Return how held-out images are passed to the network."""
     section = config.evaluation
     crop = config.crop if section.mode == "slide" else None
     return Inference(section.base, crop, config.stride, section.flip)
