@@ -7,9 +7,8 @@ from torch import nn
 
 from perceptual_mae.evaluation.open_run import precision_of
 from perceptual_mae.training.memory import OPTIMIZER_MOMENTS, MemoryEstimate, bytes_of, machine_memory, saved_bytes
-from perceptual_mae.transfer.recipes import TransferConfig
-from perceptual_mae.transfer.task import groups_of
-from perceptual_mae.transfer.training import Schedule, Trainable
+from perceptual_mae.transfer.recipes import Schedule, TransferConfig
+from perceptual_mae.transfer.training import Trainable, groups_of
 
 
 def dry_run_lines(model: nn.Module, batch: Any, network: nn.Module, config: TransferConfig) -> list[str]:
@@ -20,8 +19,8 @@ def dry_run_lines(model: nn.Module, batch: Any, network: nn.Module, config: Tran
     training, schedule = config.training, config.schedule.at(config.optimizer.lr)
     return [
         parameter_line(model),
-        f"steps: {schedule.steps:,} of {training.batch_size} images, {schedule.kind} from {schedule.lr:g} to "
-        f"{schedule.rate(schedule.steps - 1):.3g}, warm-up {schedule.warmup_steps:,}",
+        f"steps: {schedule.steps:,} of {training.batch_size} images, {config.schedule.kind} from {schedule.lr:g} to "
+        f"{schedule.rate(schedule.steps - 1):.3g}, warm-up {config.schedule.warmup_steps:,}",
         *rate_lines(groups_of(network, config.optimizer), schedule),
         memory_line(model, batch, max(1, training.batch_size // training.accumulation), training.precision),
     ]

@@ -17,10 +17,10 @@ from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.checkpoint import write_tensors
 from perceptual_mae.transfer.encoders import Source
 from perceptual_mae.transfer.loading import Annotated, Collate, SampleLoader
-from perceptual_mae.transfer.recipes import Command, OptimizerSection, TransferConfig
+from perceptual_mae.transfer.recipes import Command, TransferConfig
 from perceptual_mae.transfer.seeds import Files, summary
 from perceptual_mae.transfer.taps import Taps
-from perceptual_mae.transfer.training import Trainable, parameter_groups, train
+from perceptual_mae.transfer.training import DenseNetwork, groups_of, train
 
 Limits = tuple[int | None, int | None]
 """How many images are trained on, and scored; None: all."""
@@ -35,15 +35,6 @@ class AnnotatedClasses(Annotated, Protocol):
     def first(self, count: int | None) -> Self: ...
 
     def check_headers(self) -> None: ...
-
-
-class DenseNetwork(Trainable, Protocol):
-    """A trunk of `depth` blocks with a head, an nn.Module; see `parameter_groups`."""
-
-    depth: int
-    drop_path: float
-
-    def layer_of(self, name: str) -> int: ...
 
 
 Config = TypeVar("Config", bound=TransferConfig)
@@ -245,18 +236,6 @@ def loader_of(task: Task[Config, Data, Network, Scored], accelerator: Accelerato
     plan = EpochPlan(num_images, training.batch_size, seed=seed, epoch_images=whole)
     share = ProcessShare(plan, accelerator.num_processes, accelerator.process_index, training.accumulation)
     return SampleLoader(task.train_data, task.transform(), task.collate, share, seed=seed, workers=training.workers)
-
-
-def groups_of(network: nn.Module, optimizer: OptimizerSection) -> list[dict[str, Any]]:
-    """Return the parameter groups of a `DenseNetwork` by layers."""
-    layered = cast(DenseNetwork, network)
-    return parameter_groups(
-        network,
-        layered.layer_of,
-        layered.depth + 1,
-        layer_decay=optimizer.layer_decay,
-        weight_decay=optimizer.weight_decay,
-    )
 
 
 def summaries(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
