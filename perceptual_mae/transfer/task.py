@@ -97,10 +97,9 @@ class Task(ABC, Generic[Config, Data, Network, Scored]):
     def collate(self) -> Collate:
         """What makes a batch of prepared images."""
 
-    @property
     @abstractmethod
-    def data(self) -> Mapping[str, Any]:
-        """What a report says of the data: which they are, the split that is scored, what was left out."""
+    def data_report(self) -> Mapping[str, Any]:
+        """Return what a report says of the data: which they are, the split that is scored, what was left out."""
 
     @abstractmethod
     def score(self, network: Network, accelerator: Accelerator, name: str, on_progress: OnProgress) -> Scored:
@@ -162,6 +161,7 @@ def run_task(
                     write_tensors(files.of_seed(seed, "safetensors"), network.state_dict())
             curve = [{"step": each["step"], "total": each["total"]} for each in records]
             trainings.finish({**task.result(scored), "curve": curve})
+            del network, scored  # their memory is the next seed's
     results = {seed: trainings.results[f"seed {seed}"] for seed in seeds}
     return report | {
         "scores": summaries([each["scores"] for each in results.values()]),
@@ -186,7 +186,7 @@ def described(
         },
         "drop_path": cast(DenseNetwork, network).drop_path,
         "precision": accelerator.mixed_precision,
-        **task.data,
+        **task.data_report(),
         "train_images": len(task.train_data),
         "test_images": len(task.test_data),
         "classes": len(task.train_data.classes),

@@ -87,8 +87,7 @@ class Detection(Task[DetectConfig, CocoImages, Detector, ScoredDetections]):
     def collate(self) -> Collate:
         return collate
 
-    @property
-    def data(self) -> Mapping[str, Any]:
+    def data_report(self) -> Mapping[str, Any]:
         left_out = {"train": self.train_data.degenerate, "val": self.test_data.degenerate}
         return {"data": "coco", "split": "val", "left_out": left_out}
 

@@ -78,8 +78,7 @@ class Segmentation(Task[SegmentConfig, SegmentationData, Segmenter, Scored]):
     def collate(self) -> Collate:
         return collate_segmentation
 
-    @property
-    def data(self) -> Mapping[str, Any]:
+    def data_report(self) -> Mapping[str, Any]:
         return {"data": self.config.data.kind, "split": self.config.evaluation.split}
 
     def score(self, network: Segmenter, accelerator: Accelerator, name: str, on_progress: OnProgress) -> Scored:
