@@ -318,9 +318,9 @@ def write_black_stl10(root: Path, **counts: int) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real images and networks that lie beside a checkout where they are at hand."""
+    """The real images and networks next to a checkout; without them the test is skipped."""
     if not SHARED_DATA.exists():
-        pytest.skip("needs the real images of ../shared/data, which are not beside this checkout")
+        pytest.skip("needs the real images of ../shared/data, which are not next to this checkout")
     return SHARED_DATA.resolve()
 
 
