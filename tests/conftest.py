@@ -20,6 +20,7 @@ import torch
 from _pytest.mark.structures import ParameterSet
 from accelerate.state import AcceleratorState, GradientState
 
+from perceptual_mae import pretrain
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.layers import list_methods, list_recipes, merge_layers
 from perceptual_mae.config.parsing import RunConfig, load_config
@@ -30,6 +31,7 @@ from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.images import Pyramid
 from perceptual_mae.objective.objective import Losses, Objective
 from perceptual_mae.objective.term_inputs import TermInputs
+from perceptual_mae.run import checkpoint
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import MicroBatch, Trainer
@@ -218,6 +220,23 @@ def debug_trainer(*arguments: str, dtype: torch.dtype = torch.float32) -> Traine
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.fixture(scope="module")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of debug size, trained on digits once for a module: copy it to write to it."""
+    path = tmp_path_factory.mktemp("labelled") / "run"
+    torch.set_num_threads(1)
+    config = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.epoch_images=16"]
+    pretrain(debug_config(*config, "training.epochs=1", "evaluation.limit=4"), path, quiet=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def no_waiting_for_disk_and_memory() -> Iterator[None]:
+    """Checkpoints need not be on the disk, nor memory be given back, before a test goes on."""
+    with mock.patch.object(checkpoint, "_flush_to_disk"), mock.patch("gc.collect"):
+        yield
+
+
 def term_inputs(trainer: Trainer, progress: TrainingProgress, size: int = 4) -> tuple[TermInputs, MicroBatch]:
     """What terms read of a random batch through the frozen discriminator, all of it, and the batch."""
     (batch,) = trainer.prepare(random_batches(size), progress)
@@ -299,9 +318,9 @@ def write_black_stl10(root: Path, **counts: int) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real images and networks that lie beside a checkout where they are at hand."""
+    """The real images and networks next to a checkout; without them the test is skipped."""
     if not SHARED_DATA.exists():
-        pytest.skip("needs the real images of ../shared/data, which are not beside this checkout")
+        pytest.skip("needs the real images of ../shared/data, which are not next to this checkout")
     return SHARED_DATA.resolve()
 
 

@@ -51,24 +51,32 @@ def check_out(out: Path | None, suffixes: Sequence[str] = (".json",)) -> None:
 
 
 @contextmanager
+def showing_progress(*, is_main_process: bool) -> Iterator["ProgressBar"]:
+    """Show how far the work is, on the main process alone; leave with 130 where it was stopped."""
+    from perceptual_mae.progress import ProgressBar
+    from perceptual_mae.run.signals import EXIT_CODE, Interrupted
+
+    try:
+        with ProgressBar(quiet=not is_main_process) as on_progress:
+            yield on_progress
+    except Interrupted as stopped:
+        if is_main_process:
+            print_lines(str(stopped), to_stderr=True)
+        leave_processes()
+        raise typer.Exit(EXIT_CODE) from None
+
+
+@contextmanager
 def scoring(scored: Scored) -> Iterator[tuple["EvaluationRun", "ProgressBar"]]:
     """Open the run and the images to score, and show how far the scoring is; leave with 130 where it was stopped."""
     from perceptual_mae.evaluation.image_check import check_scored_images
     from perceptual_mae.evaluation.open_run import open_run
-    from perceptual_mae.progress import ProgressBar
-    from perceptual_mae.run.signals import EXIT_CODE, Interrupted
 
     evaluation = open_run(**vars(scored))
-    try:
-        with ProgressBar(quiet=not evaluation.is_main_process) as on_progress:
-            images = {"training images": evaluation.data.train, evaluation.data.split: evaluation.data.test}
-            check_scored_images(evaluation.run.path, images, on_progress)
-            yield evaluation, on_progress
-    except Interrupted as stopped:
-        if evaluation.is_main_process:
-            print_lines(str(stopped), to_stderr=True)
-        leave_processes()
-        raise typer.Exit(EXIT_CODE) from None
+    with showing_progress(is_main_process=evaluation.is_main_process) as on_progress:
+        images = {"training images": evaluation.data.train, evaluation.data.split: evaluation.data.test}
+        check_scored_images(evaluation.run.path, images, on_progress)
+        yield evaluation, on_progress
 
 
 def write_scores(
@@ -105,6 +113,13 @@ def leave_processes() -> None:
 
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def percent(share: float | None, std: float | None = None) -> str:
+    """Return a share in [0, 1] in %, with " ± " and its deviation where there is one; "-" for none."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.2f}" + ("" if std is None else f" ± {100 * std:.2f}")
 
 
 def first_accuracy(scores: Mapping[str, Any]) -> float:

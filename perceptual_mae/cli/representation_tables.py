@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from perceptual_mae.cli.output import percent
 from perceptual_mae.report.markdown_table import markdown_table
 
 COLUMNS = {"class": "class token", "mean": "mean pool", "pixels": "pixels"}
@@ -29,7 +30,7 @@ def knn_table(report: Mapping[str, Any]) -> str:
         for name, by_count in by_pooling.items():
             counts = list(by_count)
             label = subject if name == "pixels" else f"{subject}, {COLUMNS[name]}"
-            rows.append([label, *(f"{100 * accuracy:.2f}" for accuracy in by_count.values())])
+            rows.append([label, *map(percent, by_count.values())])
     return markdown_table(["top-1, %", *(f"k = {count}" for count in counts)], rows)
 
 
@@ -57,7 +58,7 @@ def finetune_table(report: Mapping[str, Any]) -> str:
     shown = {key: heading for key, heading in columns.items() if key in report["scores"]}
     losses = [curve[-1]["train_loss"] for curve in report["curves"].values()]
     rows = [
-        [f"seed {seed}", *(f"{100 * report['scores'][key]['by_seed'][place]:.2f}" for key in shown), f"{loss:.3f}"]
+        [f"seed {seed}", *(percent(report["scores"][key]["by_seed"][place]) for key in shown), f"{loss:.3f}"]
         for place, (seed, loss) in enumerate(zip(report["seeds"], losses, strict=True))
     ]
     if len(rows) > 1:
@@ -86,12 +87,12 @@ def _two_readings(report: Mapping[str, Any]) -> str:
         for name in names:
             score = by_pooling.get(name)
             top1 += [_cell(score), _cell(score["train"])] if score else ["", ""]
-            agreed += [f"{100 * score['one_hot_agreement'][part]:.2f}" if score else "" for part in ("test", "train")]
+            agreed += [percent(score["one_hot_agreement"][part]) if score else "" for part in ("test", "train")]
         rows += [top1, agreed]
     return (
         f"{markdown_table(header, rows)}\n\n* no accuracy: equal entries of one-hot vectors over {classes} classes, "
         f"1 - 2/{classes} (1 - top-1); one guess for all images of balanced classes reads "
-        f"{100 * (1 - 2 / classes * (1 - 1 / classes)):.2f}"
+        f"{percent(1 - 2 / classes * (1 - 1 / classes))}"
     )
 
 
@@ -110,5 +111,4 @@ def _number(value: float | None) -> str:
 
 
 def _cell(score: Mapping[str, Any]) -> str:
-    std = "" if score["deviation"] is None else f" ± {100 * score['deviation']:.2f}"
-    return f"{100 * score['accuracy']:.2f}{std}"
+    return percent(score["accuracy"], score["deviation"])

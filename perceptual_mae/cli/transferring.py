@@ -1,20 +1,21 @@
-"""What the commands of dense transfer share: their options, and how they end when they are stopped."""
+"""The commands of dense transfer: their options, what they do in which order, and what they print."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from perceptual_mae.cli.output import leave_processes, print_lines
+from perceptual_mae.cli.options import Ema, Fresh, TrustCode, read_numbers
+from perceptual_mae.cli.output import leave_processes, percent, print_lines, showing_progress
 from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
     from perceptual_mae.evaluation.resumption import Checkpoints
-    from perceptual_mae.progress import ProgressBar
     from perceptual_mae.transfer.seeds import Files
+    from perceptual_mae.transfer.task import Task
+
+    AnyTask = type[Task[Any, Any, Any, Any]]
 
 Encoder = Annotated[
     str, typer.Argument(metavar="RUN", help="A run folder or a checkpoint in it, or timm:NAME[:FILE], a yardstick.")
@@ -41,6 +42,9 @@ DryRun = Annotated[
 Limit = Annotated[int | None, typer.Option(min=1, help="Use that many training images, the first ones.")]
 TestLimit = Annotated[int | None, typer.Option(min=1, help="Score that many images, the first ones.")]
 
+Lines = Callable[[Mapping[str, Any]], list[str]]
+"""Returns the lines of a report's tables."""
+
 
 class Processes(Protocol):
     """Accelerate's view of processes, as far as printing needs it."""
@@ -49,19 +53,12 @@ class Processes(Protocol):
     def is_main_process(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class Overrides:
-    """The arguments of a recipe with what the options say: later wins."""
-
-    arguments: list[str]
-
-    @classmethod
-    def of(cls, arguments: list[str], root: Path | None, *, from_scratch: bool) -> "Overrides":
-        """Lay --root over the arguments, and below the overrides no layer decay where weights are fresh."""
-        names = [each for each in arguments if "=" not in each]
-        scratch = ["optimizer.layer_decay=1.0"] if from_scratch else []
-        rooted = [f"data.root={quoted(root)}"] if root is not None else []
-        return cls([*names, *scratch, *(each for each in arguments if "=" in each), *rooted])
+def with_options(arguments: list[str], root: Path | None, *, from_scratch: bool) -> list[str]:
+    """Return a recipe's arguments with --root after them, and no layer decay before them where weights are fresh."""
+    names = [each for each in arguments if "=" not in each]
+    scratch = ["optimizer.layer_decay=1.0"] if from_scratch else []
+    rooted = [f"data.root={quoted(root)}"] if root is not None else []
+    return [*names, *scratch, *(each for each in arguments if "=" in each), *rooted]
 
 
 def quoted(path: Path) -> str:
@@ -69,25 +66,69 @@ def quoted(path: Path) -> str:
     return "'" + str(path.expanduser().absolute()).replace("'", "''") + "'"
 
 
-@contextmanager
-def transferring(accelerator: Processes) -> Iterator["ProgressBar"]:
-    """Show how far the training is; leave with 130 where it was stopped."""
-    from perceptual_mae.progress import ProgressBar
-    from perceptual_mae.run.signals import EXIT_CODE, Interrupted
+def transfer_command(load: Callable[[], "AnyTask"], lines: Lines, description: str) -> Callable[..., None]:
+    """Return the command that trains and scores a task; `load` imports the task's class, which takes seconds.
 
-    try:
-        with ProgressBar(quiet=not accelerator.is_main_process) as on_progress:
-            yield on_progress
-    except Interrupted as stopped:
-        if accelerator.is_main_process:
-            print_lines(str(stopped), to_stderr=True)
-        leave_processes()
-        raise typer.Exit(EXIT_CODE) from None
+    lines: of the tables that are printed. description: the help.
+    """
+
+    def command(
+        encoder: Encoder,
+        recipe: Recipe,
+        root: Root = None,
+        out: OutFolder = None,
+        seeds: Seeds = "0",
+        from_scratch: FromScratch = False,
+        freeze: Freeze = False,
+        limit: Limit = None,
+        test_limit: TestLimit = None,
+        ema: Ema = None,
+        save: Save = False,
+        trust_code: TrustCode = False,
+        fresh: Fresh = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        numbers = read_numbers(seeds, "--seeds", least=0)
+        from perceptual_mae.config.annotated import to_annotated_yaml
+        from perceptual_mae.evaluation.open_run import accelerator_of
+        from perceptual_mae.evaluation.resumption import Checkpoints
+        from perceptual_mae.transfer.encoders import open_source
+        from perceptual_mae.transfer.recipes import read_recipe
+        from perceptual_mae.transfer.seeds import Files
+        from perceptual_mae.transfer.task import run_task
+
+        task = load()
+        config, name = read_recipe(
+            task.command, task.config_type, with_options(recipe, root, from_scratch=from_scratch)
+        )
+        source = open_source(encoder, from_scratch=from_scratch, ema=ema, trust_code=trust_code)
+        if dry_run:
+            print_lines(to_annotated_yaml(config).rstrip("\n"), "", *task.dry_run(source, config, frozen=freeze))
+            return
+        limits = (limit, test_limit)
+        files = Files.of(source, task.command, name, out, frozen=freeze, limits=limits)
+        opened = task.open(source, config, limits, frozen=freeze)
+        accelerator = accelerator_of(opened.config.training.precision)
+        with showing_progress(is_main_process=accelerator.is_main_process) as on_progress:
+            checkpoints = Checkpoints.of(files.result, fresh=fresh, log=on_progress.log)
+            report = run_task(
+                opened,
+                accelerator,
+                files,
+                seeds=numbers,
+                save_weights=save,
+                checkpoints=checkpoints,
+                on_progress=on_progress,
+            )
+        write_report({**report, "recipe": {"name": name, **report["recipe"]}}, lines, files, checkpoints, accelerator)
+
+    command.__doc__ = description
+    return command
 
 
 def write_report(
     report: Mapping[str, Any],
-    lines: Callable[[Mapping[str, Any]], list[str]],
+    lines: Lines,
     files: "Files",
     checkpoints: "Checkpoints",
     accelerator: Processes,
@@ -116,3 +157,8 @@ def headline(report: Mapping[str, Any]) -> str:
         f"{report['run']}, step {report['step']}{averaged}: {weights}{frozen}; maps of {which}; {report['data']}, "
         f"{report['train_images']} train and {report['test_images']} {report['split']} images"
     )
+
+
+def over_seeds(score: Mapping[str, Any]) -> str:
+    """Return the mean of a score over seeds in %, with its deviation."""
+    return percent(score["mean"], score["deviation"])

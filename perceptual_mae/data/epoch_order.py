@@ -1,5 +1,8 @@
 """The order of training images: a function of seed, epoch and step alone."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -59,3 +62,35 @@ class EpochPlan:
                 del self._orders[next(iter(self._orders))]
             self._orders[pass_] = torch.randperm(self.num_images, generator=stream("order", self.seed, pass_))
         return self._orders[pass_]
+
+
+@dataclass(frozen=True)
+class ProcessShare:
+    """The part of each global batch that one of several processes takes, micro-batch by micro-batch.
+
+    Process r of P takes, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th on. Raises UserError
+    where a batch cannot be shared equally.
+    """
+
+    plan: EpochPlan
+    num_processes: int = 1
+    process_index: int = 0
+    accumulation: int = 1
+
+    def __post_init__(self) -> None:
+        if self.plan.batch_size % self.stride:
+            raise UserError(
+                f"training.batch_size {self.plan.batch_size} is not a multiple of {self.num_processes} process(es) x "
+                f"{self.accumulation} micro-batch(es); change it or training.accumulation"
+            )
+
+    @property
+    def stride(self) -> int:
+        """From a sample of a micro-batch to its next one."""
+        return self.num_processes * self.accumulation
+
+    def micro_batches(self, epoch: int, step: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the (pass, index) of each micro-batch of a step; see `EpochPlan.batch`."""
+        batch = self.plan.batch(epoch, step)
+        for micro_batch in range(self.accumulation):
+            yield batch[self.process_index * self.accumulation + micro_batch :: self.stride]

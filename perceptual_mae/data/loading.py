@@ -7,20 +7,30 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset, file_name, max_unreadable, read_finite
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.epoch_order import EpochPlan, ProcessShare
 from perceptual_mae.data.unreadable import (
     SPARE_HELD_OUT,
     TooManyUnreadableError,
     too_many_unreadable,
     unreadable_line,
 )
-from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
-from perceptual_mae.errors import LostProcessError, UserError
+from perceptual_mae.data.workers import (
+    BatchSampler,
+    LostWorkerError,
+    Reader,
+    ReadingNotes,
+    Samples,
+    begin,
+    in_batches,
+    read_once,
+    worker_loader,
+)
+from perceptual_mae.errors import LostProcessError
 from perceptual_mae.seeding import stream
 
 __all__ = ["Batch", "EpochPlan", "TrainLoader", "evaluation_batches"]
@@ -32,10 +42,9 @@ FEWEST_REPLACEMENTS = 100
 
 
 class TrainLoader:
-    """Batches of a plan, read and augmented by `workers` processes (0: in this one).
+    """This process's share of a plan's batches, read and augmented by `workers` processes (0: in this one).
 
-    Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
-    on. transform: from a uint8 image (3, H, W) of any size, with the sample's generator, to one of the batch's size.
+    transform: from a uint8 image (3, H, W) of any size, with the sample's generator, to one of the batch's size.
     The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
     next readable one and logged once; TooManyUnreadableError when more of the data set than its `max_unreadable` turn
     out so.
@@ -53,15 +62,8 @@ class TrainLoader:
         process_index: int = 0,
         accumulation: int = 1,
     ) -> None:
-        if plan.batch_size % (num_processes * accumulation):
-            raise UserError(
-                f"training.batch_size {plan.batch_size} is not a multiple of {num_processes} process(es) x "
-                f"{accumulation} micro-batch(es); change it or training.accumulation"
-            )
         self.plan = plan
-        self.accumulation = accumulation
-        self._stride = num_processes * accumulation
-        self._first = process_index * accumulation
+        self._share = ProcessShare(plan, num_processes, process_index, accumulation)
         self._reader = _TrainReader(dataset, transform, seed)
         self._unreadable = _Unreadable(dataset)
         self._sampler = BatchSampler()
@@ -113,12 +115,10 @@ class TrainLoader:
                 self._loader = self._make_loader()
 
     def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
-        micro_batches = self._read(
-            _micro_batches(self.plan, epoch, first_step, self._first, self.accumulation, self._stride)
-        )
+        micro_batches = self._read(_micro_batches(self._share, epoch, first_step))
         for _ in range(first_step, self.plan.steps_per_epoch):
             step = []
-            for _ in range(self.accumulation):
+            for _ in range(self._share.accumulation):
                 batch = next(micro_batches)
                 self._unreadable.record(batch.unreadable)
                 step.append(batch)
@@ -151,17 +151,14 @@ def _last_file(dataset: ImageDataset, index: int | None) -> str:
     return f" while it read {file_name(dataset, index) or f'image {index}'}"
 
 
-def _micro_batches(
-    plan: EpochPlan, epoch: int, first_step: int, first: int, accumulation: int, stride: int
-) -> Iterator[Samples]:
-    """Yield the samples of each micro-batch. Not a method: a DataLoader must not refer to the loader's owner.
+def _micro_batches(share: ProcessShare, epoch: int, first_step: int) -> Iterator[Samples]:
+    """Yield the samples of each micro-batch from a step of an epoch on.
 
-    In such a cycle its queues would be collected before it could end its workers.
+    Not a method: a DataLoader must not refer to the loader's owner. In such a cycle its queues would be collected
+    before it could end its workers.
     """
-    for step in range(first_step, plan.steps_per_epoch):
-        batch = plan.batch(epoch, step)
-        for micro_batch in range(accumulation):
-            yield batch[first + micro_batch :: stride]
+    for step in range(first_step, share.plan.steps_per_epoch):
+        yield from share.micro_batches(epoch, step)
 
 
 def evaluation_batches(
@@ -180,17 +177,8 @@ def evaluation_batches(
     unreadable.
     """
     indices = range(len(dataset)) if indices is None else indices
-    sampler = BatchSampler()
-    sampler.samples = (
-        [(0, index) for index in indices[start : start + batch_size]] for start in range(0, len(indices), batch_size)
-    )
-    reader = _EvaluationReader(dataset, transform)
     unreadable = _Unreadable(dataset, spare=SPARE_HELD_OUT)
-    if workers:
-        reader.notes = ReadingNotes(workers)
-        batches: Iterator[Batch] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
-    else:
-        batches = map(reader.__getitem__, sampler.samples)
+    batches = read_once(_EvaluationReader(dataset, transform), in_batches(indices, batch_size), workers)
     try:
         for batch in batches:
             unreadable.record(batch.unreadable)
@@ -202,14 +190,14 @@ def evaluation_batches(
         raise LostProcessError(f"{lost}{_last_file(dataset, lost.index)}; run the same command again") from lost
 
 
-class _TrainReader(Dataset[Batch]):
+class _TrainReader(Reader):
     """Reads and augments a micro-batch; runs in the workers."""
 
     def __init__(
         self, dataset: ImageDataset, transform: Callable[[Tensor, torch.Generator], Tensor], seed: int
     ) -> None:
+        super().__init__()
         self.dataset = dataset
-        self.notes = ReadingNotes(0)
         self._transform = transform
         self._seed = seed
 
@@ -237,12 +225,12 @@ class _TrainReader(Dataset[Batch]):
         return None
 
 
-class _EvaluationReader(Dataset[Batch]):
+class _EvaluationReader(Reader):
     """Reads a batch in order, without those that cannot be read; runs in the workers."""
 
     def __init__(self, dataset: ImageDataset, transform: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
         self.dataset = dataset
-        self.notes = ReadingNotes(0)
         self._transform = transform
 
     def __getitem__(self, samples: Samples) -> Batch:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_byte, c_int64
 from multiprocessing.sharedctypes import RawArray, RawValue
@@ -64,6 +64,13 @@ class ReadingNotes:
         return LostWorkerError(dead[0], number - 1 if number else None)
 
 
+class Reader(Dataset[Any]):
+    """Reads a micro-batch by its samples; runs in the workers, and says in its notes which image it reads."""
+
+    def __init__(self) -> None:
+        self.notes = ReadingNotes(0)
+
+
 class BatchSampler(Sampler[Samples]):
     """The samples a DataLoader reads next; replaced before each epoch, so that its workers can persist."""
 
@@ -93,6 +100,22 @@ def worker_loader(
     end = weakref.finalize(loader, setattr, ending, "value", 1)
     atexit.register(end)  # runs before multiprocessing ends its children at exit, for it was imported first
     return loader
+
+
+def in_batches(indices: Sequence[int], batch_size: int) -> Iterator[Samples]:
+    """Yield the samples at `indices`, of pass 0, a batch at a time."""
+    for start in range(0, len(indices), batch_size):
+        yield [(0, index) for index in indices[start : start + batch_size]]
+
+
+def read_once(reader: Reader, samples: Iterator[Samples], workers: int) -> Iterator[Any]:
+    """Return what the reader makes of each micro-batch of samples, in `workers` processes of their own (0: here)."""
+    if not workers:
+        return map(reader.__getitem__, samples)
+    sampler = BatchSampler()
+    sampler.samples = samples
+    reader.notes = ReadingNotes(workers)
+    return begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
 
 
 def begin(loader: DataLoader[Batch], notes: ReadingNotes) -> Iterator[Batch]:

@@ -45,7 +45,7 @@ Trained = Mapping[str, nn.Module | Optimizer]
 
 
 class Checkpointing(Protocol):
-    """What a training tells of its steps, and gets back where an earlier call has told it; see `ResumableTrainings`."""
+    """What a training reports of its steps, and gets back after a stop; see `ResumableTrainings`."""
 
     @property
     def kept(self) -> Mapping[str, Any]: ...
@@ -232,7 +232,7 @@ class ResumableTrainings:
         return self._stop_signal.requested
 
     def save_settings(self) -> None:
-        """See to it that there is a checkpoint, so that settings belong to what is kept beside the checkpoints."""
+        """Make sure that there is a checkpoint, so that settings belong to what is kept next to the checkpoints."""
         if self.accelerator.is_main_process and not self.has_saved:
             with self.alone():
                 self._save({}, {})

@@ -7,29 +7,22 @@ from torch import nn
 
 from perceptual_mae.evaluation.open_run import precision_of
 from perceptual_mae.training.memory import OPTIMIZER_MOMENTS, MemoryEstimate, bytes_of, machine_memory, saved_bytes
-from perceptual_mae.transfer.training import Schedule, Trainable
+from perceptual_mae.transfer.recipes import Schedule, TransferConfig
+from perceptual_mae.transfer.training import Trainable, groups_of
 
 
-def dry_run_lines(
-    model: nn.Module,
-    batch: Any,
-    groups: Sequence[dict[str, Any]],
-    schedule: Schedule,
-    *,
-    images: int,
-    batch_size: int,
-    precision: str,
-) -> list[str]:
-    """Return the lines of a dry run. model and batch, one image, are on the meta device, in training mode.
+def dry_run_lines(model: nn.Module, batch: Any, network: nn.Module, config: TransferConfig) -> list[str]:
+    """Return parameters, steps, learning rates by layer and memory; model and batch, one image, are on the meta device.
 
-    images: of a micro-batch.
+    network: whose layers are trained. model: in training mode, the network itself or what stands for it on meta.
     """
+    training, schedule = config.training, config.schedule.at(config.optimizer.lr)
     return [
         parameter_line(model),
-        f"steps: {schedule.steps:,} of {batch_size} images, {schedule.kind} from {schedule.lr:g} to "
-        f"{schedule.rate(schedule.steps - 1):.3g}, warm-up {schedule.warmup_steps:,}",
-        *rate_lines(groups, schedule),
-        memory_line(model, batch, images, precision),
+        f"steps: {schedule.steps:,} of {training.batch_size} images, {config.schedule.kind} from {schedule.lr:g} to "
+        f"{schedule.rate(schedule.steps - 1):.3g}, warm-up {config.schedule.warmup_steps:,}",
+        *rate_lines(groups_of(network, config.optimizer), schedule),
+        memory_line(model, batch, max(1, training.batch_size // training.accumulation), training.precision),
     ]
 
 
@@ -55,7 +48,7 @@ def rate_lines(groups: Sequence[dict[str, Any]], schedule: Schedule) -> list[str
 
 
 def memory_line(model: nn.Module, batch: Any, images: int, precision: str) -> str:
-    """Return the memory that a training step needs at least."""
+    """Return the memory that a training step needs at least. images: of a micro-batch."""
     held = sum(map(bytes_of, [*model.parameters(), *model.buffers()]))
     trained = sum(bytes_of(each) for each in model.parameters() if each.requires_grad)
     half = 1 if precision_of(precision) == "no" else 2  # autocast keeps most activations in 16 bits

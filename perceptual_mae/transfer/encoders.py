@@ -1,4 +1,4 @@
-"""The encoder that is transferred, as a network of feature maps: a run's, one that learnt nothing, or timm's.
+"""The encoder that is transferred, as a network of feature maps: a run's, an untrained one, or timm's.
 
 Shapes: B images, C channels, D width, p patch size.
 """
@@ -35,7 +35,7 @@ EMBEDDINGS = re.compile(r"(?:^|\.)(?:cls_token|reg_token|pos_embed|patch_embed)(
 class Trunk(nn.Module):
     """An encoder as a network of feature maps, one after each block of `taps`; its class token is left out.
 
-    The encoder is taken over, not copied; its final norm, which no map passes through, is removed where
+    The encoder is used as it is, not copied; its final norm, which no map passes through, is removed where
     `keeps_final_norm` is false.
     """
 
@@ -83,7 +83,7 @@ class TimmTrunk(nn.Module):
             options |= {"dynamic_img_size": True} if is_plain else {}
             indices = tuple(block - 1 for block in standard_taps(blocks)) if is_plain else (-4, -3, -2, -1)
             network: Any = timm.create_model(name, pretrained=False, features_only=True, out_indices=indices, **options)
-        except (RuntimeError, TypeError, AssertionError, IndexError, NotImplementedError, KeyError) as error:
+        except (RuntimeError, TypeError, AssertionError, IndexError, KeyError) as error:
             raise UserError(f"{TIMM}{name}: gives no feature maps ({' '.join(str(error).split())[:200]})") from error
         self.network = network
         self.depth = blocks if is_plain else 0

@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.data.epoch_order import EpochPlan
-from perceptual_mae.data.workers import BatchSampler, LostWorkerError, ReadingNotes, Samples, begin, worker_loader
+from perceptual_mae.data.epoch_order import ProcessShare
+from perceptual_mae.data.workers import LostWorkerError, Reader, Samples, in_batches, read_once
 from perceptual_mae.errors import LostProcessError, UserError
+from perceptual_mae.progress import OnProgress
 from perceptual_mae.seeding import stream
 
 KeyedBatch = TypeVar("KeyedBatch", bound="Keyed")
@@ -52,11 +53,10 @@ Collate = Callable[[list[Any], Samples], Any]
 
 
 class SampleLoader:
-    """Endless micro-batches of a plan, read and transformed by `workers` processes (0: in this one).
+    """Endless micro-batches of a share of a plan, read and transformed by `workers` processes (0: in this one).
 
-    Process r of P takes from each global batch, for micro-batch a of A, every (P * A)-th sample from the (r * A + a)-th
-    on. transform: called with a sample and the generator of all its draws, a stream of (seed, pass, index). collate:
-    called with the samples of a micro-batch and their (pass, index). What cannot be read ends the training: UserError.
+    transform: called with a sample and the generator of all its draws, a stream of (seed, pass, index). collate: called
+    with the samples of a micro-batch and their (pass, index). What cannot be read ends the training: UserError.
     """
 
     def __init__(
@@ -64,37 +64,24 @@ class SampleLoader:
         dataset: Annotated,
         transform: Callable[[Any, torch.Generator], Any],
         collate: Collate,
-        plan: EpochPlan,
+        share: ProcessShare,
         *,
         seed: int,
         workers: int,
-        num_processes: int = 1,
-        process_index: int = 0,
-        accumulation: int = 1,
     ) -> None:
-        if plan.batch_size % (num_processes * accumulation):
-            raise UserError(
-                f"training.batch_size {plan.batch_size} is not a multiple of {num_processes} process(es) x "
-                f"{accumulation} micro-batch(es); change it or training.accumulation"
-            )
-        self.plan, self.accumulation = plan, accumulation
-        self._stride, self._first = num_processes * accumulation, process_index * accumulation
+        self._share, self._workers = share, workers
         self._reader = _Reader(dataset, partial(_seeded, transform, seed), collate)
-        self._workers = workers
         self._batches: Iterator[Any] = iter(())
 
     def from_step(self, step: int) -> Iterator[list[Any]]:
         """Yield, for each step of the training from this one on, the micro-batches of this process, without end."""
-        self._batches = _read(self._reader, self._samples(step), self._workers)
+        self._batches = _read(self._reader, _endless(self._share, step), self._workers)
         while True:
-            yield [next(self._batches) for _ in range(self.accumulation)]
+            yield [next(self._batches) for _ in range(self._share.accumulation)]
 
     def close(self) -> None:
         """End the worker processes."""
         self._batches = iter(())
-
-    def _samples(self, step: int) -> Iterator[Samples]:
-        return _micro_batches(self.plan, step, self._first, self.accumulation, self._stride)
 
 
 def in_order(
@@ -107,17 +94,39 @@ def in_order(
     workers: int = 0,
 ) -> Iterator[Any]:
     """Yield batches of the samples at `indices`, in that order, of pass 0; what cannot be read is a UserError."""
-    starts = range(0, len(indices), batch_size)
-    samples = ([(0, index) for index in indices[start : start + batch_size]] for start in starts)
-    return _read(_Reader(dataset, partial(_unseeded, transform), collate), samples, workers)
+    reader = _Reader(dataset, partial(_unseeded, transform), collate)
+    return _read(reader, in_batches(indices, batch_size), workers)
 
 
-class _Reader(Dataset[Any]):
-    """Reads, transforms and collates a micro-batch; runs in the workers, whence mistakes come back as what they say."""
+def own_share(
+    dataset: Annotated,
+    transform: Callable[[Any], Any],
+    collate: Collate,
+    accelerator: Accelerator,
+    name: str,
+    on_progress: OnProgress,
+    *,
+    batch_size: int = 1,
+    workers: int = 0,
+) -> Iterator[Any]:
+    """Yield batches of the samples that this process scores, in order: nothing is padded, and all processes have all.
+
+    Process r of P takes every P-th sample from the r-th on. on_progress counts those of all processes.
+    """
+    processes, total, done = accelerator.num_processes, len(dataset), 0
+    indices = range(accelerator.process_index, total, processes)
+    for batch in in_order(dataset, transform, collate, indices=indices, batch_size=batch_size, workers=workers):
+        yield batch
+        done += len(batch)
+        on_progress(name, min(done * processes, total), total)
+
+
+class _Reader(Reader):
+    """Reads, transforms and collates a micro-batch; runs in the workers, from which mistakes come back as messages."""
 
     def __init__(self, dataset: Annotated, transform: Callable[[Any, int, int], Any], collate: Collate) -> None:
+        super().__init__()
         self.dataset, self._transform, self._collate = dataset, transform, collate
-        self.notes = ReadingNotes(0)
 
     def __getitem__(self, samples: Samples) -> Any:
         read = []
@@ -143,23 +152,15 @@ def _unseeded(transform: Callable[[Any], Any], sample: Any, pass_: int, index: i
     return transform(sample)
 
 
-def _micro_batches(plan: EpochPlan, step: int, first: int, accumulation: int, stride: int) -> Iterator[Samples]:
+def _endless(share: ProcessShare, step: int) -> Iterator[Samples]:
     while True:
-        epoch, place = divmod(step, plan.steps_per_epoch)
-        batch = plan.batch(epoch + 1, place)
-        for micro_batch in range(accumulation):
-            yield batch[first + micro_batch :: stride]
+        epoch, place = divmod(step, share.plan.steps_per_epoch)
+        yield from share.micro_batches(epoch + 1, place)
         step += 1
 
 
 def _read(reader: _Reader, samples: Iterator[Samples], workers: int) -> Iterator[Any]:
-    if workers:
-        sampler = BatchSampler()
-        sampler.samples = samples
-        reader.notes = ReadingNotes(workers)
-        batches: Iterator[Any] = begin(worker_loader(reader, sampler, workers, persistent=False), reader.notes)
-    else:
-        batches = map(reader.__getitem__, samples)
+    batches = read_once(reader, samples, workers)
     try:
         for batch in batches:
             if isinstance(batch, _Mistake):

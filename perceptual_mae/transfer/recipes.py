@@ -1,8 +1,10 @@
 """How an encoder is transferred: recipes of `configs/transfer`, overrides, and the sections that all of them share."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import Field
 from pydantic import ValidationError as PydanticError
@@ -13,7 +15,6 @@ from perceptual_mae.config.from_signature import Section
 from perceptual_mae.config.mistake import line_of
 from perceptual_mae.config.own_kinds import EVERYTHING
 from perceptual_mae.errors import UserError, did_you_mean
-from perceptual_mae.transfer.training import Schedule, ScheduleKind
 
 Command = Literal["segment", "detect"]
 Config = TypeVar("Config", bound=Section)
@@ -59,7 +60,7 @@ class ScheduleSection(Section):
         floor: learning rate at the end of poly and cosine [BEiT]
     """
 
-    kind: ScheduleKind = "poly"
+    kind: Literal["poly", "multi_step", "cosine"] = "poly"
     steps: Steps = 10_000
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000_000)] = 0
     warmup_from: Share = 0.0
@@ -68,9 +69,44 @@ class ScheduleSection(Section):
     gamma: Positive = 0.1
     floor: NotNegative = 0.0
 
-    def at(self, lr: float) -> Schedule:
+    def at(self, lr: float) -> "Schedule":
         """Return the schedule with this peak."""
-        return Schedule(lr=lr, **dict(self))
+        return Schedule(self, lr)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates of a training: a linear warm-up from a share of `lr`, then poly, steps or half a cosine.
+
+    poly falls to `floor` as (1 - step / steps) ** power over the whole training; multi_step multiplies by gamma at each
+    of the milestones, steps; cosine falls to `floor` from the end of the warm-up on.
+    """
+
+    section: ScheduleSection
+    lr: float
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return self.section.steps
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, which count from 0."""
+        section, rate = self.section, self._without_warmup(step)
+        if step < section.warmup_steps:
+            rate *= section.warmup_from + (1 - section.warmup_from) * step / section.warmup_steps
+        return rate
+
+    def _without_warmup(self, step: int) -> float:
+        section = self.section
+        if section.kind == "multi_step":
+            return self.lr * math.pow(section.gamma, sum(step >= milestone for milestone in section.milestones))
+        if section.kind == "poly":
+            share = math.pow(1 - min(1.0, step / section.steps), section.power)
+        else:
+            gone = max(0, step - section.warmup_steps) / max(1, section.steps - section.warmup_steps)
+            share = 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
+        return section.floor + (self.lr - section.floor) * share
 
 
 class TrainingSection(Section):
@@ -91,6 +127,21 @@ class TrainingSection(Section):
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
     log_every: Steps = 50
     score_every: Steps | None = None
+
+
+class TransferConfig(Protocol):
+    """A recipe, read: the sections that all of them have."""
+
+    @property
+    def optimizer(self) -> OptimizerSection: ...
+
+    @property
+    def schedule(self) -> ScheduleSection: ...
+
+    @property
+    def training(self) -> TrainingSection: ...
+
+    def model_dump(self, *, mode: str, by_alias: bool | None) -> dict[str, Any]: ...
 
 
 def list_transfer_recipes(command: Command) -> list[layers.Shipped]:

@@ -20,6 +20,12 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def mean_of(values: Sequence[float | None], digits: int) -> float | None:
+    """Return the mean of the values that are there, rounded; None where none is."""
+    present = [value for value in values if value is not None]
+    return round(sum(present) / len(present), digits) if present else None
+
+
 @dataclass(frozen=True)
 class Files:
     """Files of a transfer: they are in one folder, and begin with the same name."""
@@ -62,10 +68,6 @@ class Files:
         """The page of predictions next to the truth."""
         return self.folder / f"{self.name}.png"
 
-    def metrics(self, seed: int) -> Path:
-        """Return the records of a seed's training."""
-        return self.folder / f"{self.name}_seed_{seed}.metrics.jsonl"
-
-    def weights(self, seed: int) -> Path:
-        """Return the file that keeps a seed's network."""
-        return self.folder / f"{self.name}_seed_{seed}.safetensors"
+    def of_seed(self, seed: int, ending: str) -> Path:
+        """Return a file of one seed: its records (metrics.jsonl), its network (safetensors), or what a task writes."""
+        return self.folder / f"{self.name}_seed_{seed}.{ending}"

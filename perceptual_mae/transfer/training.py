@@ -7,9 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -23,8 +22,8 @@ from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.run.metrics_file import MetricsFile
 from perceptual_mae.schedules import set_learning_rate
 from perceptual_mae.seeding import stream_seed
+from perceptual_mae.transfer.recipes import OptimizerSection, Schedule
 
-ScheduleKind = Literal["poly", "multi_step", "cosine"]
 TABLES = "relative_position"
 """In the names of tables of relative positions, which do not decay (BEiT, ViTDet)."""
 
@@ -60,40 +59,25 @@ class Batches(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rates of a training: a linear warm-up from a share of `lr`, then poly, steps or half a cosine.
+class DenseNetwork(Trainable, Protocol):
+    """A trunk of `depth` blocks with a head: its parameters are of layers, see `parameter_groups`."""
 
-    poly falls to `floor` as (1 - step / steps) ** power over the whole training; multi_step multiplies by gamma at each
-    of the milestones, steps; cosine falls to `floor` from the end of the warm-up on.
-    """
+    depth: int
+    drop_path: float
 
-    kind: ScheduleKind
-    lr: float
-    steps: int
-    warmup_steps: int = 0
-    warmup_from: float = 0.0
-    power: float = 1.0
-    milestones: tuple[int, ...] = ()
-    gamma: float = 0.1
-    floor: float = 0.0
+    def layer_of(self, name: str) -> int: ...
 
-    def rate(self, step: int) -> float:
-        """Return the learning rate of a step, which count from 0."""
-        rate = self._without_warmup(step)
-        if step < self.warmup_steps:
-            rate *= self.warmup_from + (1 - self.warmup_from) * step / self.warmup_steps
-        return rate
 
-    def _without_warmup(self, step: int) -> float:
-        if self.kind == "multi_step":
-            return self.lr * math.pow(self.gamma, sum(step >= milestone for milestone in self.milestones))
-        if self.kind == "poly":
-            share = math.pow(1 - min(1.0, step / self.steps), self.power)
-        else:
-            gone = max(0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-            share = 0.5 * (1 + math.cos(math.pi * min(1.0, gone)))
-        return self.floor + (self.lr - self.floor) * share
+def groups_of(network: nn.Module, optimizer: OptimizerSection) -> list[dict[str, Any]]:
+    """Return the parameter groups of a `DenseNetwork` by its layers."""
+    layered = cast(DenseNetwork, network)
+    return parameter_groups(
+        network,
+        layered.layer_of,
+        layered.depth + 1,
+        layer_decay=optimizer.layer_decay,
+        weight_decay=optimizer.weight_decay,
+    )
 
 
 def parameter_groups(

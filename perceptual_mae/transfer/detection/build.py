@@ -1,13 +1,11 @@
-"""A detector at its first step, on the encoder of a source; and what a dry run says of it."""
+"""A detector at its first step, on the encoder of a source; and its parts, for a dry run."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from perceptual_mae.config.annotated import to_annotated_yaml
 from perceptual_mae.config.build import user_mistakes
 from perceptual_mae.errors import UserError
 from perceptual_mae.images import Size
@@ -16,12 +14,8 @@ from perceptual_mae.transfer.detection.config import DetectConfig
 from perceptual_mae.transfer.detection.detector import Detector, Heads, build_neck
 from perceptual_mae.transfer.detection.necks import LEVELS
 from perceptual_mae.transfer.detection.trunk import WindowedTrunk
-from perceptual_mae.transfer.dry_run import dry_run_lines
 from perceptual_mae.transfer.encoders import Source
 from perceptual_mae.transfer.taps import Taps, quarter_taps
-from perceptual_mae.transfer.training import parameter_groups
-
-COCO_CLASSES = 80
 
 
 def build_detector(
@@ -103,18 +97,6 @@ def check_size(side: int, trunk: nn.Module) -> None:
         raise UserError(f"encoder.image_size: {side} is not a multiple of {largest}, the coarsest level's stride")
 
 
-def groups_of(detector: Detector, config: DetectConfig) -> list[dict[str, Any]]:
-    """Return the parameter groups of a detector by layers."""
-    optimizer = config.optimizer
-    return parameter_groups(
-        detector,
-        detector.layer_of,
-        detector.depth + 1,
-        layer_decay=optimizer.layer_decay,
-        weight_decay=optimizer.weight_decay,
-    )
-
-
 def parts_of(detector: Detector) -> dict[str, nn.Module]:
     """Return the parts whose parameters are counted, by their names."""
     heads = detector.roi_heads
@@ -130,7 +112,7 @@ def parts_of(detector: Detector) -> dict[str, nn.Module]:
 
 
 class Sketch(nn.Module):
-    """The parts of a detector without proposals and suppression, which cannot be computed without memory.
+    """The parts of a detector without proposals and suppression, which the meta device cannot compute.
 
     As many proposals as the losses count pass through the heads, a quarter of them through that of the masks.
     """
@@ -153,31 +135,3 @@ class Sketch(nn.Module):
             "boxes": part("box_predictor")(part("box_head")(boxes)),
             "masks": part("mask_predictor")(part("mask_head")(masks)),
         }
-
-
-def dry_run_detection(source: Source, config: DetectConfig, *, frozen: bool) -> list[str]:
-    """Return the resolved recipe, the encoder's maps, parameters, steps, learning rates by layer and memory.
-
-    Weights are not read: those of the encoder are of its shape alone. Images need not be there; without their files
-    there are COCO's 80 classes.
-    """
-    try:
-        data, _ = config.data.open()
-        classes, images = len(data.classes), f"{len(data):,} training images with objects"
-    except UserError as mistake:
-        classes, images = COCO_CLASSES, f"no images yet: {str(mistake).splitlines()[0]}"
-    with torch.device("meta"):
-        detector, taps = build_detector(replace(source, from_scratch=True), config, classes, 0, frozen=frozen)
-        side, training = config.encoder.image_size, config.training
-        lines = dry_run_lines(
-            Sketch(detector.train(), config.detector.heads()),
-            torch.empty(1, 3, side, side),
-            groups_of(detector, config),
-            config.schedule.at(config.optimizer.lr),
-            images=max(1, training.batch_size // training.accumulation),
-            batch_size=training.batch_size,
-            precision=training.precision,
-        )
-    strides: Any = detector.backbone.trunk.strides
-    maps = f"maps of blocks {list(taps.blocks)} ({taps.source}) of stride {strides[-1]}; {classes} classes"
-    return [to_annotated_yaml(config).rstrip("\n"), "", maps, *lines, images]

@@ -4,7 +4,6 @@ Shapes: N objects; H x W pixels of an image; S pixels a side of what the detecto
 """
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,12 @@ from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
 from torchvision.transforms.v2 import functional as F
 
-from perceptual_mae.data.decoding import UnreadableImageError, read_header, read_image
+from perceptual_mae.data.decoding import read_image
 from perceptual_mae.errors import UserError
 from perceptual_mae.images import Size
 from perceptual_mae.transfer.detection.annotations import AnnotatedImage, Annotation, read_annotations
 from perceptual_mae.transfer.detection.batch import PreparedImage, Target
+from perceptual_mae.transfer.headers import check_each, header_size, is_same_size
 from perceptual_mae.transfer.transforms import JitterCrop, fitted, resize
 
 REMEDY = "pip install 'perceptual-mae[transfer]'"
@@ -81,6 +81,15 @@ class CocoImages:
         first.images = self.images[:count]
         return first
 
+    def check_headers(self) -> None:
+        """Check the headers of all images; raise UserError that names the first that is none or of another size."""
+
+        def flaw(image: AnnotatedImage) -> str | None:
+            size = header_size(self.folder / image.file_name)
+            return None if is_same_size(size, image.size) else _other_size(self, image, size)
+
+        check_each(self.images, flaw)
+
     def truth(self, index: int) -> Target:
         """Return what detections are scored by: boxes, labels, masks (N, H, W), iscrowd and area, each (N, ...)."""
         described = self.images[index]
@@ -101,25 +110,6 @@ class CocoImages:
             "labels": torch.tensor([each.label for each in objects], dtype=torch.int64),
             "masks": torch.stack(masks) if masks else torch.empty((0, *described.size), dtype=torch.uint8),
         }
-
-
-def check_headers(data: CocoImages, threads: int = 16) -> None:
-    """Check the headers of all images, in threads; UserError names the first that is no image or of another size."""
-
-    def flaw(image: AnnotatedImage) -> str | None:
-        try:
-            header = read_header(data.folder / image.file_name)
-        except UnreadableImageError as error:
-            return f"{error.path}: {error.reason}"
-        size = (header.height, header.width)
-        if image.size in (size, size[::-1]):  # it may be stored lying on its side
-            return None
-        return _other_size(data, image, size)
-
-    with ThreadPoolExecutor(threads) as pool:
-        flaws = [each for each in pool.map(flaw, data.images) if each]
-    if flaws:
-        raise UserError(flaws[0] + (f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""))
 
 
 def decode_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:

@@ -39,7 +39,7 @@ class TrunkModule(Protocol):
 
 @dataclass(frozen=True)
 class Heads:
-    """Sizes of the heads and counts of what they see; the defaults are those of ViTDet and MIMDet, and detectron2's.
+    """Sizes of the heads and counts of what they take; the defaults are those of ViTDet and MIMDet, and detectron2's.
 
     channels: of the pyramid and all convolutions. hidden: of the linear layer that classes and boxes are read from.
     proposals: of an image, before and after suppression in training (evaluation begins with half as many). sampled:
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
 
 
 class Detector(MaskRCNN):  # type: ignore[misc]
-    """Mask R-CNN on images of one size that are normalised by the trunk, with `num_classes` classes besides nothing.
+    """Mask R-CNN on images of one size that are normalised by the trunk, with `num_classes` classes and the background.
 
     Classes are 1 to K; 0 is the background. In evaluation mode a call with images (B, 3, S, S) in [0, 1] returns a
     dictionary an image: boxes (N, 4) in its pixels, labels, scores and masks (N, 1, 28, 28) in [0, 1], which fill

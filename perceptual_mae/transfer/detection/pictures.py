@@ -14,8 +14,7 @@ from perceptual_mae.images import Size
 from perceptual_mae.transfer.detection.batch import Target
 from perceptual_mae.transfer.detection.dataset import CocoImages
 from perceptual_mae.transfer.detection.scores import CONFIDENT, Detections, agreement
-from perceptual_mae.transfer.segmentation.inference import best_and_worst
-from perceptual_mae.transfer.segmentation.pictures import palette
+from perceptual_mae.transfer.pictures import best_and_worst, framed, palette
 from perceptual_mae.transfer.transforms import fitted
 from perceptual_mae.visualization.image_grid import sheet
 
@@ -25,9 +24,9 @@ LETTERS = 18
 
 
 def detection_page(detections: Sequence[Detections], data: CocoImages, count: int) -> Image.Image:
-    """Return the sheet of image, truth and detections that are at least half sure, with each image's F-measure.
+    """Return the sheet of image, truth and detections with a score of at least 0.5, with each image's F-measure.
 
-    Where nothing is half sure, the surest detection is drawn. Crowds are drawn without a name.
+    Where there is none, the one with the highest score is drawn. Crowds are drawn without a name.
     """
     scored = {each.index: agreement(each, data.truth(each.index)) for each in detections}
     chosen = best_and_worst({index: score for index, score in scored.items() if score is not None}, count)
@@ -69,4 +68,4 @@ def drawn(image: Tensor, objects: Target | None, names: Sequence[str], colors: T
         picture = draw_segmentation_masks(picture, masks, alpha=0.45, colors=chosen)
         boxes = objects["boxes"] * scale
         picture = draw_bounding_boxes(picture, boxes, labels=list(names), colors=chosen, label_colors="white")
-    return F.pad(picture, (0, LARGEST[1] - size[1], 0, LARGEST[0] - size[0]), value=255)
+    return framed(picture, LARGEST)

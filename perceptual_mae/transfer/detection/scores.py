@@ -22,7 +22,7 @@ from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.transfer.detection.batch import Target, collate
 from perceptual_mae.transfer.detection.dataset import REMEDY, CocoImages, EvaluationTransform, coco_masks
 from perceptual_mae.transfer.detection.detector import Detector
-from perceptual_mae.transfer.loading import in_order
+from perceptual_mae.transfer.loading import own_share
 
 Backend = Literal["pycocotools", "faster_coco_eval"]
 SCORES = {
@@ -74,20 +74,16 @@ def detect(
 ) -> list[Detections]:
     """Return the detections in all images, in their order, on all processes, of which each takes its share."""
     detector.eval()
-    processes, done = accelerator.num_processes, 0
-    share = range(accelerator.process_index, len(images), processes)
     own: list[Detections] = []
-    transform = EvaluationTransform(side)
-    for batch in in_order(images, transform, collate, indices=share, batch_size=batch_size, workers=workers):
+    options = {"batch_size": batch_size, "workers": workers}
+    for batch in own_share(images, EvaluationTransform(side), collate, accelerator, name, on_progress, **options):
         with accelerator.autocast():
             outputs: Any = detector(batch.to(accelerator.device).images)
         for index, raw, size, original in zip(
             batch.indices.tolist(), outputs, batch.sizes, batch.original_sizes, strict=True
         ):
             own.append(in_original(index, raw, size, original))
-        done += len(batch)
-        on_progress(name, min(done * processes, len(images)), len(images))
-    gathered: list[Detections] = gather_object(own) if processes > 1 else own
+    gathered: list[Detections] = gather_object(own) if accelerator.num_processes > 1 else own
     return sorted(gathered, key=lambda each: each.index)
 
 
@@ -171,7 +167,7 @@ def coco_results(detections: Sequence[Detections], images: CocoImages) -> list[d
 def agreement(detections: Detections, truth: Target) -> float | None:
     """Return the F-measure in [0, 1] of an image's confident boxes, for the choice of pictures; None without objects.
 
-    A box counts where it overlaps an object of its class, which no surer one did, by half.
+    A box counts where it overlaps an object of its class by half, and none with a higher score does.
     """
     is_object = truth["iscrowd"] == 0
     confident = detections.scores >= CONFIDENT
@@ -181,7 +177,7 @@ def agreement(detections: Detections, truth: Target) -> float | None:
     overlap = box_iou(detections.boxes[confident], truth["boxes"][is_object])
     overlap *= detections.labels[confident][:, None] == truth["labels"][is_object]
     hits = 0
-    for row in range(len(overlap)):  # the surest first, as they come
+    for row in range(len(overlap)):  # highest score first, as they come
         best = int(overlap[row].argmax())
         if overlap[row, best] >= CONFIDENT:
             hits += 1

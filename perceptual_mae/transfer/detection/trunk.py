@@ -21,7 +21,7 @@ AbsolutePositions = Literal["interpolated", "sincos"]
 
 
 class WindowedTrunk(nn.Module):
-    """Feature maps of an encoder whose parts are taken over: no class token and no final norm are left.
+    """Feature maps of an encoder without class token and final norm; its parts are used as they are, not copied.
 
     image_size: of the images in training, for which relative positions are made; others have them interpolated.
     taps: blocks, from 1, whose outputs are the maps. window: side in patches; blocks not in `global_blocks` attend

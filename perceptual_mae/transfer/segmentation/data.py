@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from perceptual_mae.config.from_signature import Choice
-from perceptual_mae.data.decoding import UnreadableImageError, read_header, read_image, read_mask
+from perceptual_mae.data.decoding import read_image, read_mask
 from perceptual_mae.data.image_tree import check_root
 from perceptual_mae.errors import UserError
+from perceptual_mae.transfer.headers import check_each, header_size, is_same_size
 
 IGNORED = 255
 """The class of pixels that count neither in losses nor in scores, whatever number files have for them."""
@@ -69,6 +69,17 @@ class SegmentationData:
         first = copy.copy(self)
         first.pairs = self.pairs[:count]
         return first
+
+    def check_headers(self) -> None:
+        """Check the headers of all files; raise UserError that names the first that cannot be trained on."""
+
+        def flaw(pair: Pair) -> str | None:
+            image, mask = map(header_size, pair)
+            if is_same_size(image, mask):
+                return None
+            return f"{pair[1]}: is {mask[1]} x {mask[0]} pixels, its image {pair[0]} {image[1]} x {image[0]}"
+
+        check_each(self.pairs, flaw, remedy="; correct or remove the file and its partner")
 
     def to_file_ids(self, classes: Tensor) -> Tensor:
         """Return the numbers that files have, uint8 (H, W), for classes (H, W)."""
@@ -154,26 +165,6 @@ def num_classes(section: Choice) -> int:
         named = _names(Path(section.options().get("root", "")).expanduser() / "classes.txt")
         known = len(named) or len(section.build("train").classes)
     return int(known)
-
-
-def check_headers(data: SegmentationData, threads: int = 16) -> None:
-    """Check the headers of all files of a split, in threads; UserError names the first that cannot be trained on."""
-
-    def flaw(pair: Pair) -> str | None:
-        try:
-            sizes = [read_header(path) for path in pair]
-        except UnreadableImageError as error:
-            return f"{error.path}: {error.reason}"
-        image, mask = ((each.width, each.height) for each in sizes)
-        if mask in (image, image[::-1]):  # an image may be stored lying on its side
-            return None
-        return f"{pair[1]}: is {mask[0]} x {mask[1]} pixels, its image {pair[0]} {image[0]} x {image[1]}"
-
-    with ThreadPoolExecutor(threads) as pool:
-        flaws = [each for each in pool.map(flaw, data.pairs) if each]
-    if flaws:
-        more = f" (and {len(flaws) - 1} more)" if len(flaws) > 1 else ""
-        raise UserError(f"{flaws[0]}{more}; correct or remove the file and its partner")
 
 
 def _inside(root: str, name: str, part: str) -> Path:

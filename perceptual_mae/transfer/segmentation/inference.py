@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torchvision import tv_tensors
 from perceptual_mae.evaluation.finite import check_finite
 from perceptual_mae.images import Size
 from perceptual_mae.progress import OnProgress, no_progress
-from perceptual_mae.transfer.loading import in_order, keys_of
+from perceptual_mae.transfer.loading import keys_of, own_share
 from perceptual_mae.transfer.segmentation.batch import SegmentationBatch
 from perceptual_mae.transfer.segmentation.data import IGNORED, SegmentationData
 from perceptual_mae.transfer.segmentation.network import Segmenter, resized
@@ -23,7 +22,7 @@ from perceptual_mae.transfer.transforms import fitted, resize
 
 @dataclass(frozen=True)
 class Inference:
-    """How an image is shown to the network: scaled to fit into `base`, then in windows of `crop` or (None) whole."""
+    """How an image is passed to the network: scaled to fit into `base`, then in windows of `crop` or (None) whole."""
 
     base: Size | None
     crop: Size | None
@@ -82,7 +81,7 @@ def padded_to(images: Tensor, size: Size) -> Tensor:
 
 @dataclass
 class Scored:
-    """What came of a pass: the confusion matrix (K, K) of all images, and each image's mIoU by its index."""
+    """Scores of a pass: the confusion matrix (K, K) of all images, and each image's mIoU by its index."""
 
     matrix: Tensor
     per_image: dict[int, float] = field(default_factory=dict)
@@ -99,21 +98,16 @@ def score_images(
     name: str = "scoring",
     on_progress: OnProgress = no_progress,
 ) -> Scored:
-    """Return the scores of all images; process r of P takes every P-th from the r-th on, and nothing is padded."""
+    """Return the scores of all images, on all processes, of which each takes its share."""
     network.eval()
     classes, device = len(data.classes), accelerator.device
-    processes, rank = accelerator.num_processes, accelerator.process_index
     matrix = torch.zeros(classes, classes, dtype=torch.int64, device=device)
     own = torch.full((len(data),), -1.0, dtype=torch.float64, device=device)
-    indices = range(rank, len(data), processes)
-    for done, batch in enumerate(
-        in_order(data, inference.prepare, one_image, indices=indices, batch_size=1, workers=workers), start=1
-    ):
+    for batch in own_share(data, inference.prepare, one_image, accelerator, name, on_progress, workers=workers):
         predicted, truth = predict(network, batch, inference, accelerator)
         part = confusion(predicted, truth, classes, IGNORED)
         matrix += part
         own[batch.indices] = scores_of(part)["miou"] if int(part.sum()) else -1.0
-        on_progress(name, min(done * processes, len(data)), len(data))
     matrix, own = accelerator.reduce(matrix, reduction="sum"), accelerator.gather(own[None]).amax(0)
     return Scored(matrix.cpu(), {index: value for index, value in enumerate(own.tolist()) if value >= 0})
 
@@ -133,13 +127,3 @@ def one_image(samples: Sequence[tuple[Tensor, Tensor]], keys: Sequence[tuple[int
     """Return a batch of one image, whose mask may have another size."""
     ((image, mask),) = samples
     return SegmentationBatch(*keys_of(keys), image.as_subclass(Tensor)[None], mask.as_subclass(Tensor)[None])
-
-
-def best_and_worst(per_image: dict[int, float], count: int) -> list[tuple[str, int]]:
-    """Return (what it is, index) of the best and worst images, and of the first ones, each image once."""
-    ordered = sorted(per_image, key=lambda index: (-per_image[index], index))
-    best = ordered[: min(count, -(-len(ordered) // 2))]
-    worst = [index for index in ordered[-count:] if index not in best]
-    fixed = [index for index in sorted(per_image) if index not in {*best, *worst}][:count]
-    named: dict[str, Sequence[Any]] = {"best": best, "worst": worst[::-1], "image": fixed}
-    return [(f"{what} {place}", index) for what, them in named.items() for place, index in enumerate(them, start=1)]

@@ -95,8 +95,8 @@ class FourTaps(nn.Module):
 class UPerHead(nn.Module):
     """Scores of classes (B, K, h, w), at the size of the largest map, of a pyramid of maps (largest first).
 
-    The smallest map is pooled to grids of `pools` cells a side, whose means are laid over it again (PSPNet); each map
-    takes what the one below has, resized (FPN); all are then resized to the largest, joined and classified.
+    The smallest map is pooled to grids of `pools` cells a side, whose means are resized and joined to it (PSPNet); each
+    map takes what the one below has, resized (FPN); all are then resized to the largest, joined and classified.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class Segmenter(nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        self.trunk, self.is_frozen = trunk, False
+        self.trunk, self.depth, self.is_frozen = trunk, trunk.depth, False
         self.ignore_index, self.drop_path, self.dropout = ignore_index, drop_path, dropout
         self.auxiliary_weight = auxiliary_weight
         self.widths = {"head": channels, "auxiliary": auxiliary_channels}
@@ -206,7 +206,7 @@ class Segmenter(nn.Module):
             draws["drop_path"] = draw_drop_path_masks(self.drop_path, self.trunk.depth, generators)
         for name, width in self.widths.items():
             if self.dropout and width:
-                rows = [torch.rand(width, generator=each) for each in batch.draws(f"dropout {name}"[:16], seed)]
+                rows = [torch.rand(width, generator=each) for each in batch.draws(f"dropout {name}", seed)]
                 draws[name] = (torch.stack(rows) >= self.dropout).float() / (1 - self.dropout)
         return draws
 

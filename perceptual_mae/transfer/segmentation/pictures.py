@@ -1,6 +1,5 @@
 """Pictures of segmentations next to the truth: the best images, the worst, and fixed ones."""
 
-import colorsys
 from collections.abc import Sequence
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor
 
 from perceptual_mae.images import Size
 from perceptual_mae.transfer.loading import in_order
+from perceptual_mae.transfer.pictures import best_and_worst, framed, palette
 from perceptual_mae.transfer.segmentation.data import IGNORED, SegmentationData
-from perceptual_mae.transfer.segmentation.inference import Inference, Scored, best_and_worst, one_image, predict
+from perceptual_mae.transfer.segmentation.inference import Inference, Scored, one_image, predict
 from perceptual_mae.transfer.segmentation.network import Segmenter
 from perceptual_mae.transfer.transforms import fitted
 from perceptual_mae.visualization.image_grid import sheet
@@ -23,14 +23,6 @@ IGNORED_COLOR = (0, 0, 0)
 LEGEND = 30
 """Of so many classes at most the page has a legend."""
 SQUARE, ENTRY = 12, 120
-
-
-def palette(classes: int) -> Tensor:
-    """Return a colour for each class, uint8 (K, 3): hues a golden section apart, in three lightnesses."""
-    colors = [
-        colorsys.hls_to_rgb(number * 0.618034 % 1, (0.45, 0.65, 0.3)[number % 3], 0.85) for number in range(classes)
-    ]
-    return (torch.tensor(colors) * 255).round().to(torch.uint8)
 
 
 def colored(classes: Tensor, colors: Tensor) -> Tensor:
@@ -65,7 +57,7 @@ def segmentation_page(
             (255 * wrong[0].cpu().to(torch.uint8)).expand(3, -1, -1),
         )
         for name, view in zip(rows, views, strict=True):
-            rows[name].append(_framed(view))
+            rows[name].append(framed(_scaled(view), LARGEST))
         notes.append(f"{what}\n{data.name(index)[:20]}\nmIoU {100 * scored.per_image[index]:.1f} %")
     page = sheet({name: torch.stack(views).float() / 255 for name, views in rows.items()}, notes)
     return with_legend(page, data.classes, colors) if len(data.classes) <= LEGEND else page
@@ -87,8 +79,7 @@ def with_legend(page: Image.Image, classes: Sequence[str], colors: Tensor) -> Im
     return whole
 
 
-def _framed(view: Tensor) -> Tensor:
-    """Return a picture uint8 (3, h, w) inside a white frame of the largest size, (3, *LARGEST)."""
+def _scaled(view: Tensor) -> Tensor:
+    """Return a picture uint8 (3, h, w) scaled until it just fits into the largest size."""
     size = fitted((view.shape[-2], view.shape[-1]), LARGEST)
-    scaled = F.interpolate(view[None].float(), size=size, mode="nearest")[0].round().to(torch.uint8)
-    return F.pad(scaled, (0, LARGEST[1] - size[1], 0, LARGEST[0] - size[0]), value=255)
+    return F.interpolate(view[None].float(), size=size, mode="nearest")[0].round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""A mean step is told from as few kinds of step as it can be: weights worked out by hand and by counting."""
+"""A mean step is computed from as few kinds of step as possible: weights worked out by hand and by counting."""
 
 import pytest
 

@@ -1,16 +1,12 @@
-"""What tests of commands that are stopped or killed share: a run with labels, and ways to end a command."""
+"""What tests of commands that are stopped or killed share: ways to end a command."""
 
 import os
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-
-from conftest import KilledError, debug_config
-from perceptual_mae import pretrain
+from conftest import KilledError
 
 LIMITS = ("--limit", "24", "--test-limit", "10")
 OFTEN = """
@@ -22,14 +18,6 @@ resumption.SECONDS_BETWEEN, resumption.LARGEST_SHARE = 0.0, float("inf")
 sys.exit(main(sys.argv[1:]))
 """
 """A command that saves at every opportunity."""
-
-
-def labelled_run(path: Path) -> Path:
-    """Train a run of debug size on digits."""
-    torch.set_num_threads(1)
-    config = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.epoch_images=16"]
-    pretrain(debug_config(*config, "training.epochs=1", "evaluation.limit=4"), path, quiet=True)
-    return path
 
 
 def at_call(place: tuple[Any, str], number: int, act: Callable[[], None]) -> Any:

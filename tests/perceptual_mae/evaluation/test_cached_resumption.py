@@ -2,19 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-from interrupting import LIMITS, ask_to_stop, at_call, kill, labelled_run
+from interrupting import LIMITS, ask_to_stop, at_call, kill
 
 from conftest import KilledError, run_two_processes
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation import resumption
 from perceptual_mae.evaluation.representation import evaluate, features, kth_heads, linear_probe, probe_head
 from perceptual_mae.run import checkpoint
+
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
 
 KTH = ("--protocol", "kth", "--epochs", "2", "--batch-size", "8")
 SGD = ("--optimizer", "sgd", "--epochs", "3", "--batch-size", "8")
@@ -40,12 +41,6 @@ FITS = {
 """Called for a penalty; for a step; for each of six rates in a step."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_disk_and_memory() -> Iterator[None]:
-    with mock.patch.object(checkpoint, "_flush_to_disk"), mock.patch("gc.collect"):
-        yield
-
-
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "BATCH_SIZE", 8)
@@ -57,14 +52,9 @@ def saves_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resumption, "LARGEST_SHARE", float("inf"))
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_run(tmp_path_factory.mktemp("runs") / "run")
-
-
 @pytest.fixture
-def run(pretrained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pretrained, tmp_path / "run"))
+def run(labelled_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(labelled_run, tmp_path / "run"))
 
 
 def words_of(name: str, run: Path) -> list[str]:
@@ -83,9 +73,9 @@ def unfinished(name: str, run: Path) -> Path:
 UNBROKEN: dict[str, dict[str, Any]] = {}
 
 
-def unbroken(name: str, pretrained: Path, tmp_path: Path) -> dict[str, Any]:
+def unbroken(name: str, labelled_run: Path, tmp_path: Path) -> dict[str, Any]:
     if name not in UNBROKEN:
-        run = Path(shutil.copytree(pretrained, tmp_path / "unbroken" / "run"))
+        run = Path(shutil.copytree(labelled_run, tmp_path / "unbroken" / "run"))
         assert main(words_of(name, run)) == 0
         UNBROKEN[name] = scores_of(name, run)
     return UNBROKEN[name]
@@ -111,11 +101,11 @@ def test_a_probe_that_was_stopped_and_goes_on_scores_as_one_that_was_not(
     place: tuple[Any, str],
     calls: tuple[int, ...],
     run: Path,
-    pretrained: Path,
+    labelled_run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = unbroken(name, pretrained, tmp_path)
+    expected = unbroken(name, labelled_run, tmp_path)
     for call in calls:
         with at_call(place, call, ask_to_stop):
             assert main(words_of(name, run)) == 130
@@ -131,9 +121,9 @@ def count_calls(place: tuple[Any, str]) -> Any:
 
 
 def test_features_are_kept_in_parts_and_each_batch_is_extracted_once(
-    saves_always: None, run: Path, pretrained: Path, tmp_path: Path
+    saves_always: None, run: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
-    expected = unbroken("cached", pretrained, tmp_path)
+    expected = unbroken("cached", labelled_run, tmp_path)
     with at_call(EXTRACTION, 5, kill), pytest.raises(KilledError):  # in the third batch of the training images
         main(words_of("cached", run))
     with count_calls(EXTRACTION) as rest:
@@ -145,9 +135,9 @@ def test_features_are_kept_in_parts_and_each_batch_is_extracted_once(
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "gone", "not the next"])
 def test_a_damaged_part_and_what_follows_it_are_extracted_anew(
-    damage: str, saves_always: None, run: Path, pretrained: Path, tmp_path: Path
+    damage: str, saves_always: None, run: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
-    expected = unbroken("cached", pretrained, tmp_path)
+    expected = unbroken("cached", labelled_run, tmp_path)
     with at_call(FITS["cached"], 1, kill), pytest.raises(KilledError):
         main(words_of("cached", run))
     first, second, third = checkpoint.checkpoints(
@@ -170,10 +160,10 @@ def test_a_damaged_part_and_what_follows_it_are_extracted_anew(
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "call"), [("kth_mlp", 8), ("cached", 8), ("cached_sgd", 49), ("layers", 3)])
 def test_a_probe_that_was_killed_while_it_was_fitted_takes_no_step_and_no_penalty_twice(
-    name: str, call: int, saves_always: None, run: Path, pretrained: Path, tmp_path: Path
+    name: str, call: int, saves_always: None, run: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
-    expected = unbroken(name, pretrained, tmp_path)
-    whole = Path(shutil.copytree(pretrained, tmp_path / "counted" / "run"))
+    expected = unbroken(name, labelled_run, tmp_path)
+    whole = Path(shutil.copytree(labelled_run, tmp_path / "counted" / "run"))
     with count_calls(FITS[name]) as all_of_them:
         assert main(words_of(name, whole)) == 0
     with at_call(FITS[name], call, kill), pytest.raises(KilledError):
@@ -210,9 +200,9 @@ def test_features_of_another_encoder_are_not_gone_on_with(
 
 @pytest.mark.slow
 def test_a_full_disk_keeps_no_features_and_ends_no_probe(
-    saves_always: None, run: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    saves_always: None, run: Path, labelled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = unbroken("cached", pretrained, tmp_path)
+    expected = unbroken("cached", labelled_run, tmp_path)
     full = OSError(28, "No space left on device")
     with mock.patch.object(checkpoint, "write_tensors", side_effect=full):
         assert main(words_of("cached", run)) == 0
@@ -239,9 +229,9 @@ except KilledError:
 
 
 @pytest.mark.slow
-def test_two_processes_keep_their_shares_of_the_features(run: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_two_processes_keep_their_shares_of_the_features(run: Path, labelled_run: Path, tmp_path: Path) -> None:
     (tmp_path / "by_two.py").write_text(BY_TWO)
-    whole = Path(shutil.copytree(pretrained, tmp_path / "whole" / "run"))
+    whole = Path(shutil.copytree(labelled_run, tmp_path / "whole" / "run"))
     run_two_processes(tmp_path / "by_two.py", 999, *words_of("cached", whole))
     run_two_processes(tmp_path / "by_two.py", 5, *words_of("cached", run))
     parts = [

@@ -16,7 +16,7 @@ from unittest import mock
 import pytest
 import torch
 from accelerate import Accelerator
-from interrupting import LIMITS, OFTEN, ask_to_stop, at_call, kill, labelled_run
+from interrupting import LIMITS, OFTEN, ask_to_stop, at_call, kill
 from safetensors.torch import load_file
 from torch import nn
 
@@ -31,26 +31,17 @@ from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
 from perceptual_mae.run import checkpoint, lock
 from perceptual_mae.run.signals import Interrupted
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
+
 # Three steps an epoch; what draws at random is all there.
 FINETUNE = ("finetune", "{run}", "--epochs", "2", "--batch-size", "8", "--set", "drop_path=0.3", "--seeds", "0,1")
 PROBE = ("probe", "{run}", "--protocol", "mae", "--epochs", "2", "--batch-size", "8", "--seeds", "0,1")
 COMMANDS = {"finetune": ((*FINETUNE, *LIMITS), "finetune_mae_24_10"), "probe": ((*PROBE, *LIMITS), "probe_mae_24_10")}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_disk_and_memory() -> Iterator[None]:
-    with mock.patch.object(checkpoint, "_flush_to_disk"), mock.patch("gc.collect"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return labelled_run(tmp_path_factory.mktemp("runs") / "run")
-
-
 @pytest.fixture
-def run(pretrained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pretrained, tmp_path / "run"))
+def run(labelled_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(labelled_run, tmp_path / "run"))
 
 
 def words_of(name: str, run: Path) -> list[str]:
@@ -69,11 +60,11 @@ def outcome(name: str, run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def unbroken(labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     outcomes = {}
     torch.set_num_threads(1)
     for name in COMMANDS:
-        run = Path(shutil.copytree(pretrained, tmp_path_factory.mktemp(name) / "run"))
+        run = Path(shutil.copytree(labelled_run, tmp_path_factory.mktemp(name) / "run"))
         assert main(words_of(name, run)) == 0
         outcomes[name] = outcome(name, run)
     return outcomes
@@ -160,9 +151,9 @@ def test_a_kill_between_the_result_and_its_checkpoints_end_is_harmless(
 
 
 @pytest.fixture(scope="module")
-def stopped(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped(labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose fine-tuning and whose probe were stopped in their second step."""
-    run = Path(shutil.copytree(pretrained, tmp_path_factory.mktemp("stopped") / "run"))
+    run = Path(shutil.copytree(labelled_run, tmp_path_factory.mktemp("stopped") / "run"))
     with mock.patch.object(augmented_probe, "IMAGES_AT_ONCE", 8):
         for name in COMMANDS:
             with at_call(STEP[name], 2, ask_to_stop):
@@ -362,9 +353,9 @@ def more_epochs(name: str, run: Path) -> list[str]:
     ],
 )
 def test_a_process_that_is_ended_goes_on_by_the_same_command(
-    name: str, sent: signal.Signals, run: Path, pretrained: Path, tmp_path: Path
+    name: str, sent: signal.Signals, run: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
-    whole = Path(shutil.copytree(pretrained, tmp_path / "whole" / "run"))
+    whole = Path(shutil.copytree(labelled_run, tmp_path / "whole" / "run"))
     assert main(more_epochs(name, whole)) == 0
     command = [sys.executable, "-c", OFTEN, *more_epochs(name, run)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -434,10 +425,10 @@ assert main(sys.argv[3:]) == code
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_two_processes_stop_together_and_go_on_as_two_unbroken_ones(
-    name: str, run: Path, pretrained: Path, tmp_path: Path
+    name: str, run: Path, labelled_run: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "by_two.py").write_text(BY_TWO)
-    whole = Path(shutil.copytree(pretrained, tmp_path / "whole" / "run"))
+    whole = Path(shutil.copytree(labelled_run, tmp_path / "whole" / "run"))
     run_two_processes(tmp_path / "by_two.py", 0, 0, *words_of(name, whole))
     run_two_processes(tmp_path / "by_two.py", 2, 130, *words_of(name, run))
     run_two_processes(tmp_path / "by_two.py", 0, 0, *words_of(name, run))

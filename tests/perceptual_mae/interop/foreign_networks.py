@@ -1,10 +1,12 @@
 """Networks and files as other projects write them: random weights, all of them drawn, of any size."""
 
 import argparse
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import timm.models.vision_transformer as timm_vit
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,25 @@ BASE = {"image_size": 224, "patch_size": 16, "width": 768, "depth": 12, "heads":
     "decoder_depth": 8,
     "decoder_heads": 16,
 }
+
+
+def vit_mae_of(sizes: Mapping[str, int], **options: Any) -> Any:
+    """ViTMAEForPreTraining of these sizes with random weights; the test is skipped without transformers."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        image_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
+        hidden_size=sizes["width"],
+        num_hidden_layers=sizes["depth"],
+        num_attention_heads=sizes["heads"],
+        intermediate_size=4 * sizes["width"],
+        decoder_hidden_size=sizes["decoder_width"],
+        decoder_num_hidden_layers=sizes["decoder_depth"],
+        decoder_num_attention_heads=sizes["decoder_heads"],
+        decoder_intermediate_size=4 * sizes["decoder_width"],
+        **options,
+    )
+    return transformers.ViTMAEForPreTraining(config)
 
 
 class MaeReference(nn.Module):

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor
 
-from foreign_networks import BASE, MEAN, STD, TINY, MaeReference, generator_like, images_of
+from foreign_networks import BASE, MEAN, STD, TINY, MaeReference, generator_like, images_of, vit_mae_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder, count_parameters
 from perceptual_mae.generator.vit import sincos_positions
 from perceptual_mae.images import patchify
@@ -114,23 +114,8 @@ def test_the_hubs_names_are_those_of_the_published_models() -> None:
 @torch.no_grad()
 @pytest.mark.slow
 def test_transformers_and_ours_compute_the_same_both_ways(sizes: dict[str, int], norm_pix: bool) -> None:
-    transformers = pytest.importorskip("transformers")
     ours, images = generator_like(sizes, norm_pix=norm_pix).double(), images_of(sizes)
-    config = transformers.ViTMAEConfig(
-        image_size=sizes["image_size"],
-        patch_size=sizes["patch_size"],
-        hidden_size=sizes["width"],
-        num_hidden_layers=sizes["depth"],
-        num_attention_heads=sizes["heads"],
-        intermediate_size=4 * sizes["width"],
-        decoder_hidden_size=sizes["decoder_width"],
-        decoder_num_hidden_layers=sizes["decoder_depth"],
-        decoder_num_attention_heads=sizes["decoder_heads"],
-        decoder_intermediate_size=4 * sizes["decoder_width"],
-        layer_norm_eps=1e-6,
-        norm_pix_loss=norm_pix,
-    )
-    theirs = transformers.ViTMAEForPreTraining(config).double().eval()
+    theirs = vit_mae_of(sizes, layer_norm_eps=1e-6, norm_pix_loss=norm_pix).double().eval()
     in_memory = {in_memory_of_5(name): value for name, value in key_maps.to_transformers(learnt(ours)).items()}
     in_4 = key_maps.to_transformers(learnt(ours))
     theirs.load_state_dict(in_memory if "vit.layernorm.weight" in in_memory and _is_5(theirs) else in_4)

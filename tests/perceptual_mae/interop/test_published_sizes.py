@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from conftest import slow
-from foreign_networks import MEAN, STD, MaeReference
+from foreign_networks import MEAN, STD, MaeReference, vit_mae_of
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.interop import key_maps, pretrained, stated
@@ -112,21 +112,8 @@ def test_names_and_shapes_of_transformers_4_are_those_of_our_size(size: str) -> 
 @pytest.mark.parametrize("size", SIZES)
 def test_names_and_shapes_of_transformers_5_are_those_of_our_size(size: str) -> None:
     """Of the network in memory; where another version is installed it is that one's names that are read."""
-    transformers = pytest.importorskip("transformers")
-    sizes = sizes_of(size)
-    config = transformers.ViTMAEConfig(
-        patch_size=sizes["patch_size"],
-        hidden_size=sizes["width"],
-        num_hidden_layers=sizes["depth"],
-        num_attention_heads=sizes["heads"],
-        intermediate_size=4 * sizes["width"],
-        decoder_hidden_size=sizes["decoder_width"],
-        decoder_num_hidden_layers=sizes["decoder_depth"],
-        decoder_num_attention_heads=sizes["decoder_heads"],
-        decoder_intermediate_size=4 * sizes["decoder_width"],
-    )
     with torch.device("meta"):
-        theirs = transformers.ViTMAEForPreTraining(config).state_dict()
+        theirs = vit_mae_of(sizes_of(size)).state_dict()
     assert shapes(key_maps.from_transformers(theirs)) == shapes(ours(size))
 
 

@@ -1,8 +1,9 @@
-"""A tiny set of images whose classes can be told by their colours, a recipe for it, and a run to transfer."""
+"""A tiny set of images with a colour for each class, a recipe for it, and a run to transfer."""
 
 from pathlib import Path
 
 import torch
+import yaml
 from PIL import Image
 
 from conftest import debug_config, generator_of
@@ -51,11 +52,21 @@ def small_config(root: Path, *overrides: str) -> SegmentConfig:
 
 
 def pretrained(path: Path, *arguments: str) -> Path:
-    """Pretrain next to nothing."""
+    """Pretrain for an epoch of eight images."""
     torch.set_num_threads(1)
     few = ["training.epochs=1", "training.epoch_images=8", "evaluation.limit=4", "data.num_images=8"]
     pretrain(debug_config(*(arguments or ("mse",)), *few), path, quiet=True)
     return path
+
+
+def as_vit_b(run: Path) -> Path:
+    """Give a run the configuration of a ViT-B of 224 pixels; its weights stay what they are."""
+    config = run / "config.yaml"
+    values = yaml.safe_load(config.read_text())
+    values["data"]["image_size"] = 224
+    values["generator"] |= {"size": "base", "patch_size": 16, "width": 768, "depth": 12, "heads": 12}
+    config.write_text(yaml.safe_dump(values))
+    return run
 
 
 def taps_of_method(*arguments: str) -> Taps:

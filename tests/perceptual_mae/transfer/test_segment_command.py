@@ -1,29 +1,20 @@
 """`pmae segment`: what a person types, what is written, how it stops and goes on, and what comes of mistakes."""
 
 import json
-import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from conftest import run_two_processes
-from halves import SMALL, pretrained, write_halves
+from halves import SMALL, as_vit_b, pretrained, write_halves
 from perceptual_mae.cli import main
-from perceptual_mae.run import checkpoint
-from perceptual_mae.transfer import training
+from transfer_commands import TransferCommand, stop_at, tensors_in
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_disk_and_memory() -> Iterator[None]:
-    with mock.patch.object(checkpoint, "_flush_to_disk"), mock.patch("gc.collect"):
-        yield
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
+SEGMENT = TransferCommand("segment", "halves.yaml", "halves", SMALL)
+words = SEGMENT.words
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +30,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(place: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(place, tmp_path / "here"))
-
-
-def words(here: Path, *more: str, encoder: str = "run") -> list[str]:
-    source = encoder if ":" in encoder else str(here / encoder)
-    return ["segment", source, str(here / "halves.yaml"), *SMALL, "--root", str(here / "halves"), *more]
 
 
 @pytest.mark.slow
@@ -131,14 +117,7 @@ def test_a_dry_run_says_what_it_would_be_and_writes_nothing(here: Path, capsys: 
 @pytest.mark.slow
 def test_the_ade20k_recipe_is_complete_on_vit_b(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The published numbers of parameters, from a run whose encoder is never allocated."""
-    config = here / "run/config.yaml"
-    import yaml
-
-    values = yaml.safe_load(config.read_text())
-    values["data"]["image_size"] = 224
-    values["generator"] |= {"size": "base", "patch_size": 16, "width": 768, "depth": 12, "heads": 12}
-    config.write_text(yaml.safe_dump(values))
-    assert main(["segment", str(here / "run"), "ade20k", "--dry-run"]) == 0
+    assert main(["segment", str(as_vit_b(here / "run")), "ade20k", "--dry-run"]) == 0
     text = capsys.readouterr().out
     assert "head 67,963,542, auxiliary 1,808,534" in text
     assert "parameters: 163,877,228 (trunk 87,023,424, neck 7,081,728" in text  # the final norm's 1,536 are left out
@@ -146,52 +125,12 @@ def test_the_ade20k_recipe_is_complete_on_vit_b(here: Path, capsys: pytest.Captu
     assert "layer  0: learning rate 3.7e-07" in text  # 1e-4 x 0.65^13
 
 
-def weights(folder: Path) -> dict[str, Any]:
-    return {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-
-
-def outcome(here: Path) -> dict[str, Any]:
-    folder = here / "run/evaluation"
-    report = json.loads((folder / "segment_halves.json").read_text())
-    records = {
-        path.name: [
-            {key: value for key, value in json.loads(line).items() if key != "images_per_second"}
-            for line in path.read_text().splitlines()
-        ]
-        for path in sorted(folder.glob("*.jsonl"))
-    }
-    tensors = {name: {key: each.tolist() for key, each in held.items()} for name, held in weights(folder).items()}
-    return {
-        "report": report,
-        "records": records,
-        "tensors": tensors,
-        "png": (folder / "segment_halves.png").read_bytes(),
-    }
-
-
 RESUMED = ("--seeds", "0,1", "--save", "head.norm=batch", "training.score_every=4", "training.accumulation=2")
-
-
-def stop_at(step: int) -> Any:
-    """Ask the command to stop, by SIGTERM, when it takes the given step."""
-    function: Callable[..., Any] = training.set_learning_rate
-    calls = []
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return function(*arguments)
-
-    return mock.patch.object(training, "set_learning_rate", counted)
 
 
 @pytest.fixture(scope="module")
 def unbroken(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    here = Path(shutil.copytree(place, tmp_path_factory.mktemp("unbroken") / "here"))
-    assert main(words(here, *RESUMED)) == 0
-    return outcome(here)
+    return SEGMENT.unbroken(place, tmp_path_factory.mktemp("unbroken") / "here", *RESUMED)
 
 
 @pytest.mark.slow
@@ -199,16 +138,7 @@ def unbroken(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_a_stopped_command_goes_on_to_the_same_bits(
     here: Path, step: int, unbroken: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Reports name paths, which are of another folder here: nothing else differs, running statistics included."""
-    with stop_at(step):
-        assert main(words(here, *RESUMED)) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
-    assert not (here / "run/evaluation/segment_halves.json").exists()
-    assert main(words(here, *RESUMED)) == 0
-    resumed = outcome(here)
-    resumed["report"]["recipe"]["data"]["root"] = unbroken["report"]["recipe"]["data"]["root"]
-    assert resumed == unbroken
-    assert not (here / "run/evaluation/segment_halves.unfinished").exists()
+    SEGMENT.assert_same_bits_after_a_stop(here, step, unbroken, capsys, *RESUMED)
 
 
 @pytest.mark.slow
@@ -226,11 +156,11 @@ def test_two_processes_train_what_one_trains_but_for_batch_norm(here: Path, norm
     """On CPUs batch norm takes each process's own images; on GPUs it is synchronised."""
     options = [f"head.norm={norm}", "--save", "schedule.steps=4", "training.log_every=1", "optimizer.lr=1e-4"]
     assert main(words(here, *options)) == 0
-    one, record = weights(here / "run/evaluation"), (here / "run/evaluation/segment_halves_seed_0.metrics.jsonl")
+    one, record = tensors_in(here / "run/evaluation"), (here / "run/evaluation/segment_halves_seed_0.metrics.jsonl")
     losses = [json.loads(line)["total"] for line in record.read_text().splitlines()]
     report = json.loads((here / "run/evaluation/segment_halves.json").read_text())
     run_two_processes("-m", "perceptual_mae.cli", *words(here, *options, "--out", str(here / "two")))
-    two = weights(here / "two")
+    two = tensors_in(here / "two")
     others = [
         json.loads(line)["total"]
         for line in (here / "two/segment_halves_seed_0.metrics.jsonl").read_text().splitlines()
@@ -253,7 +183,7 @@ def test_two_processes_train_what_one_trains_but_for_batch_norm(here: Path, norm
         (["schedule.kind=polly"], "schedule.kind: found 'polly', must be one of poly, multi_step, cosine (did you"),
         (["head.norm=layer"], "head.norm: found 'layer', must be one of batch, group"),
         (["data.kind=cityscapes"], "data.kind: unknown layout 'cityscapes'; choose from: ade20k, camvid, pairs"),
-        (["training.batch_size=5", "training.accumulation=2"], "5 does not fall into 1 process(es) x 2 micro-batch"),
+        (["training.batch_size=5", "training.accumulation=2"], "5 is not a multiple of 1 process(es) x 2 micro-batch"),
         (["augment.crop=[36, 32]"], "36x32 pixels are no multiple of the encoder's patch size 8"),
         (["encoder.taps=[1, 2, 3, 4]"], "encoder.taps: is [1, 2, 3, 4]; give four blocks from 1 to 2"),
         (["evaluation.stride=[64, 64]"], "evaluation.stride: [64, 64] leaves pixels out"),
@@ -265,11 +195,7 @@ def test_two_processes_train_what_one_trains_but_for_batch_norm(here: Path, norm
 def test_a_mistake_is_one_line_and_nothing_is_written(
     place: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(place.rglob("*"))
-    assert main(words(place, *more)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert sorted(place.rglob("*")) == before
+    SEGMENT.assert_mistake(place, more, message, capsys)
 
 
 def test_a_damaged_mask_ends_the_training_in_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,6 @@ from perceptual_mae.transfer.segmentation.data import (
     SegmentationData,
     ade20k,
     camvid,
-    check_headers,
     image_mask_pairs,
 )
 from perceptual_mae.transfer.segmentation.scores import constant_floor
@@ -93,11 +92,11 @@ def test_a_wrong_mask_is_named_in_one_line(
 
 def test_headers_are_checked_before_anything_is_trained(tmp_path: Path) -> None:
     write_halves(tmp_path, train=2)
-    check_headers(image_mask_pairs("train", root=str(tmp_path)))
+    image_mask_pairs("train", root=str(tmp_path)).check_headers()
     write_pair(tmp_path / "train/images", tmp_path / "train/masks", "bad", np.zeros((4, 6), dtype=np.uint8), (9, 9))
     (tmp_path / "train/images/00.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"00\.png: .* \(and 1 more\); correct or remove the file"):
-        check_headers(image_mask_pairs("train", root=str(tmp_path)))
+        image_mask_pairs("train", root=str(tmp_path)).check_headers()
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

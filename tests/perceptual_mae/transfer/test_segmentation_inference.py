@@ -8,9 +8,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from halves import write_halves
+from perceptual_mae.transfer.pictures import best_and_worst, palette
 from perceptual_mae.transfer.segmentation.data import IGNORED, image_mask_pairs
-from perceptual_mae.transfer.segmentation.inference import Inference, best_and_worst, score_images, windows
-from perceptual_mae.transfer.segmentation.pictures import palette, segmentation_page
+from perceptual_mae.transfer.segmentation.inference import Inference, score_images, windows
+from perceptual_mae.transfer.segmentation.pictures import segmentation_page
 
 
 class ByColor(nn.Module):

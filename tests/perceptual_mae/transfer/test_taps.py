@@ -1,4 +1,4 @@
-"""Which maps are handed over."""
+"""Which blocks give a dense head its maps."""
 
 from halves import taps_of_method
 from perceptual_mae.generator.skips import tapped_blocks

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from perceptual_mae import UserError
-from perceptual_mae.data.epoch_order import EpochPlan
+from perceptual_mae.data.epoch_order import EpochPlan, ProcessShare
 from perceptual_mae.transfer.loading import Keyed, SampleLoader, in_order, keys_of
-from perceptual_mae.transfer.training import Schedule, parameter_groups, train
+from perceptual_mae.transfer.recipes import Schedule, ScheduleSection
+from perceptual_mae.transfer.training import parameter_groups, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,8 +22,12 @@ def no_waiting_for_memory() -> Iterator[None]:
         yield
 
 
+def schedule_of(kind: Any, lr: float, steps: int, **options: Any) -> Schedule:
+    return ScheduleSection(kind=kind, steps=steps, **options).at(lr)
+
+
 def test_poly_falls_in_a_straight_line_after_a_linear_warm_up() -> None:
-    schedule = Schedule("poly", 1e-4, 160_000, warmup_steps=1500, warmup_from=1e-6)
+    schedule = schedule_of("poly", 1e-4, 160_000, warmup_steps=1500, warmup_from=1e-6)
     assert schedule.rate(0) == pytest.approx(1e-10)
     assert schedule.rate(750) == pytest.approx(1e-4 * (1 - 750 / 160_000) * 0.5, rel=1e-3)
     assert schedule.rate(80_000) == pytest.approx(5e-5)
@@ -30,13 +35,13 @@ def test_poly_falls_in_a_straight_line_after_a_linear_warm_up() -> None:
 
 
 def test_steps_multiply_the_rate_at_vit_dets_milestones() -> None:
-    schedule = Schedule("multi_step", 1e-4, 184_375, warmup_steps=250, milestones=(163_889, 177_546))
+    schedule = schedule_of("multi_step", 1e-4, 184_375, warmup_steps=250, milestones=(163_889, 177_546))
     rates = [schedule.rate(step) for step in (125, 1000, 163_888, 163_889, 177_546)]
     assert rates == pytest.approx([5e-5, 1e-4, 1e-4, 1e-5, 1e-6])
 
 
 def test_a_cosine_ends_at_its_floor() -> None:
-    schedule = Schedule("cosine", 1.0, 100, warmup_steps=20, floor=0.1)
+    schedule = schedule_of("cosine", 1.0, 100, warmup_steps=20, floor=0.1)
     assert [schedule.rate(step) for step in (10, 20, 60, 100)] == pytest.approx([0.5, 1.0, 0.55, 0.1])
 
 
@@ -83,9 +88,9 @@ def jitter(sample: Tensor, generator: torch.Generator) -> Tensor:
     return sample + torch.rand((), generator=generator)
 
 
-def loader(workers: int = 0, accumulation: int = 1, **place: int) -> SampleLoader:
-    plan = EpochPlan(10, 4, seed=3, epoch_images=12)
-    return SampleLoader(Numbers(), jitter, collate, plan, seed=3, workers=workers, accumulation=accumulation, **place)
+def loader(workers: int = 0, **place: int) -> SampleLoader:
+    share = ProcessShare(EpochPlan(10, 4, seed=3, epoch_images=12), **place)
+    return SampleLoader(Numbers(), jitter, collate, share, seed=3, workers=workers)
 
 
 def test_rates_shrink_layer_by_layer_and_tables_and_biases_do_not_decay() -> None:
@@ -139,7 +144,7 @@ def fit(model: Line, schedule: Schedule, **options: Any) -> list[dict[str, Any]]
 
 
 def test_a_loss_falls_and_is_recorded_as_its_mean() -> None:
-    records = fit(Line(), Schedule("cosine", 0.05, 60))
+    records = fit(Line(), schedule_of("cosine", 0.05, 60))
     assert [each["step"] for each in records] == [20, 40, 60]
     assert records[-1]["total"] < 0.1 * records[0]["total"]
     assert records[0]["total"] == pytest.approx(records[0]["losses"]["error"])
@@ -149,7 +154,7 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     outcomes = []
     for accumulation in (1, 2):
         model = Line()
-        records = fit(model, Schedule("cosine", 0.01, 5), accumulation=accumulation, log_every=5, clip_norm=1.0)
+        records = fit(model, schedule_of("cosine", 0.01, 5), accumulation=accumulation, log_every=5, clip_norm=1.0)
         outcomes.append((model.head.weight.detach().clone(), records[0]["total"]))
     torch.testing.assert_close(outcomes[0][0], outcomes[1][0], rtol=1e-5, atol=1e-6)
     assert outcomes[0][1] == pytest.approx(outcomes[1][1], rel=1e-5)
@@ -159,7 +164,7 @@ def test_a_loss_that_is_no_number_ends_the_training_by_its_name() -> None:
     model = Line()
     nn.init.constant_(model.head.weight, float("nan"))
     with pytest.raises(UserError, match=r"the loss error is not finite at step 20; lower optimizer\.lr"):
-        fit(model, Schedule("cosine", 0.01, 60))
+        fit(model, schedule_of("cosine", 0.01, 60))
 
 
 def test_the_held_out_score_is_taken_in_evaluation_mode_between_steps() -> None:
@@ -169,5 +174,5 @@ def test_the_held_out_score_is_taken_in_evaluation_mode_between_steps() -> None:
         modes.append(model.training)
         return {"miou": 0.0}
 
-    fit(model, Schedule("cosine", 0.01, 6), score=score, score_every=2)
+    fit(model, schedule_of("cosine", 0.01, 6), score=score, score_every=2)
     assert modes == [False, False]  # at steps 2 and 4; the last is the caller's

@@ -74,13 +74,13 @@ def test_objects_follow_their_image_through_the_jitter(tmp_path: Path) -> None:
     content = content_of()
     content["annotations"] = content["annotations"][:1]
     sample = CocoImages(*write_coco(tmp_path, content))[0]
-    seen = set()
+    counts = set()
     for number in range(40):
         transform = TrainTransform(64, scale=(0.5, 3.0), flip=0.5)
         prepared = transform(sample, stream("augment", 0, number))
         assert prepared.image.shape == (3, 64, 64)
         boxes, masks = prepared.target["boxes"], prepared.target["masks"]
-        seen.add(len(boxes))
+        counts.add(len(boxes))
         white = prepared.image[0] > 148  # half way from 40 to 255
         if not len(boxes):
             assert white.sum() <= 64
@@ -93,7 +93,7 @@ def test_objects_follow_their_image_through_the_jitter(tmp_path: Path) -> None:
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
         tight = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         assert (boxes[0] - tight).abs().max() <= 1.5
-    assert seen == {0, 1}
+    assert counts == {0, 1}
 
 
 def test_a_box_that_leaves_the_crop_vanishes_with_its_label_and_mask(tmp_path: Path) -> None:

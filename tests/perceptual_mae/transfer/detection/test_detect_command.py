@@ -1,30 +1,23 @@
 """`pmae detect`: what a person types, what is written, how it stops and goes on, and what comes of mistakes."""
 
 import json
-import os
 import shutil
-import signal
 import zipfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
-import torch
-import yaml
 from safetensors.torch import load_file
 
 from conftest import run_two_processes
-from halves import pretrained
+from halves import as_vit_b, pretrained
 from perceptual_mae.cli import main
-from perceptual_mae.run import checkpoint
-from perceptual_mae.transfer import training
 from perceptual_mae.transfer.detection.build import build_detector
 from perceptual_mae.transfer.detection.config import DataSection, DetectConfig
 from perceptual_mae.transfer.encoders import open_source
 from perceptual_mae.transfer.recipes import read_recipe
 from small_coco import content_of, write_coco
+from transfer_commands import TransferCommand
 
 pytest.importorskip("pycocotools", reason="of the extra `transfer`")
 
@@ -36,12 +29,9 @@ SMALL = (
     *("evaluation={batch_size: 2, pictures: 1}", "data.val_images=val", "data.val_annotations=instances_val.json"),
 )
 """Overrides that make a recipe of seconds."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_disk_and_memory() -> Iterator[None]:
-    with mock.patch.object(checkpoint, "_flush_to_disk"), mock.patch("gc.collect"):
-        yield
+DETECT = TransferCommand("detect", "boxes.yaml", "coco", SMALL)
+words = DETECT.words
+pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +48,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(place: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(place, tmp_path / "here"))
-
-
-def words(here: Path, *more: str, encoder: str = "run") -> list[str]:
-    source = encoder if ":" in encoder else str(here / encoder)
-    return ["detect", source, str(here / "boxes.yaml"), *SMALL, "--root", str(here / "coco"), *more]
 
 
 @pytest.mark.slow
@@ -146,53 +131,19 @@ def test_two_processes_score_each_image_once(here: Path) -> None:
 def test_training_finds_the_rectangles(here: Path) -> None:
     long = ["schedule.steps=150", "schedule.warmup_steps=10", "optimizer.lr=3e-3", "encoder.drop_path=0"]
     easy = ["augment.scale=[1.2, 1.4]", "training.batch_size=4", "encoder.window=null", "data.val_images=train"]
-    easy.append("data.val_annotations=instances_train.json")  # what it was trained on: it can be learnt by heart
+    easy.append("data.val_annotations=instances_train.json")  # what it was trained on: it can be memorised
     assert main(words(here, *long, *easy)) == 0
     report = json.loads((here / "run/evaluation/detect_boxes.json").read_text())
     assert report["scores"]["box_ap50"]["mean"] > 0.2
     assert report["scores"]["mask_ap50"]["mean"] > 0.2
 
 
-def outcome(here: Path) -> dict[str, Any]:
-    folder = here / "run/evaluation"
-    report = json.loads((folder / "detect_boxes.json").read_text())
-    records = {
-        path.name: [
-            {key: value for key, value in json.loads(line).items() if key != "images_per_second"}
-            for line in path.read_text().splitlines()
-        ]
-        for path in sorted(folder.glob("*.jsonl"))
-    }
-    tensors = {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-    values = {name: {key: each.tolist() for key, each in held.items()} for name, held in tensors.items()}
-    detections = {path.name: path.read_text() for path in sorted(folder.glob("*.detections.json"))}
-    page = (folder / "detect_boxes.png").read_bytes()
-    return {"report": report, "records": records, "tensors": values, "detections": detections, "page": page}
-
-
 RESUMED = ("--seeds", "0,1", "--save", "training.score_every=3", "training.accumulation=2", "detector.norm=batch")
-
-
-def stop_at(step: int) -> Any:
-    """Ask the command to stop, by SIGTERM, when it takes the given step."""
-    function: Callable[..., Any] = training.set_learning_rate
-    calls = []
-
-    def counted(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return function(*arguments)
-
-    return mock.patch.object(training, "set_learning_rate", counted)
 
 
 @pytest.fixture(scope="module")
 def unbroken(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    here = Path(shutil.copytree(place, tmp_path_factory.mktemp("unbroken") / "here"))
-    assert main(words(here, *RESUMED)) == 0
-    return outcome(here)
+    return DETECT.unbroken(place, tmp_path_factory.mktemp("unbroken") / "here", *RESUMED)
 
 
 @pytest.mark.slow
@@ -200,24 +151,7 @@ def unbroken(place: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 def test_a_stopped_command_goes_on_to_the_same_bits(
     here: Path, step: int, unbroken: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with stop_at(step):
-        assert main(words(here, *RESUMED)) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
-    assert not (here / "run/evaluation/detect_boxes.json").exists()
-    assert main(words(here, *RESUMED)) == 0
-    resumed = outcome(here)
-    resumed["report"]["recipe"]["data"]["root"] = unbroken["report"]["recipe"]["data"]["root"]  # another folder here
-    assert resumed == unbroken
-
-
-def as_vit_b(run: Path) -> Path:
-    """Give a run the configuration of a ViT-B of 224 pixels; its weights stay what they are."""
-    config = run / "config.yaml"
-    values = yaml.safe_load(config.read_text())
-    values["data"]["image_size"] = 224
-    values["generator"] |= {"size": "base", "patch_size": 16, "width": 768, "depth": 12, "heads": 12}
-    config.write_text(yaml.safe_dump(values))
-    return run
+    DETECT.assert_same_bits_after_a_stop(here, step, unbroken, capsys, *RESUMED)
 
 
 RECIPES = {
@@ -305,7 +239,7 @@ def test_the_subset_is_what_its_page_says(coco: Path) -> None:
         (["optimizer.lrr=1"], "optimizer.lrr=1: optimizer.lrr: unknown key; allowed: lr, "),
         (["detector.neck=five_taps"], "detector.neck: found 'five_taps', must be one of simple_pyramid, four_taps"),
         (["detector.norm=group"], "detector.channels: 16 do not fall into the 32 groups"),
-        (["training.batch_size=5", "training.accumulation=2"], "5 does not fall into 1 process(es) x 2 micro-batch"),
+        (["training.batch_size=5", "training.accumulation=2"], "5 is not a multiple of 1 process(es) x 2 micro-batch"),
         (["encoder.image_size=48"], "encoder.image_size: 48 is not a multiple of 32"),
         (["encoder.global_blocks=[2, 3]"], "encoder.global_blocks: is [2, 3]; give blocks from 1 to 2"),
         (["detector.neck=four_taps", "encoder.taps=[1, 2, 3, 4]"], "encoder.taps: is [1, 2, 3, 4]; give blocks"),
@@ -321,11 +255,7 @@ def test_the_subset_is_what_its_page_says(coco: Path) -> None:
 def test_a_mistake_is_one_line_and_nothing_is_written(
     place: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = sorted(place.rglob("*"))
-    assert main(words(place, *more)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
-    assert sorted(place.rglob("*")) == before
+    DETECT.assert_mistake(place, more, message, capsys)
 
 
 def test_an_image_that_cannot_be_read_and_a_wrong_annotation_are_one_line(
