@@ -11,8 +11,10 @@ from perceptual_mae.transfer.recipes import Schedule, TransferConfig
 from perceptual_mae.transfer.training import Trainable, groups_of
 
 
-def dry_run_lines(model: nn.Module, batch: Any, network: nn.Module, config: TransferConfig) -> list[str]:
-    """Return parameters, steps, learning rates by layer and memory; model and batch, one image, are on the meta device.
+def dry_run_lines(
+    model: nn.Module, batch: Any, network: nn.Module, config: TransferConfig, *, images: int = 1
+) -> list[str]:
+    """Return parameters, steps, learning rates by layer and memory; model and batch, of `images`, are on meta.
 
     network: whose layers are trained. model: in training mode, the network itself or what stands for it on meta.
     """
@@ -22,7 +24,7 @@ def dry_run_lines(model: nn.Module, batch: Any, network: nn.Module, config: Tran
         f"steps: {schedule.steps:,} of {training.batch_size} images, {config.schedule.kind} from {schedule.lr:g} to "
         f"{schedule.rate(schedule.steps - 1):.3g}, warm-up {config.schedule.warmup_steps:,}",
         *rate_lines(groups_of(network, config.optimizer), schedule),
-        memory_line(model, batch, max(1, training.batch_size // training.accumulation), training.precision),
+        memory_line(model, batch, max(1, training.batch_size // training.accumulation) / images, training.precision),
     ]
 
 
@@ -47,13 +49,13 @@ def rate_lines(groups: Sequence[dict[str, Any]], schedule: Schedule) -> list[str
     return ["learning rates by layer (0 the embeddings, the last the head):", *lines]
 
 
-def memory_line(model: nn.Module, batch: Any, images: int, precision: str) -> str:
-    """Return the memory that a training step needs at least. images: of a micro-batch."""
+def memory_line(model: nn.Module, batch: Any, times: float, precision: str) -> str:
+    """Return the memory that a training step needs at least. times: how often a micro-batch has the images of batch."""
     held = sum(map(bytes_of, [*model.parameters(), *model.buffers()]))
     trained = sum(bytes_of(each) for each in model.parameters() if each.requires_grad)
     half = 1 if precision_of(precision) == "no" else 2  # autocast keeps most activations in 16 bits
     objective = cast(Trainable, model)
-    activations = images * saved_bytes(lambda: objective.loss(batch, {}), [model]) // half
+    activations = round(times * saved_bytes(lambda: objective.loss(batch, {}), [model]) / half)
     estimate = MemoryEstimate(held, trained, OPTIMIZER_MOMENTS * trained, 0, activations)
     memory, whose = machine_memory()
     fits = "" if estimate.total <= memory else f"; {whose} has {memory / 1e9:,.1f} GB: raise training.accumulation"

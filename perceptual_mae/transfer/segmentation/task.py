@@ -50,12 +50,12 @@ class Segmentation(Task[SegmentConfig, SegmentationData, Segmenter, Scored]):
         with torch.device("meta"):
             network = build_segmenter(replace(source, from_scratch=True), config, classes, 0, frozen=frozen).train()
             batch = SegmentationBatch(
-                torch.zeros(1, dtype=torch.int64, device="cpu"),
-                torch.zeros(1, dtype=torch.int64, device="cpu"),
-                torch.empty(1, 3, *config.crop),
-                torch.empty(1, *config.crop, dtype=torch.int64),
-            )
-            lines = dry_run_lines(network, batch, network, config)
+                torch.zeros(2, dtype=torch.int64, device="cpu"),
+                torch.zeros(2, dtype=torch.int64, device="cpu"),
+                torch.empty(2, 3, *config.crop),
+                torch.empty(2, *config.crop, dtype=torch.int64),
+            )  # two images: a backbone's batch norm refuses one whose last map has one pixel
+            lines = dry_run_lines(network, batch, network, config, images=2)
         try:
             images = f"{len(config.data.build('train')):,} training images"
         except UserError as mistake:

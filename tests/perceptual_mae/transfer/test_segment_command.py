@@ -112,6 +112,8 @@ def test_a_dry_run_says_what_it_would_be_and_writes_nothing(here: Path, capsys: 
         assert part in text
     assert "no images yet: " in text
     assert not (here / "run/evaluation").exists()
+    one_pixel = ("augment.crop=[32,32]", "--dry-run")  # is what the backbone's last map has
+    assert main(words(here, *one_pixel, encoder="timm:resnet18")) == 0
 
 
 @pytest.mark.slow
