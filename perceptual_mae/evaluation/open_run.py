@@ -143,7 +143,7 @@ def make_accelerator(config: RunConfig | None, *, training: bool = False, path: 
     if config is None or not training:
         return accelerator_of("no" if config is None else config.training.precision)
     # Buffers are constants here (positions, image statistics): there is nothing to send around at every forward.
-    constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False)
+    constant_buffers = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)
     accelerator = _accelerator(
         precision_of(config.training.precision),

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from discriminators import DiscriminatorOutput
 from discriminators.augmentation.controller import Controller, sign_sums
@@ -27,6 +26,7 @@ from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.schedules import TrainingProgress, set_learning_rate
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.averaged_weights import AveragedWeights
 from perceptual_mae.training.metrics import Scalars, discriminator_statistics, output_diversity
 from perceptual_mae.training.path_length_step import path_length_step
 
@@ -87,8 +87,7 @@ class Trainer:
         self.networks = (networks or LossNetworks()).to(accelerator.device)
         self.unwrapped_generator = generator.to(accelerator.device).train()
         self.generator_parameters = [each for each in generator.parameters() if each.requires_grad]
-        average = get_ema_multi_avg_fn(ema_decay) if ema_decay else None  # type: ignore[no-untyped-call]
-        self.ema = AveragedModel(generator, multi_avg_fn=average, use_buffers=False) if average else None
+        self.ema = AveragedWeights(generator, ema_decay) if ema_decay else None
         self.generator, self.optimizer = accelerator.prepare(generator, optimizer)
         self.wrapped_networks, self.lr_scale = [self.generator], 1.0
         self.trained_parameters = list(self.generator_parameters)
