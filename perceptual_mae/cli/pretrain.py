@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from perceptual_mae.config.parsing import RunConfig
     from perceptual_mae.training.branching import Branch
 
+FEW_IMAGES, LARGE_SIDE = 64, 128
+"""Of a step, and pixels of images that hardly anybody trains on without a GPU."""
+
 
 def pretrain_command(
     arguments: Layers,
@@ -111,6 +114,11 @@ def describe(config: "RunConfig", out: Path, branch: "Branch | None" = None) -> 
         f"effective batch: {training.batch_size} images = {training.accumulation} "
         f"{'micro-batch' if training.accumulation == 1 else 'micro-batches'} x {share}, shared by all processes"
     )
+    if share < FEW_IMAGES and min(config.data.size) >= LARGE_SIDE:
+        lines.append(
+            f"a GPU would wait for the host in steps of {share} images, which take it as long as some 100 do; "
+            "imagenet_fast has larger ones (docs/scaling.md)"
+        )
     lines.append(f"learning rate: {peak:g}")
     lines.append(describe_crops(config))
     lines += describe_images(config)

@@ -1,5 +1,6 @@
 """A run opened for scoring: its weights, labelled images, and Accelerate's processes, device and precision."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,12 @@ from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.run import Run
 
 Value = TypeVar("Value")
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
+}
+"""What Accelerate's launcher sets for ways to spread weights over processes, and their names."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,12 @@ def accelerator_of(wanted: str) -> Accelerator:
 
 def _accelerator(precision: str, **options: Any) -> Accelerator:
     """Return an Accelerator; processes that a launcher started without a GPU join on the CPU."""
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(
+                f"{name}: is not supported, for generator and discriminator cannot be sharded together, and fit on one "
+                f"GPU; use plain data parallelism (accelerate config: no {name}, or unset {variable})"
+            )
     # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
     AcceleratorState._reset_state()
     # Without a GPU it must be said, or Accelerate takes each process for the only one.

@@ -303,6 +303,15 @@ def test_fp16_without_a_gpu_is_refused_and_not_silently_ignored() -> None:
         debug_trainer("mse", "training.precision=fp16")
 
 
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
+def test_weights_that_a_launcher_would_shard_are_refused_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(UserError, match=rf"is not supported, .* unset ACCELERATE_USE_{name}"):
+        debug_trainer("ls_gan_p")
+
+
 @pytest.mark.parametrize("order", ["lean", "sequential"])
 def test_bf16_agrees_with_full_precision_and_losses_stay_float32(order: str) -> None:
     outcomes = []
