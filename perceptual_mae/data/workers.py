@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_byte, c_int64
+from dataclasses import dataclass, fields, is_dataclass
 from multiprocessing.sharedctypes import RawArray, RawValue
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from perceptual_mae.data.batch import Batch
-from perceptual_mae.errors import LostProcessError
+from perceptual_mae.errors import LostProcessError, UserError
 
 Samples = list[tuple[int, int]]
 """The (pass, index) of each image of a micro-batch."""
@@ -91,7 +92,7 @@ def worker_loader(
         batch_size=None,  # the sampler yields whole micro-batches, and the reader stacks them
         sampler=sampler,
         num_workers=min(workers, os.cpu_count() or 1),
-        collate_fn=_as_is,
+        collate_fn=_to_shared_memory,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=functools.partial(_start, ending),
         persistent_workers=persistent,
@@ -140,6 +141,11 @@ def _checked(batches: Iterator[Batch], notes: ReadingNotes) -> Iterator[Batch]:
             batch = next(batches, None)
         if batch is None:
             return
+        if isinstance(batch, _NoRoom):
+            raise UserError(
+                f"data.workers: a worker found no room in shared memory for a batch ({batch.reason}); enlarge /dev/shm "
+                "(docker run --shm-size=8g), or set data.workers=0"
+            )
         yield batch
 
 
@@ -181,5 +187,33 @@ def _start(ending: Any, worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
-def _as_is(batch: Any) -> Any:
+@dataclass(frozen=True)
+class _NoRoom:
+    """What a worker hands over in place of a batch for which shared memory had no room."""
+
+    reason: str
+
+
+def _to_shared_memory(batch: Any) -> Any:
+    """Return the batch with its tensors in shared memory, where this is a worker.
+
+    The thread of torch that would do so drops a batch that fails, and the run would wait for it for ever.
+    """
+    if get_worker_info() is not None:
+        try:
+            _share(batch)
+        except (RuntimeError, OSError) as failure:
+            return _NoRoom(str(failure))
     return batch
+
+
+def _share(values: Any) -> None:
+    if isinstance(values, torch.Tensor):
+        values.share_memory_()  # type: ignore[no-untyped-call]
+    elif isinstance(values, list | tuple):
+        for value in values:
+            _share(value)
+    elif isinstance(values, dict):
+        _share(list(values.values()))
+    elif is_dataclass(values):
+        _share([getattr(values, each.name) for each in fields(values)])

@@ -345,3 +345,29 @@ def test_an_image_of_floats_that_are_not_finite_is_named_at_the_door(
         batches = list(evaluation_batches(dataset, keep, batch_size=20))
     assert all(bool(batch.images.isfinite().all()) for batch in batches)
     assert "image 7: 1 pixels are not finite" in caplog.text
+
+
+def test_a_batch_that_finds_no_room_in_shared_memory_ends_the_epoch_in_one_line() -> None:
+    """Containers give /dev/shm 64 MB: torch drops such a batch, and whoever waits for it would wait for ever."""
+    script = textwrap.dedent(
+        """
+        import resource
+        from perceptual_mae.data.epoch_order import EpochPlan
+        from perceptual_mae.data.loading import TrainLoader
+        from perceptual_mae.data.shapes import Shapes
+        from perceptual_mae.data.transforms import TrainTransform
+        from perceptual_mae.errors import UserError
+
+        shapes = Shapes("train", num_images=64, size=32)
+        loader = TrainLoader(shapes, TrainTransform((32, 32)), EpochPlan(64, 8, seed=0), seed=0, workers=1)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # of this process and of workers that it starts
+        try:
+            list(loader.epoch(1))
+        except UserError as mistake:
+            print(f"one line: {mistake}", flush=True)
+        """
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert "one line: data.workers: a worker found no room in shared memory for a batch" in ran.stdout
+    assert "data.workers=0" in ran.stdout
+    assert "Traceback" not in ran.stderr
