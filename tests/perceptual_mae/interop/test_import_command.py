@@ -54,6 +54,8 @@ def test_a_file_of_facebookresearch_mae_becomes_a_run(
     ours, images = run.generator().double(), images_of(TINY)
     assert run.config.discriminator is None
     assert run.config.generator.norm_pix == (parts == "full")
+    kept = "" if parts == "visualise" else " --decoder fresh"  # one of plain pixels
+    assert f"or pmae sharpen {tmp_path / 'run'}{kept} training.epochs=16\n" in printed
     assert run.config.generator.options()["positions"] == "sincos"
     noise = torch.rand(len(images), 16, generator=torch.Generator().manual_seed(2))
     tokens, prediction, mask = theirs(ours.encoder.normalise(images), noise)
