@@ -35,7 +35,8 @@ def import_command(
 ) -> None:
     """Make a run of another project's weights, e.g. pmae import mae_pretrain_vit_base.pth imagenet --out runs/mae.
 
-    Read are facebookresearch/mae, transformers (ViTMAE, ViT), timm, and pmae export. Options say what a file does not.
+    Read are facebookresearch/mae, transformers (ViTMAE, ViT), timm, diffusers (AutoencoderRAE) and pmae export. Options
+    say what a file does not.
     """
     if not source.exists():
         raise UserError(f"{source}: does not exist; give a file of weights, or a folder with one")
@@ -54,7 +55,9 @@ def import_command(
     )
     out = out or Path("runs") / source.absolute().name.partition(".")[0]
     imported = import_weights(source, out, layers or [], given)
-    print_lines(*imported.summary(), f"written to {out}: pmae probe {out}, or pmae sharpen {out}")
+    keeps_decoder = imported.pretrained.has_decoder and not imported.settings.norm_pix
+    sharpen = f"pmae sharpen {out}{'' if keeps_decoder else ' --decoder fresh'} training.epochs=16"
+    print_lines(*imported.summary(), f"written to {out}: pmae probe {out}, or {sharpen}")
 
 
 def _numbers(text: str, option: str, separator: str, number: Callable[[str], Number]) -> tuple[Number, ...]:

@@ -21,8 +21,11 @@ def sharpen_command(
         Literal["kept", "fresh"], typer.Option(help="Start from the run's decoder, or from a new one.")
     ] = "kept",
     share: Annotated[
-        float, typer.Option(min=0.001, max=1000, help="Images to train on, relative to those the run was trained on.")
-    ] = 0.15,
+        float | None,
+        typer.Option(
+            min=0.001, max=1000, help="Images to train on, relative to those the run was trained on; none: 0.15."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the new run; none: RUN-sharpened.")] = None,
     trust_code: TrustCode = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be trained, and stop.")] = False,

@@ -105,7 +105,7 @@ class TrainLoader:
                 if lost_before == step:
                     raise LostProcessError(
                         f"{self._describe(lost)}, again after the workers were restarted (the system may have run out "
-                        "of memory: lower data.workers, or see to that file)"
+                        "of memory: lower data.workers, or repair that file)"
                     ) from lost
                 logger.warning("%s; the workers are started again", self._describe(lost))
                 lost_before = step

@@ -77,7 +77,7 @@ NO_CHECKPOINTS = NoCheckpoints()
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Where the checkpoints of an evaluation are, whether those of an earlier call are dropped, who says so."""
+    """Where checkpoints of an evaluation are, whether those of an earlier call are dropped, and what logs messages."""
 
     folder: Path
     fresh: bool = False
@@ -141,7 +141,7 @@ class ResumableTrainings:
             try:
                 self._open(self.checkpoints)
             except BaseException:
-                self._give_back()
+                self._release()
                 raise
             self._stop_signal.__enter__()
         return self
@@ -151,7 +151,7 @@ class ResumableTrainings:
     ) -> None:
         if self.checkpoints is not None:
             self._stop_signal.__exit__(kind, error, trace)
-            self._give_back()
+            self._release()
 
     def begin(self, name: str) -> dict[str, Any]:
         """Begin a training or go on with it: return what was kept of it, with its `step`; nothing where it is new.
@@ -278,7 +278,7 @@ class ResumableTrainings:
         if self.results:
             checkpoints.log(f"finished before: {', '.join(self.results)}")
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         """Let other calls have the folder, and leave none that is empty."""
         if self._lock is not None:
             self._lock.release()

@@ -296,7 +296,7 @@ def _mlp_ratio(tensors: Mapping[str, Tensor], prefix: str, width: int) -> float:
 def _positions(tensors: Mapping[str, Tensor], patch_size: int, size: Size | None) -> str:
     """Return "sincos" where the codes, of encoder and decoder, are the fixed ones of MAE, else "learned"."""
     held = [tensors[name] for name in ("encoder.pos_embed", "decoder.pos_embed") if name in tensors]
-    if size is None or any(codes.shape[-1] % 4 for codes in held):
+    if size is None or min(size) < 1 or any(codes.shape[-1] % 4 for codes in held):
         return "learned"
     grid = (size[0] // patch_size, size[1] // patch_size)
     return "sincos" if all(codes.is_meta or _are_fixed(codes, grid) for codes in held) else "learned"

@@ -202,7 +202,7 @@ def _of_our_own(raw: RawFile, tensors: Mapping[str, Tensor]) -> Settings:
 
 
 def _statistics(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return mean and std of the images where they are among the tensors, rounded to as few digits as identify them."""
+    """Return mean and std of the images where they are among the tensors, in as few digits as give the same float32."""
     held = ((name, tensors.get(f"encoder.{name}")) for name in ("mean", "std"))
     return {
         name: tuple(float(str(each)) for each in value.flatten().numpy()) for name, value in held if value is not None

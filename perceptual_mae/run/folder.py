@@ -52,7 +52,7 @@ def claim(out: Path, config: RunConfig, *, fresh: bool = False) -> Path:
         return out
     if not (out / CONFIG).exists():
         raise UserError(f"{out}: holds files that are not a run's; choose an empty folder with --out")
-    if _is_imported(out):
+    if is_imported(out):
         raise UserError(
             f"{out}: holds imported weights and no training to resume; train from them with "
             f"generator.init_from={out} and another --out"
@@ -211,7 +211,8 @@ def _names(out: Path) -> Iterator[Path]:
         number += 1
 
 
-def _is_imported(path: Path) -> bool:
+def is_imported(path: Path) -> bool:
+    """Tell whether a run's folder holds weights of others and no training of its own."""
     try:
         environment = json.loads((path / "environment.json").read_text())
     except (OSError, ValueError):

@@ -17,6 +17,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.interop.reading import read_raw
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.folder import CONFIG
 
 KEY = "discriminator.init_from"
 
@@ -78,6 +79,7 @@ def check_discriminator_start(config: RunConfig, checkpoints: Path) -> Discrimin
 def open_discriminator(path: Path) -> DiscriminatorStart:
     """Open a file with the state dict of a discriminator, NVIDIA's or ours; nothing in it is run. Raises UserError."""
     try:
+        _refuse_run(path)
         raw = read_raw(path)
         if not is_nvidias(raw.tensors):
             fits = "discriminator.* and data.image_size to the values it was trained with"
@@ -88,3 +90,16 @@ def open_discriminator(path: Path) -> DiscriminatorStart:
         return DiscriminatorStart(from_nvidia(raw.tensors), raw.file, "NVIDIA's StyleGAN2", " ".join(words))
     except ValueError as mistake:
         raise UserError(f"{KEY}: {mistake}" + ("" if isinstance(mistake, UserError) else f" ({path})")) from mistake
+
+
+def _refuse_run(path: Path) -> None:
+    """Raise UserError for a run's folder or a checkpoint, which hold more than one network."""
+    is_run = (path / CONFIG).is_file()
+    if not is_run and not (path.is_dir() and checkpoint.is_name(path.name)):
+        return
+    saved = checkpoint.checkpoints(path / "checkpoints") if is_run else [path]
+    files = [file for file in (each / "discriminator.safetensors" for each in saved) if file.is_file()]
+    remedy = (
+        f"give the file of its discriminator, {files[-1]}" if files else "it holds no discriminator; name another one"
+    )
+    raise UserError(f"{path}: is a run's {'folder' if is_run else 'checkpoint'}; {remedy}")

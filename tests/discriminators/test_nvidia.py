@@ -61,10 +61,10 @@ def test_names_and_shapes_say_which_options_of_ours_fit(architecture, side, base
         name: torch.empty(shape, device="meta") for name, shape in nvidia_shapes(side, base, architecture, most).items()
     }
     assert is_nvidias(state)
-    found, options = options_of(state)
-    assert found == side
+    largest, options = options_of(state)
+    assert largest == side
     with torch.device("meta"):
-        ours = StyleGAN2(to_four(found), 3, **options)
+        ours = StyleGAN2(to_four(largest), 3, **options)
     mapped = from_nvidia(state)
     assert {name: value.shape for name, value in ours.state_dict().items()} == {
         name: value.shape for name, value in mapped.items()

@@ -40,7 +40,7 @@ NEEDS_PYARROW = "Parquet is written by pyarrow: pip install 'perceptual-mae[parq
 
 @dataclass(frozen=True)
 class Embedding:
-    """Names and features of images, those of `left_out` being unreadable; `metadata` says what they stand on.
+    """Names and features of images, those of `left_out` being unreadable; `metadata` says how they were made.
 
     arrays: class_token and mean_pool (N, D), patches (N, L, D), in float32, those that were asked for. Only the main
     process has any.
@@ -164,7 +164,7 @@ def _to_half(array: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     with np.errstate(over="ignore"):
         half = array.astype(np.float16)
     if not np.isfinite(half).all():
-        raise UserError(f"--half: {name} has {np.abs(array).max():.3g}, which float16 does not hold; leave it out")
+        raise UserError(f"--half: {name} has {np.abs(array).max():.3g}, which float16 does not hold; leave --half out")
     return half
 
 

@@ -19,7 +19,7 @@ GROUP = "features"
 class FeatureParts:
     """The features of one pass over images, by one process of several: whole batches, one part after the other.
 
-    A part is a checkpoint, whole or not at all, named by how many images of the process's share are read through after
+    A part is a checkpoint, whole or not at all, named by how many images of the process's share have been read after
     it. It is written where half a minute has passed since the last one, or a stop was requested. Settings that decide
     features (encoder, images, preparation) are those of `trainings`; other processes make other parts.
     """
@@ -50,7 +50,7 @@ class FeatureParts:
         return chunks, self._written
 
     def add(self, chunk: Chunk, images: int) -> None:
-        """Take in a batch, after which so many images of the share are read through."""
+        """Add a batch, after which so many images of the share have been read."""
         if self._folder is None:
             return
         self._pending.append(chunk)

@@ -165,8 +165,8 @@ def test_lpips_is_that_of_its_package(weights: Path, here: Path, monkeypatch: py
     ]
     with torch.no_grad():
         expected = np.mean([float(theirs(fake, real, normalize=True)) for fake, real in pairs])
-    found = json.loads(Path("scores.json").read_text())["scores"]["pairs"]["lpips_squeeze"]
-    assert found == pytest.approx(expected, rel=1e-3)
+    score = json.loads(Path("scores.json").read_text())["scores"]["pairs"]["lpips_squeeze"]
+    assert score == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.slow

@@ -70,14 +70,14 @@ def test_a_folder_s_features_are_those_of_the_encoder_called_by_hand(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["embed", "run", "photos", "--out", "features.npz"]) == 0
-    printed, found = capsys.readouterr().out.splitlines(), load("features.npz")
-    assert list(found) == ["names", "class_token", "mean_pool", "metadata"]
-    assert found["names"].tolist() == NAMES
+    printed, arrays = capsys.readouterr().out.splitlines(), load("features.npz")
+    assert list(arrays) == ["names", "class_token", "mean_pool", "metadata"]
+    assert arrays["names"].tolist() == NAMES
     tokens = by_hand([f"photos/{name}" for name in NAMES])
-    assert found["class_token"].dtype == np.float32
-    np.testing.assert_allclose(found["class_token"], tokens[:, 0], atol=1e-5)
-    np.testing.assert_allclose(found["mean_pool"], tokens[:, 1:].mean(1), atol=1e-5)
-    metadata, run = json.loads(found["metadata"].item()), Run("run")
+    assert arrays["class_token"].dtype == np.float32
+    np.testing.assert_allclose(arrays["class_token"], tokens[:, 0], atol=1e-5)
+    np.testing.assert_allclose(arrays["mean_pool"], tokens[:, 1:].mean(1), atol=1e-5)
+    metadata, run = json.loads(arrays["metadata"].item()), Run("run")
     assert metadata["encoder_sha256"] == fingerprint(run.generator().encoder)
     assert (metadata["step"], metadata["ema"], metadata["unreadable"]) == (2, True, ["bad.jpg"])
     assert metadata["transform"]["image_size"] == [32, 32]
@@ -93,15 +93,15 @@ def test_files_patches_a_block_plain_weights_and_halves(here: Path) -> None:
     files = ["photos/b/3.png", "photos/a/0.png"]
     words = ["--tokens", "patches,class", "--layer", "1", "--no-ema", "--half"]
     assert main(["embed", "run", *files, *words, "--out", "new/features.npz"]) == 0
-    found = load("new/features.npz")
-    assert list(found) == ["names", "class_token", "patches", "metadata"]
-    assert found["names"].tolist() == files
-    assert (found["patches"].shape, found["patches"].dtype) == ((2, 16, 32), np.float16)
+    arrays = load("new/features.npz")
+    assert list(arrays) == ["names", "class_token", "patches", "metadata"]
+    assert arrays["names"].tolist() == files
+    assert (arrays["patches"].shape, arrays["patches"].dtype) == ((2, 16, 32), np.float16)
     tokens = by_hand(files, ema=False, layer=1)
-    np.testing.assert_allclose(found["patches"], tokens[:, 1:], atol=5e-3)
-    np.testing.assert_allclose(found["class_token"], tokens[:, 0], atol=5e-3)
-    assert not np.allclose(found["class_token"], by_hand(files, ema=True, layer=1)[:, 0], atol=5e-3)
-    assert json.loads(found["metadata"].item())["layer"] == 1
+    np.testing.assert_allclose(arrays["patches"], tokens[:, 1:], atol=5e-3)
+    np.testing.assert_allclose(arrays["class_token"], tokens[:, 0], atol=5e-3)
+    assert not np.allclose(arrays["class_token"], by_hand(files, ema=True, layer=1)[:, 0], atol=5e-3)
+    assert json.loads(arrays["metadata"].item())["layer"] == 1
 
 
 def test_batches_change_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

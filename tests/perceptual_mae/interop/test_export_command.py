@@ -22,6 +22,7 @@ from perceptual_mae.config.build import build_evaluation_transform, build_genera
 from perceptual_mae.data.decoding import read_image
 from perceptual_mae.interop import exporting, graphs, hub_folders, key_maps
 from perceptual_mae.interop.exported import Export
+from perceptual_mae.interop.model_card import inherits_mae_license
 from perceptual_mae.run import checkpoint, folder
 
 MakeRun = Callable[..., Path]
@@ -141,6 +142,9 @@ MISFITS = {
     ],
     "transformers": [
         (["generator.layer_scale=0.1"], [], "transformers cannot hold generator.layer_scale"),
+        (["generator.relative_positions=true"], [], "transformers cannot hold generator.relative_positions"),
+        (["generator.rgb_heads=true"], ["--with-decoder"], "transformers cannot hold generator.rgb_heads"),
+        (["generator.encoder_mask_tokens=true"], ["--with-decoder"], "cannot hold generator.encoder_mask_tokens"),
         (["generator.skips=true"], ["--with-decoder"], "transformers cannot hold generator.skips"),
         (["generator.decoder_attention=cross"], ["--with-decoder"], "generator.decoder_attention: cross"),
         (["generator.decoder_class_token=constant"], ["--with-decoder"], "generator.decoder_class_token: constant"),
@@ -229,6 +233,11 @@ def test_a_licence_is_inherited_from_the_weights_a_run_started_from(
     assert yaml.safe_load(card.split("---\n")[1])["license"] == stated
     assert ("their licence is inherited" in card) == (not license_name)
     assert "Started from mae.pth" in card
+
+
+def test_every_form_that_an_mae_is_published_in_may_hold_those_weights() -> None:
+    forms = ("facebookresearch/mae", "transformers", "diffusers", "timm", "perceptual-mae")
+    assert [inherits_mae_license({"form": form}) for form in forms] == [True, True, True, False, False]
 
 
 def test_a_run_that_started_from_imported_weights_inherits_too(make_run: MakeRun, tmp_path: Path) -> None:

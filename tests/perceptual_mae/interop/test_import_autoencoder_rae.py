@@ -9,13 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import DEBUG, slow
-from foreign_networks import MEAN, STD
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.interop.pretrained import complete, open_pretrained
 from perceptual_mae.interop.stated import Settings
-from rae_reference import PUBLISHED, SMALL, RaeReference, write_rae
+from rae_reference import MEAN, PUBLISHED, SMALL, STD, RaeReference, write_rae
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -112,6 +111,13 @@ def write_dinov2(folder: Path) -> None:
     write_rae(folder, encoder_type="dinov2")
 
 
+def write_no_type(folder: Path) -> None:
+    write_rae(folder)
+    config = json.loads((folder / "config.json").read_text())
+    del config["encoder_type"]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def write_siglip2_that_says_mae(folder: Path) -> None:
     write_rae(folder)
     state = {
@@ -154,6 +160,7 @@ def write_nan(folder: Path) -> None:
 
 REFUSED = {
     write_dinov2: "with the encoder dinov2, which is no MAE; what fits: a masked autoencoder",
+    write_no_type: "with the encoder dinov2, which is no MAE",  # what the library takes it to mean
     write_siglip2_that_says_mae: "with the encoder siglip2, which is no MAE",
     write_without_a_config: "says in config.json how large its images are; give its folder whole",
     write_other_patches: "paints patches of another size than the 32 pixels of its encoder's",

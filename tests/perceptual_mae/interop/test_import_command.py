@@ -1,5 +1,6 @@
 """`pmae import` and `generator.init_from`: files of other projects become runs, or are refused in one line."""
 
+import argparse
 import json
 import os
 import pickle
@@ -53,6 +54,8 @@ def test_a_file_of_facebookresearch_mae_becomes_a_run(
     ours, images = run.generator().double(), images_of(TINY)
     assert run.config.discriminator is None
     assert run.config.generator.norm_pix == (parts == "full")
+    kept = "" if parts == "visualise" else " --decoder fresh"  # one of plain pixels
+    assert f"or pmae sharpen {tmp_path / 'run'}{kept} training.epochs=16\n" in printed
     assert run.config.generator.options()["positions"] == "sincos"
     noise = torch.rand(len(images), 16, generator=torch.Generator().manual_seed(2))
     tokens, prediction, mask = theirs(ours.encoder.normalise(images), noise)
@@ -111,6 +114,20 @@ def test_a_full_checkpoint_says_its_model_and_its_targets(tmp_path: Path) -> Non
     assert settings.norm_pix is True
     assert settings.image_size == (32, 32)
     assert settings.mask_ratio == 0.75
+
+
+@pytest.mark.parametrize("junk", [{"input_size": -32}, {"input_size": 0}, {"mask_ratio": 7.0}])
+def test_junk_in_the_options_of_a_training_script_is_one_line(
+    junk: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_mae(tmp_path / "mae.pth", "full")
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        held = torch.load(tmp_path / "mae.pth")
+    torch.save(held | {"args": argparse.Namespace(**vars(held["args"]) | junk)}, tmp_path / "mae.pth")
+    options = [*SAID["full"], "--layer-norm-eps", "1e-6", *STATISTICS]
+    assert run_import(tmp_path / "mae.pth", tmp_path / "run", *options) == 2
+    assert f"{tmp_path / 'mae.pth'}: " in error_of(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def write_transformers(folder: Path, prefix: str = "vit.", **config: Any) -> MaskedAutoencoder:

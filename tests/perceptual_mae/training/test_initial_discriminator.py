@@ -22,7 +22,7 @@ from perceptual_mae.config.build import build_discriminator
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.pretrained_weights.registry import sha256_of
 from perceptual_mae.report.comparison import compare
-from perceptual_mae.run import checkpoint
+from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer
@@ -66,7 +66,7 @@ def dry_run(out: Path, *arguments: str) -> int:
 
 
 @torch.no_grad()
-def test_the_discriminator_judges_as_nvidias_does_at_step_0_and_the_generator_is_fresh(published: Path) -> None:
+def test_the_discriminator_computes_what_nvidias_does_at_step_0_and_the_generator_is_fresh(published: Path) -> None:
     trainer, fresh = at_step_0(f"discriminator.init_from={published}"), at_step_0()
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     logits = trainer.unwrapped_discriminator.double()([images.double()]).logits
@@ -221,6 +221,21 @@ def test_what_is_no_such_discriminator_is_refused_in_one_line(
     assert "discriminator.init_from: " in line
     assert printed in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("place", ["run", "run/checkpoints/step_00000004"])
+def test_of_a_run_it_is_the_file_in_a_checkpoint_that_must_be_named(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = debug_config("ls_gan")
+    tensors = {"generator": {"x": torch.ones(1)}, "discriminator": {"x": torch.ones(1)}}
+    (tmp_path / "run").mkdir()
+    folder.describe(tmp_path / "run", config, "cpu", "no", None)
+    file = checkpoint.save(tmp_path / "run/checkpoints", 4, tensors, {}) / "discriminator.safetensors"
+    assert dry_run(tmp_path / "out", f"discriminator.init_from={tmp_path / place}") == 2
+    line = error_of(capsys)
+    assert f"discriminator.init_from: {tmp_path / place}: is a run's" in line
+    assert line.endswith(f"give the file of its discriminator, {file}")
 
 
 def test_a_run_refuses_it_before_it_writes(tmp_path: Path) -> None:

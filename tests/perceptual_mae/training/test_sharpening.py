@@ -1,5 +1,6 @@
 """`pmae sharpen`: the decoder is trained on, the encoder stays what it was."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, generator_of
 from foreign_networks import BASE, write_mae
 from perceptual_mae.cli import main
 from perceptual_mae.errors import UserError
-from perceptual_mae.run import checkpoint
+from perceptual_mae.run import checkpoint, folder
 from perceptual_mae.run.run import Run
 from perceptual_mae.training.loop import pretrain
 from perceptual_mae.training.sharpening import EPOCHS, sharpening_config
@@ -110,6 +111,36 @@ def test_what_cannot_be_sharpened_is_refused_in_a_line(
     assert main(["sharpen", *(argument.format(**places) for argument in arguments)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+def write_run(path: Path, *overrides: str, imported: bool = False) -> Path:
+    """A run of four epochs of six images, which are at a place where there are none now."""
+    images = ["data.kind=image_folder", f"data.root={path / 'images'}", "data.size=null", "data.num_images=null"]
+    length = ["training.epochs=4", "training.epoch_images=null", "training.batch_size=1"]
+    config = debug_config("mse", *images, *length, *overrides)
+    path.mkdir()
+    origin = {"path": "mae.pth", "form": "timm", folder.IMPORTED: True} if imported else None
+    folder.describe(path, config, "cpu", "no", origin)
+    metadata = {"step": 4, "images_seen": 0 if imported else 24} | ({} if imported else {"training_images": 6})
+    checkpoint.save(path / "checkpoints", 4, {"generator": generator_of(config).state_dict()}, metadata)
+    return path
+
+
+def test_the_share_is_of_the_images_that_the_run_had_wherever_they_are_now(tmp_path: Path) -> None:
+    config = sharpening_config(write_run(tmp_path / "run"), ["ls_gan", "data.root=elsewhere"], share=0.5)
+    assert config.training.epochs * (config.training.epoch_images or 0) == 12
+
+
+def test_how_long_imported_weights_are_sharpened_must_be_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", imported=True)
+    asked = f"{run}: how long imported weights were trained is not known, and so no share of it; give training.epochs"
+    for words, share in (([], None), (["ls_gan", "optimizer.lr=1e-3"], None), (["training.epochs=2"], 0.5)):
+        with pytest.raises(UserError, match=re.escape(asked)):
+            sharpening_config(run, words, share=share)
+    (tmp_path / "layer.yaml").write_text("training: {epochs: 3}")
+    for words, epochs in ((["training.epochs=2"], 2), ([str(tmp_path / "layer.yaml")], 3)):
+        training = sharpening_config(run, words).training
+        assert (training.epochs, training.epoch_images) == (epochs, None)  # whole ones
 
 
 def test_a_dry_run_says_what_would_be_trained(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

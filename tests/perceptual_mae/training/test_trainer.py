@@ -226,14 +226,15 @@ def test_images_need_not_be_square(method: str) -> None:
     assert all(torch.isfinite(value) for value in scalars.values())
 
 
+@pytest.mark.parametrize("batch_size", [8, slow(16)])  # micro-batches of one and two groups of minibatch_stddev
 @pytest.mark.parametrize("method", tiered(["mse", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
-def test_accumulated_micro_batches_equal_one_batch(method: str) -> None:
+def test_accumulated_micro_batches_equal_one_batch(method: str, batch_size: int) -> None:
     trained = []
     for micro_batches in (1, 2):
         trainer = debug_trainer(method, "training.order=sequential", dtype=torch.float64)
         for step in (0, 4, 9):  # path length is due twice, and its first time only measures
             progress = TrainingProgress(1 + step % 2, step, step / 16)
-            scalars = trainer.step(random_batches(16, micro_batches, seed=step), progress)
+            scalars = trainer.step(random_batches(batch_size, micro_batches, seed=step), progress)
         trained.append((scalars, weights(trainer.unwrapped_generator)))
     (whole, whole_weights), (parts, parts_weights) = trained
     for name in whole:

@@ -60,9 +60,9 @@ def test_a_probe_sees_the_class_token_and_every_patch() -> None:
 def test_features_are_the_class_token_and_the_mean_of_the_patches_after_the_final_norm() -> None:
     encoder, images = tiny_encoder(), torch.rand(4, 3, 16, 16)
     with torch.no_grad():
-        found, tokens = encoder_features(encoder)(images), encoder(images)
-    torch.testing.assert_close(found["class"], tokens[:, 0])
-    torch.testing.assert_close(found["mean"], sum(tokens[:, place] for place in range(1, 17)) / 16)
+        features, tokens = encoder_features(encoder)(images), encoder(images)
+    torch.testing.assert_close(features["class"], tokens[:, 0])
+    torch.testing.assert_close(features["mean"], sum(tokens[:, place] for place in range(1, 17)) / 16)
 
 
 def test_every_block_is_mapped_and_the_last_one_is_what_the_encoder_returns() -> None:
@@ -96,12 +96,12 @@ def test_pixels_are_the_images_themselves_or_their_averages_above_32() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_features_come_in_the_order_of_the_data_set_without_unreadable_images(batch_size: int) -> None:
-    found = extract_features(
+    features = extract_features(
         brightness, Numbered(10, frozenset({3})), TRANSFORM, Accelerator(cpu=True), batch_size=batch_size
     )
     expected = [index for index in range(10) if index != 3]
-    assert found.labels.tolist() == found.indices.tolist() == expected
-    assert found.named["brightness"].flatten().tolist() == pytest.approx(expected)
+    assert features.labels.tolist() == features.indices.tolist() == expected
+    assert features.named["brightness"].flatten().tolist() == pytest.approx(expected)
 
 
 def test_tokens_are_not_kept_for_the_sake_of_the_one_that_is_a_feature() -> None:
@@ -126,10 +126,10 @@ def test_features_are_float32_under_autocast() -> None:
     seen = list[torch.dtype]()
     encoder = tiny_encoder()
     encoder.blocks[0].mlp.fc1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    found = extract_features(encoder_features(encoder), Numbered(4), TRANSFORM, accelerator)
+    features = extract_features(encoder_features(encoder), Numbered(4), TRANSFORM, accelerator)
     assert seen == [torch.bfloat16]
-    assert {values.dtype for values in found.named.values()} == {torch.float32}
-    assert not any(values.requires_grad for values in found.named.values())
+    assert {values.dtype for values in features.named.values()} == {torch.float32}
+    assert not any(values.requires_grad for values in features.named.values())
 
 
 def test_images_without_labels_are_refused() -> None:
@@ -161,10 +161,10 @@ from perceptual_mae.evaluation.representation.features import extract_features
 accelerator = Accelerator(cpu=True)
 assert accelerator.num_processes == 2
 for count in (1, 7, 8, 13):
-    found = extract_features(brightness, Numbered(count), TRANSFORM, accelerator, batch_size=3)
+    features = extract_features(brightness, Numbered(count), TRANSFORM, accelerator, batch_size=3)
     expected = list(range(count)) if accelerator.is_main_process else []
-    assert found.labels.tolist() == expected, found
-    values = found.named["brightness"].flatten().round().tolist() if found.named else []
+    assert features.labels.tolist() == expected, features
+    values = features.named["brightness"].flatten().round().tolist() if features.named else []
     assert values == expected, values
 print("agreed", flush=True)
 torch.distributed.destroy_process_group()
