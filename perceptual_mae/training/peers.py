@@ -23,8 +23,12 @@ class Peer(NamedTuple):
     @property
     def is_gone(self) -> bool:
         """Whether it is a process of this host that has died; of other hosts nothing is known."""
-        # a launcher collects its dead processes at once
-        return self.host == socket.gethostname() and not psutil.pid_exists(self.pid)
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE  # whoever started it has not noticed yet
+        except psutil.NoSuchProcess:
+            return True
 
 
 def exchange_peers(accelerator: Accelerator) -> list[Peer]:

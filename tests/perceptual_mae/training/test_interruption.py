@@ -296,6 +296,12 @@ def test_a_process_that_is_gone_is_named_by_its_rank(monkeypatch: pytest.MonkeyP
     assert peers.lost_peers(run[::2]) == []
 
 
+def test_a_process_that_died_is_gone_before_its_launcher_has_noticed() -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    assert peers.lost_peers([peers.Peer(peers.socket.gethostname(), dead.pid)]) == [0]
+    dead.wait()
+
+
 def test_a_lost_process_is_one_line_and_exit_code_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
