@@ -26,7 +26,9 @@ class Peer(NamedTuple):
         if self.host != socket.gethostname():
             return False
         try:
-            return psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE  # whoever started it has not noticed yet
+            return bool(
+                psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
+            )  # whoever started it has not noticed yet
         except psutil.NoSuchProcess:
             return True
 
