@@ -132,10 +132,11 @@ def begin(loader: DataLoader[Batch], notes: ReadingNotes) -> Iterator[Batch]:
                 batches = iter(loader)  # which asks workers that are there already, too
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, previous)
-    return _checked(batches, notes)
+    return _checked(loader, batches, notes)
 
 
-def _checked(batches: Iterator[Batch], notes: ReadingNotes) -> Iterator[Batch]:
+def _checked(loader: DataLoader[Batch], batches: Iterator[Batch], notes: ReadingNotes) -> Iterator[Batch]:
+    """Yield the batches. It keeps the loader, without which a SIGTERM ends its workers; and drops it first."""
     while True:
         with _lost_workers_named(notes):
             batch = next(batches, None)

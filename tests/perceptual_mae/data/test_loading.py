@@ -292,6 +292,35 @@ def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> No
 
 
 @pytest.mark.slow
+def test_workers_of_a_single_pass_outlive_a_signal_too() -> None:
+    """Held-out images are read by workers of their own, while a signal asks the run to save."""
+    script = textwrap.dedent(
+        """
+        import os, signal, time
+        from perceptual_mae.data.loading import evaluation_batches
+        from perceptual_mae.data.shapes import Shapes
+        from perceptual_mae.data.transforms import EvaluationTransform
+
+        class Slow(Shapes):
+            def __getitem__(self, index):
+                time.sleep(0.05)
+                return super().__getitem__(index)
+
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        images, transform = Slow("train", num_images=40), EvaluationTransform((16, 16))
+        batches = evaluation_batches(images, transform, batch_size=2, workers=2)
+        seen = len(next(batches))
+        os.killpg(0, signal.SIGTERM)
+        print(seen + sum(len(batch) for batch in batches))
+        """
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, start_new_session=True, check=False
+    )
+    assert (result.stderr, result.stdout) == ("", "40\n")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["raise", "SIGINT", "SIGTERM"])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""
