@@ -76,8 +76,7 @@ def pretrain(
                 processes = run.accelerator.num_processes
                 raise UserError(messages.out_of_memory(path, config.training, processes)) from failure
             if peers.is_broken_connection(failure):
-                lost = peers.lost_peers(run.peers)
-                raise LostProcessError(messages.lost_processes(path, run.step, lost, run.peers)) from failure
+                raise LostProcessError(run.loss_of(peers.lost_peers(run.peers))) from failure
             logger.exception("the run failed")
             raise
         finally:
@@ -119,13 +118,10 @@ class Pretraining:
         self.discriminator_start = find_discriminator_start(config, self.checkpoints) if branch is None else None
         self.trainer = build_trainer(config, self.accelerator, self.timetable, start, self.discriminator_start)
         self.generator: MaskedAutoencoder = self.trainer.unwrapped_generator
-        self.monitor = GanMonitor()
-        self.meter = Meter()
+        self.monitor, self.meter = GanMonitor(), Meter()
         self.divergence = Divergence(config.training.max_skips, config.training.rollback_lr)
-        self.step = 0
+        self.step, self.has_warned_of_leaks, self.lock = 0, False, FolderLock(path)
         self.last_losses: dict[str, float] = {}
-        self.has_warned_of_leaks = False
-        self.lock = FolderLock(path)
         self.passed_over: dict[str, str] = {}
         self.images_sha256: str | None = None
         self.unreadable = UnreadableFiles(path, self.train_data)
@@ -176,15 +172,20 @@ class Pretraining:
             if self.branch is not None:
                 self.save()  # from here on it resumes as any run does
             try:
-                self.complete_epoch()
-                while self.step < self.timetable.total_steps:
-                    try:
-                        self.train_epoch()
-                    except DivergedError as diverged:
-                        rollback.roll_back(self, diverged)
+                with peers.PeerMonitor(self.peers, self.loss_of):
+                    self.complete_epoch()
+                    while self.step < self.timetable.total_steps:
+                        try:
+                            self.train_epoch()
+                        except DivergedError as diverged:
+                            rollback.roll_back(self, diverged)
                 return self.finish()
             except (LostProcessError, TooManyUnreadableError) as failure:  # of what reads images
                 raise saved_error(self, failure) from failure
+
+    def loss_of(self, ranks: list[int]) -> str:
+        """Return the last line of a run that lost processes."""
+        return messages.lost_processes(self.path, self.step, ranks, self.peers)
 
     def enter_folder(self) -> None:
         """Keep other trainers out of the run's folder, and begin to log there; UserError where another is in it."""
@@ -195,7 +196,6 @@ class Pretraining:
     def train_epoch(self) -> None:
         """Take the remaining steps of the current epoch, then evaluate and save as often as the run wants."""
         epoch, first = self.timetable.progress(self.step).epoch, self.step % self.timetable.steps_per_epoch
-        log_every = self.config.training.log_every
         steps = self.loader.epoch(epoch, first, allow_excess=True)
         started, waited, taken = time.perf_counter(), 0.0, 0
         while True:
@@ -210,7 +210,7 @@ class Pretraining:
             self.step, taken = self.step + 1, taken + 1
             self.progress("training", self.step, self.timetable.total_steps)
             is_last = self.step % self.timetable.steps_per_epoch == 0
-            if self.step % log_every == 0 or is_last:
+            if self.step % self.config.training.log_every == 0 or is_last:
                 self.report(epoch, taken, started, waited)
                 started, waited, taken = time.perf_counter(), 0.0, 0
             due = self.save_points.after(self.step, is_last=is_last, refused=self.loader.refusal is not None)

@@ -2,16 +2,25 @@
 
 import os
 import socket
+import sys
+import threading
 import time
+from collections.abc import Callable
+from types import TracebackType
 from typing import NamedTuple
 
 import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from perceptual_mae.run.lock import release_all
+
 BROKEN = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "remote process")
 PATIENCE = 5.0
 """Seconds a process is given to be gone after its connection broke."""
+EXIT_CODE = 1
+UNNOTICED = 15.0
+"""Seconds a process may be gone before those that have not noticed, as they wait for something else, are ended."""
 
 
 class Peer(NamedTuple):
@@ -52,3 +61,35 @@ def lost_peers(peers: list[Peer]) -> list[int]:
     while not (lost := [rank for rank, peer in enumerate(peers) if peer.is_gone]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return lost
+
+
+class PeerMonitor:
+    """Ends this process a while after another process of the run is gone, in one line, with exit code 1.
+
+    Where a connection breaks, whoever uses it is told. Who waits for something else (data, or an exchange that never
+    returns) is not. As a context it ends with what it encloses, but for a broken connection: that has to be dealt with
+    in the same while. message: called with the ranks that are gone, returns the line.
+    """
+
+    def __init__(self, peers: list[Peer], message: Callable[[list[int]], str]) -> None:
+        self._peers, self._message, self._is_over = peers, message, threading.Event()
+
+    def __enter__(self) -> "PeerMonitor":
+        if len(self._peers) > 1:
+            threading.Thread(target=self._monitor, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not is_broken_connection(error):
+            self._is_over.set()
+
+    def _monitor(self) -> None:
+        while not self._is_over.wait(1.0):
+            lost = [rank for rank, peer in enumerate(self._peers) if peer.is_gone]
+            if lost and not self._is_over.wait(UNNOTICED):
+                sys.stderr.write(f"pmae: {self._message(lost)}\n")
+                sys.stderr.flush()
+                release_all()
+                os._exit(EXIT_CODE)

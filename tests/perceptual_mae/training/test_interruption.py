@@ -317,3 +317,31 @@ def test_a_lost_process_is_one_line_and_exit_code_1(
     assert "was lost after step 1; the same command goes on" in printed
     assert "Traceback" not in printed
     assert issubclass(LostProcessError, RuntimeError)
+
+
+WATCHING = """
+import os, signal, sys, threading, time
+from perceptual_mae.training import peers
+
+peers.UNNOTICED = 0.3
+run = [peers.Peer(peers.socket.gethostname(), pid) for pid in (os.getpid(), int(sys.argv[1]))]
+try:
+    with peers.PeerMonitor(run, lambda lost: f"runs/a: process {lost[0]} was lost"):
+        if sys.argv[2] == "waits":
+            threading.Event().wait(20)  # for what never comes
+        if sys.argv[2] == "was told":
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3")
+except RuntimeError:
+    threading.Event().wait(20)  # as cleaning up may
+time.sleep(2)
+"""
+
+
+@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), ("was told", True), ("is done", False)])
+def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(does: str, is_ended: bool) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    words = [sys.executable, "-c", WATCHING, str(gone.pid), does]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    expected = (1, "pmae: runs/a: process 1 was lost\n") if is_ended else (0, "")
+    assert (ran.returncode, ran.stderr) == expected
