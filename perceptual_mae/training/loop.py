@@ -64,9 +64,7 @@ def pretrain(
                 raise LostProcessError(messages.lost_processes(path, None, [], [])) from failure
             if not messages.is_out_of_memory(failure):
                 raise
-            raise UserError(
-                "out of memory before the first step: choose a smaller generator or smaller images"
-            ) from failure
+            raise UserError(messages.OUT_OF_MEMORY_AT_THE_START) from failure
         try:
             return run.fit()
         except (UserError, Interrupted, OSError, LostProcessError):
@@ -99,6 +97,7 @@ class Pretraining:
         check_trackers(config.tracking.trackers)
         self.accelerator = make_accelerator(config, training=True, path=path)
         self.peers = peers.exchange_peers(self.accelerator)
+        self.peer_monitor = peers.PeerMonitor(self.peers, self.loss_of)
         self.train_data = config.data.build("train")
         self.held_out = HeldOut(config, self.train_data)
         plan = build.build_plan(config.training, len(self.train_data))
@@ -161,7 +160,7 @@ class Pretraining:
         reporting.start_trackers(self)
         self.accelerator.wait_for_everyone()
         self.save_points = SavePoints(self.accelerator, self.stop_signal, self.config.training.checkpoint_minutes)
-        with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress:
+        with ProgressBar(quiet=self.quiet, seconds_between_lines=None) as self.progress, self.peer_monitor:
             self.progress("training", self.step, self.timetable.total_steps)
             reporting.log_header(self, resumed_from)
             images = (self.loader, self.train_data, self.held_out.images, self.held_out.representation_data)
@@ -172,13 +171,13 @@ class Pretraining:
             if self.branch is not None:
                 self.save()  # from here on it resumes as any run does
             try:
-                with peers.PeerMonitor(self.peers, self.loss_of):
-                    self.complete_epoch()
-                    while self.step < self.timetable.total_steps:
-                        try:
-                            self.train_epoch()
-                        except DivergedError as diverged:
-                            rollback.roll_back(self, diverged)
+                self.complete_epoch()
+                while self.step < self.timetable.total_steps:
+                    try:
+                        self.train_epoch()
+                    except DivergedError as diverged:
+                        rollback.roll_back(self, diverged)
+                self.peer_monitor.stop()
                 return self.finish()
             except (LostProcessError, TooManyUnreadableError) as failure:  # of what reads images
                 raise saved_error(self, failure) from failure

@@ -15,6 +15,8 @@ from perceptual_mae.run import checkpoint
 from perceptual_mae.training.peers import Peer
 from perceptual_mae.training.trainer import Trainer
 
+OUT_OF_MEMORY_AT_THE_START = "out of memory before the first step: choose a smaller generator or smaller images"
+
 
 def header(
     path: Path,

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.distributed import DistNetworkError
 
 from perceptual_mae.run.lock import release_all
 
@@ -52,7 +53,8 @@ def is_broken_connection(failure: BaseException) -> bool:
     """Tell whether an error says that another process cannot be reached: gloo's and NCCL's have no type in common."""
     words = str(failure).lower()
     is_from_a_backend = isinstance(failure, RuntimeError) and ("gloo" in words or "nccl" in words)
-    return is_from_a_backend and any(each in words for each in BROKEN)
+    is_of_joining = isinstance(failure, DistNetworkError)
+    return (is_from_a_backend or is_of_joining) and any(each in words for each in BROKEN)
 
 
 def lost_peers(peers: list[Peer]) -> list[int]:
@@ -83,7 +85,11 @@ class PeerMonitor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None or not is_broken_connection(error):
-            self._is_over.set()
+            self.stop()
+
+    def stop(self) -> None:
+        """End it: from here on a process ends when it is done."""
+        self._is_over.set()
 
     def _monitor(self) -> None:
         while not self._is_over.wait(1.0):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import DistNetworkError
 
 from conftest import DEBUG, debug_config
 from perceptual_mae import Run, pretrain
@@ -284,6 +285,11 @@ def test_a_worker_that_dies_of_an_image_twice_ends_the_run_saved_and_names_the_i
 def test_an_error_of_a_broken_connection_is_known_by_its_words(words: str, is_lost: bool) -> None:
     assert peers.is_broken_connection(RuntimeError(words)) == is_lost
     assert not peers.is_broken_connection(ValueError(words))
+
+
+def test_a_process_that_leaves_while_they_join_is_a_broken_connection_and_a_port_in_use_is_none() -> None:
+    assert peers.is_broken_connection(DistNetworkError("Broken pipe"))
+    assert not peers.is_broken_connection(DistNetworkError("The server socket has failed to listen: EADDRINUSE"))
 
 
 def test_a_process_that_is_gone_is_named_by_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
