@@ -1,4 +1,4 @@
-"""What is drawn or computed on the CPU, on the device of the images it is for."""
+"""Tensors of the CPU on the device of the images they are for."""
 
 import torch
 from torch import Tensor
@@ -10,5 +10,5 @@ def like(tensor: Tensor, images: Tensor) -> Tensor:
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device. A GPU fetches it while the host goes on: no copy waits for the queue."""
+    """Return a tensor of the CPU on a device; the host does not wait until a GPU has copied it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

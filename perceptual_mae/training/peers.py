@@ -68,9 +68,10 @@ def lost_peers(peers: list[Peer]) -> list[int]:
 class PeerMonitor:
     """Ends this process a while after another process of the run is gone, in one line, with exit code 1.
 
-    Where a connection breaks, whoever uses it is told. Who waits for something else (data, or an exchange that never
-    returns) is not. As a context it ends with what it encloses, but for a broken connection: that has to be dealt with
-    in the same while. message: called with the ranks that are gone, returns the line.
+    A process that uses a broken connection gets an error; one that waits for something else (data, or an exchange that
+    never returns) gets none. As a context manager the monitor ends with its block, unless that failed by a broken
+    connection: then the process still has to end in the same time. message: called with the ranks that are gone,
+    returns the line.
     """
 
     def __init__(self, peers: list[Peer], message: Callable[[list[int]], str]) -> None:

@@ -335,7 +335,7 @@ try:
     with peers.PeerMonitor(run, lambda lost: f"runs/a: process {lost[0]} was lost"):
         if sys.argv[2] == "waits":
             threading.Event().wait(20)  # for what never comes
-        if sys.argv[2] == "was told":
+        if sys.argv[2] == "has an error":
             raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:3")
 except RuntimeError:
     threading.Event().wait(20)  # as cleaning up may
@@ -343,7 +343,7 @@ time.sleep(2)
 """
 
 
-@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), ("was told", True), ("is done", False)])
+@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), ("has an error", True), ("is done", False)])
 def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(does: str, is_ended: bool) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
