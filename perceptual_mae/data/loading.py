@@ -2,7 +2,8 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -95,12 +96,13 @@ class TrainLoader:
         step, lost_before = first_step, None
         while step < self.plan.steps_per_epoch:
             try:
-                for batches in self._steps(epoch, step):
-                    is_full = all(map(len, batches))
-                    if not is_full or (self.refusal is not None and not allow_excess):
-                        raise TooManyUnreadableError(self.refusal or "no readable image was found for a batch")
-                    step += 1
-                    yield batches
+                with closing(self._steps(epoch, step)) as steps:  # an error that is kept must not keep workers
+                    for batches in steps:
+                        is_full = all(map(len, batches))
+                        if not is_full or (self.refusal is not None and not allow_excess):
+                            raise TooManyUnreadableError(self.refusal or "no readable image was found for a batch")
+                        step += 1
+                        yield batches
             except LostWorkerError as lost:
                 if lost_before == step:
                     raise LostProcessError(
@@ -114,7 +116,7 @@ class TrainLoader:
                 gc.collect()  # its iterator, which the error refers to, must not be copied into new workers
                 self._loader = self._make_loader()
 
-    def _steps(self, epoch: int, first_step: int) -> Iterator[list[Batch]]:
+    def _steps(self, epoch: int, first_step: int) -> Generator[list[Batch], None, None]:
         micro_batches = self._read(_micro_batches(self._share, epoch, first_step))
         for _ in range(first_step, self.plan.steps_per_epoch):
             step = []

@@ -221,8 +221,11 @@ def test_more_than_one_in_a_hundred_unreadable_stops(workers: int) -> None:
     ) as caught:
         list(broken.epoch(1))
     assert "\n" not in str(caught.value)
+    broken.close()
+    all_broken = numbered(set(range(400)), workers=workers)
     with pytest.raises(UserError, match="of 400 images cannot be read"):
-        list(numbered(set(range(400)), workers=workers).epoch(1))
+        list(all_broken.epoch(1))
+    all_broken.close()
 
 
 def test_unreadable_files_of_a_real_folder_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -30,4 +30,4 @@ def test_three_updates_worked_by_hand():
         with torch.no_grad():
             live.weight.fill_(value)
         average.update_parameters(live)
-        assert float(average.module.weight) == expected
+        assert average.module.weight.item() == expected

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed import DistNetworkError
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, slow
 from perceptual_mae import Run, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.data.shapes import Shapes
@@ -343,7 +343,7 @@ time.sleep(2)
 """
 
 
-@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), ("has an error", True), ("is done", False)])
+@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), slow("has an error", True), slow("is done", False)])
 def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(does: str, is_ended: bool) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
