@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -45,22 +45,23 @@ def grid(grid: Size, num_hidden: int, generator: torch.Generator) -> Tensor:
     spread as evenly as possible.
     """
     down, right = (int(torch.randint(side, (), generator=generator, device=generator.device)) for side in grid)
-    order = _lattice_order(grid, down, right).to(generator.device)
+    row, column = _lattice_order(grid)
+    order = ((row - down) % grid[0] * grid[1] + (column - right) % grid[1]).to(generator.device)
     mask = torch.ones(len(order), dtype=torch.bool, device=generator.device)
     mask[order[: len(order) - num_hidden]] = False
     return mask
 
 
-@lru_cache(maxsize=4096)
-def _lattice_order(grid: Size, down: int, right: int) -> Tensor:
-    """Return the order (L,) in which the patches of a grid become visible, by a Bayer matrix with an offset."""
-    rows, columns = (torch.arange(side) for side in grid)
-    row, column = torch.meshgrid((rows + down) % grid[0], (columns + right) % grid[1], indexing="ij")
+@cache
+def _lattice_order(grid: Size) -> tuple[Tensor, Tensor]:
+    """Return rows and columns (L,) of the patches of a grid, in the order of a Bayer matrix."""
+    row, column = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
     rank = torch.zeros_like(row)
     for bit in range(max(grid).bit_length()):  # the lowest bit of a position weighs most: it makes the coarsest lattice
         cell = 2 * ((row >> bit & 1) ^ (column >> bit & 1)) + (row >> bit & 1)
         rank = 4 * rank + cell
-    return rank.flatten().argsort(stable=True)
+    order = rank.flatten().argsort(stable=True)
+    return row.flatten()[order], column.flatten()[order]
 
 
 def block(

@@ -99,7 +99,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Typer's own mistakes of usage; the class lives in click or inside typer, depending on the version.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _report_mistake(f"{error.format_message()} (see pmae --help)") if error.format_message() else 2
-        traceback.print_exc()
+        from perceptual_mae.training.peers import is_broken_connection
+
+        if is_broken_connection(error):  # of a command of several processes that is no training
+            _report_mistake("another process of the command was lost; give the same command again")
+        else:
+            traceback.print_exc()
         return 1
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from perceptual_mae.cli.options import Scored
-from perceptual_mae.errors import LostProcessError, UserError
+from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
@@ -52,13 +52,9 @@ def check_out(out: Path | None, suffixes: Sequence[str] = (".json",)) -> None:
 
 @contextmanager
 def showing_progress(*, is_main_process: bool) -> Iterator["ProgressBar"]:
-    """Show how far the work is, on the main process alone; leave with 130 where it was stopped.
-
-    Raises LostProcessError where another process of the command is gone.
-    """
+    """Show how far the work is, on the main process alone; leave with 130 where it was stopped."""
     from perceptual_mae.progress import ProgressBar
     from perceptual_mae.run.signals import EXIT_CODE, Interrupted
-    from perceptual_mae.training.peers import is_broken_connection
 
     try:
         with ProgressBar(quiet=not is_main_process) as on_progress:
@@ -68,10 +64,6 @@ def showing_progress(*, is_main_process: bool) -> Iterator["ProgressBar"]:
             print_lines(str(stopped), to_stderr=True)
         leave_processes()
         raise typer.Exit(EXIT_CODE) from None
-    except RuntimeError as failure:
-        if not is_broken_connection(failure):
-            raise
-        raise LostProcessError("another process of the command was lost; give the same command again") from failure
 
 
 @contextmanager

@@ -39,6 +39,18 @@ class LostWorkerError(LostProcessError):
         self.pid, self.index = pid, index
 
 
+class NoSharedMemoryError(UserError):
+    """A worker could not hand over a batch in shared memory, for the reason that the system gives."""
+
+    def __init__(self, reason: str) -> None:
+        is_of_files = "too many open files" in reason.lower()
+        remedy = "raise the limit (ulimit -n)" if is_of_files else "enlarge /dev/shm (docker run --shm-size=8g)"
+        super().__init__(
+            f"a data worker found no room in shared memory for a batch ({reason}); {remedy}, or read without workers "
+            "(data.workers=0; training.workers=0 of a recipe of dense transfer)"
+        )
+
+
 class ReadingNotes:
     """Which process each worker is and which image it reads: shared memory, which a worker leaves when it dies."""
 
@@ -143,10 +155,7 @@ def _checked(loader: DataLoader[Batch], batches: Iterator[Batch], notes: Reading
         if batch is None:
             return
         if isinstance(batch, _NoRoom):
-            raise UserError(
-                f"data.workers: a worker found no room in shared memory for a batch ({batch.reason}); enlarge /dev/shm "
-                "(docker run --shm-size=8g), or set data.workers=0"
-            )
+            raise NoSharedMemoryError(batch.reason)
         yield batch
 
 

@@ -8,7 +8,8 @@ from torch.optim.swa_utils import AveragedModel
 class AveragedWeights(AveragedModel):
     """A copy of a network that follows its parameters: average = decay * average + (1 - decay) * live.
 
-    The first update copies them. Unlike PyTorch's own update, this one never has the host wait for a GPU.
+    The first update copies them. Buffers stay as they are: a generator's are constants. Unlike PyTorch's own update,
+    this one never has the host wait for a GPU.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

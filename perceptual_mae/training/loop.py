@@ -15,6 +15,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import files_sha256
 from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.data.unreadable import TooManyUnreadableError
+from perceptual_mae.data.workers import NoSharedMemoryError
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.evaluation.open_run import in_main_process, make_accelerator
 from perceptual_mae.evaluation.processes import as_main_process
@@ -179,7 +180,7 @@ class Pretraining:
                         rollback.roll_back(self, diverged)
                 self.peer_monitor.stop()
                 return self.finish()
-            except (LostProcessError, TooManyUnreadableError) as failure:  # of what reads images
+            except (LostProcessError, NoSharedMemoryError, TooManyUnreadableError) as failure:  # of what reads images
                 raise saved_error(self, failure) from failure
 
     def loss_of(self, ranks: list[int]) -> str:

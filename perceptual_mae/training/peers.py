@@ -1,20 +1,18 @@
 """The processes of a run: who they are, and which of them is gone when a connection breaks."""
 
 import os
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from types import TracebackType
-from typing import NamedTuple
 
-import psutil
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.distributed import DistNetworkError
 
-from perceptual_mae.run.lock import release_all
+from perceptual_mae.run.lock import Holder, release_all, this_process
 
 BROKEN = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "remote process")
 PATIENCE = 5.0
@@ -24,29 +22,14 @@ UNNOTICED = 15.0
 """Seconds a process may be gone before those that have not noticed, as they wait for something else, are ended."""
 
 
-class Peer(NamedTuple):
-    """Where a process of the run is."""
-
-    host: str
-    pid: int
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it is a process of this host that has died; of other hosts nothing is known."""
-        if self.host != socket.gethostname():
-            return False
-        try:
-            return bool(
-                psutil.Process(self.pid).status() == psutil.STATUS_ZOMBIE
-            )  # whoever started it has not noticed yet
-        except psutil.NoSuchProcess:
-            return True
+Peer = Holder
+"""A process of the run, as it is known by the lock of a folder: its machine, number and start."""
 
 
 def exchange_peers(accelerator: Accelerator) -> list[Peer]:
     """Return all processes of the run, by rank; all of them must ask."""
-    own = Peer(socket.gethostname(), os.getpid())
-    return [Peer(*each) for each in gather_object([own])] if accelerator.num_processes > 1 else [own]
+    own = this_process()
+    return [Peer(**each) for each in gather_object([asdict(own)])] if accelerator.num_processes > 1 else [own]
 
 
 def is_broken_connection(failure: BaseException) -> bool:
@@ -60,9 +43,14 @@ def is_broken_connection(failure: BaseException) -> bool:
 def lost_peers(peers: list[Peer]) -> list[int]:
     """Return the ranks of the processes that are gone; none where it cannot be known."""
     deadline = time.monotonic() + PATIENCE
-    while not (lost := [rank for rank, peer in enumerate(peers) if peer.is_gone]) and time.monotonic() < deadline:
+    while not (lost := gone(peers)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return lost
+
+
+def gone(peers: list[Peer]) -> list[int]:
+    """Return the ranks of the processes that have ended; nothing is known of other machines and containers."""
+    return [rank for rank, peer in enumerate(peers) if peer.is_of_this_machine and peer.is_gone(silence=0.0)]
 
 
 class PeerMonitor:
@@ -94,7 +82,7 @@ class PeerMonitor:
 
     def _monitor(self) -> None:
         while not self._is_over.wait(1.0):
-            lost = [rank for rank, peer in enumerate(self._peers) if peer.is_gone]
+            lost = gone(self._peers)
             if lost and not self._is_over.wait(UNNOTICED):
                 sys.stderr.write(f"pmae: {self._message(lost)}\n")
                 sys.stderr.flush()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from accelerate import Accelerator
 
+from perceptual_mae.data.workers import NoSharedMemoryError
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.evaluation.processes import most_urgent
 from perceptual_mae.run.signals import StopSignal
@@ -63,4 +64,6 @@ def saved_error(run: "Pretraining", failure: Exception) -> LostProcessError | Us
         run.save()
     if isinstance(failure, LostProcessError):
         return LostProcessError(messages.lost_worker(run.path, str(failure)))
+    if isinstance(failure, NoSharedMemoryError):
+        return failure
     return UserError(messages.too_many_unreadable(run.path, str(failure)))

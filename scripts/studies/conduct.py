@@ -110,7 +110,8 @@ class Conductor:
         before = self.records.get(cell.name, {}) if cell.kind else {}
         # What a stopped call left would make the rest look cheap.
         is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep", "sharpen"))
-        record["whole"] = is_whole and before.get("status", SKIPPED) == SKIPPED
+        # Nor does the clock tell what a cell costs by itself while others run.
+        record["whole"] = is_whole and before.get("status", SKIPPED) == SKIPPED and self.jobs == 1
         spent = {counted: before[counted] for counted in (CLOCK, CPU) if counted in before}
         self._note(cell, {**record, **spent, "status": BEGUN})
         return True

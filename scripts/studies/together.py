@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import psutil
 import torch
 
 from perceptual_mae.cli import main as pmae
@@ -59,8 +62,8 @@ def run_together(
             if not begin(cell):
                 continue
             receiver, sender = context.Pipe(duplex=False)
-            printed = logs / f"{cells.index(cell):04}.txt"
-            process = context.Process(target=_run, args=(cell.words, printed, threads, sender))
+            printed = logs / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', cell.name)}.txt"
+            process = context.Process(target=_run, args=(cell.words, printed, threads, os.getpid(), sender))
             process.start()
             sender.close()
             running[receiver] = _Running(cell, process, printed, time.monotonic())
@@ -79,8 +82,13 @@ def _next(waiting: Sequence[Cell], running: Iterable[_Running]) -> Cell | None:
     return next((cell for cell in waiting if to_come.isdisjoint((*cell.needs, *cell.reads))), None)
 
 
-def _run(words: Sequence[str], printed: Path, threads: int, sender: Connection) -> None:
-    """Run a command of `pmae` in this process, and send its exit code and the CPU time that it took."""
+def _run(words: Sequence[str], printed: Path, threads: int, study: int, sender: Connection) -> None:
+    """Run a command of `pmae` in this process, and send its exit code and the CPU time that it took.
+
+    In a group of its own it gets Ctrl-C from the study alone; where the process `study` is killed, it is asked to stop.
+    """
+    os.setpgrp()
+    threading.Thread(target=_end_with, args=(study,), daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     torch.set_num_threads(threads)
@@ -93,10 +101,16 @@ def _run(words: Sequence[str], printed: Path, threads: int, sender: Connection) 
     sender.send((code, sum(each.ru_utime + each.ru_stime for each in used)))
 
 
+def _end_with(study: int) -> None:
+    while psutil.pid_exists(study):
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _ended(running: _Running, receiver: Connection) -> Ended:
     try:
         code, cpu = receiver.recv()
-    except EOFError:  # it ended without a word: killed, or by an error of its own
+    except EOFError:  # it sent nothing: it was killed, or ended by an error of its own
         code, cpu = None, 0.0
     running.process.join()
     lines = running.printed.read_text(errors="replace").splitlines()[-LINES_KEPT:] if running.printed.exists() else []

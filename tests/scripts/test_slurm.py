@@ -14,6 +14,8 @@ from conftest import DEBUG
 
 SCRIPT = Path(__file__).parents[2] / "scripts/slurm/pretrain.sbatch"
 SRUN = """#!/usr/bin/env bash
+[ "$1" = --cpus-per-task=8 ] || exit 3  # srun does not take it over from sbatch
+shift
 for task in $(seq 0 $((SLURM_NTASKS - 1))); do
     SLURM_PROCID=$task SLURM_LOCALID=$task "$@" &
     echo $! >> "$HERE/processes"
@@ -40,8 +42,9 @@ def here(tmp_path: Path) -> Path:
 
 
 def submitted(here: Path, *words: str) -> subprocess.Popen[str]:
-    slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[1]", "HERE": str(here)}
-    environment = {**os.environ, **slurm, "PATH": f"{here / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    slurm = {"SLURM_NTASKS": "2", "SLURM_JOB_ID": "4711", "SLURM_JOB_NODELIST": "node[1]", "SLURM_CPUS_PER_TASK": "8"}
+    own = {"HERE": str(here), "PATH": f"{here / 'bin'}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **slurm, **own}
     return subprocess.Popen(
         ["bash", str(SCRIPT), *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -42,7 +42,7 @@ def test_cells_run_at_once_but_none_before_what_it_needs_and_a_mistake_stays_its
     assert [ended[name].ending.code for name in ("first", "wrong", "last")] == [0, 2, 0]
     assert "none" in ended["wrong"].ending.reason
     assert all(each.cpu > 0 for each in ended.values())
-    assert "stylegan2_ada_p" in (tmp_path / "logs" / "0001.txt").read_text()
+    assert "stylegan2_ada_p" in (tmp_path / "logs" / "first.txt").read_text()
 
 
 def test_what_is_refused_is_not_run(tmp_path: Path) -> None:
@@ -85,6 +85,8 @@ def test_a_stop_reaches_what_runs_and_the_same_call_goes_on(tmp_path: Path) -> N
         while not list(study.out.glob("runs/*/metrics.jsonl")):
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
+        for log in study.out.glob("logs/*"):
+            assert log.stem in {"mse_s0", "mse_s1"}
 
     thread = threading.Thread(target=stop_soon)
     thread.start()

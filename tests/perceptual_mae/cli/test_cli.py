@@ -227,3 +227,20 @@ def test_the_module_runs_as_the_script_does():
 def test_shipped_files_are_found_from_any_folder(tmp_path):
     result = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, "configs"], capture_output=True, cwd=tmp_path)
     assert result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "is_lost"),
+    [("[gloo/transport/tcp/pair.cc:534] Connection closed by peer", True), ("size mismatch", False)],
+)
+def test_a_lost_process_of_a_command_is_a_line_and_other_errors_are_not_taken_for_it(
+    words: str, is_lost: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("perceptual_mae.cli.evaluate.check_run", broken)
+    assert cli.main(["evaluate", "runs/a"]) == 1
+    printed = capsys.readouterr().err
+    assert (printed == "pmae: another process of the command was lost; give the same command again\n") == is_lost
+    assert ("Traceback" in printed) == (not is_lost)

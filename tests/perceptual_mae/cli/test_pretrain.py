@@ -97,7 +97,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
         assert fact in printed
     assert "effective batch: 64 images" in printed
     assert "learning rate: 0.002" in printed
-    assert "wait for the host" not in printed
+    assert "waiting for the host" not in printed
     assert not out.exists()
 
 
@@ -105,7 +105,7 @@ def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(
 def test_a_dry_run_says_that_a_gpu_would_wait_in_steps_of_few_large_images(capsys: pytest.CaptureFixture[str]) -> None:
     for recipe, waits in (("imagenet", True), ("imagenet_fast", False)):
         assert main(["pretrain", recipe, "mse", "--dry-run"]) == 0
-        assert ("in steps of 16 images" in capsys.readouterr().out) == waits
+        assert ("steps of 16 images leave a GPU waiting" in capsys.readouterr().out) == waits
 
 
 def test_a_run_prints_where_it_is_and_its_scores_with_the_baselines(

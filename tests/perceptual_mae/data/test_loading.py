@@ -400,6 +400,6 @@ def test_a_batch_that_finds_no_room_in_shared_memory_ends_the_epoch_in_one_line(
         """
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
-    assert "one line: data.workers: a worker found no room in shared memory for a batch" in ran.stdout
+    assert "one line: a data worker found no room in shared memory for a batch" in ran.stdout
     assert "data.workers=0" in ran.stdout
     assert "Traceback" not in ran.stderr

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from perceptual_mae.cli import main
 from perceptual_mae.data.shapes import Shapes
 from perceptual_mae.errors import LostProcessError
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.lock import this_process
 from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import loop, peers
 from perceptual_mae.training.loop import Pretraining
@@ -296,15 +298,25 @@ def test_a_process_that_is_gone_is_named_by_its_rank(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(peers, "PATIENCE", 0.0)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    host = peers.socket.gethostname()
-    run = [peers.Peer(host, os.getpid()), peers.Peer(host, gone.pid), peers.Peer("elsewhere", gone.pid)]
+    own = this_process()
+    run = [own, replace(own, pid=gone.pid), replace(own, pid=gone.pid, host="elsewhere")]
     assert peers.lost_peers(run) == [1]
     assert peers.lost_peers(run[::2]) == []
 
 
+def test_of_a_process_in_another_container_of_the_same_name_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PATIENCE", 0.0)
+    elsewhere = replace(this_process(), pid=2**22 + 1, namespace="pid:[4026531836000]")
+    assert peers.lost_peers([elsewhere]) == []
+
+
+def test_a_number_that_another_process_has_taken_over_is_of_one_that_is_gone() -> None:
+    assert peers.lost_peers([replace(this_process(), process_start=1)]) == [0]
+
+
 def test_a_process_that_died_is_gone_before_its_launcher_has_noticed() -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
-    assert peers.lost_peers([peers.Peer(peers.socket.gethostname(), dead.pid)]) == [0]
+    assert peers.lost_peers([replace(this_process(), pid=dead.pid)]) == [0]
     dead.wait()
 
 
@@ -325,12 +337,14 @@ def test_a_lost_process_is_one_line_and_exit_code_1(
     assert issubclass(LostProcessError, RuntimeError)
 
 
-WATCHING = """
-import os, signal, sys, threading, time
+MONITORED = """
+import sys, threading, time
+from dataclasses import replace
+from perceptual_mae.run.lock import this_process
 from perceptual_mae.training import peers
 
 peers.UNNOTICED = 0.3
-run = [peers.Peer(peers.socket.gethostname(), pid) for pid in (os.getpid(), int(sys.argv[1]))]
+run = [this_process(), replace(this_process(), pid=int(sys.argv[1]))]
 try:
     with peers.PeerMonitor(run, lambda lost: f"runs/a: process {lost[0]} was lost"):
         if sys.argv[2] == "waits":
@@ -347,7 +361,7 @@ time.sleep(2)
 def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(does: str, is_ended: bool) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    words = [sys.executable, "-c", WATCHING, str(gone.pid), does]
+    words = [sys.executable, "-c", MONITORED, str(gone.pid), does]
     ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     expected = (1, "pmae: runs/a: process 1 was lost\n") if is_ended else (0, "")
     assert (ran.returncode, ran.stderr) == expected
