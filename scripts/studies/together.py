@@ -9,15 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import psutil
 import torch
 
 from perceptual_mae.cli import main as pmae
+from perceptual_mae.run.lock import Holder, this_process
 from perceptual_mae.run.signals import StopSignal
 from perceptual_mae.sweep.launch import LINES_KEPT, PATIENCE, Ending, reason_of
 from study import Cell
@@ -63,7 +64,7 @@ def run_together(
                 continue
             receiver, sender = context.Pipe(duplex=False)
             printed = logs / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', cell.name)}.txt"
-            process = context.Process(target=_run, args=(cell.words, printed, threads, os.getpid(), sender))
+            process = context.Process(target=_run, args=(cell.words, printed, threads, this_process(), sender))
             process.start()
             sender.close()
             running[receiver] = _Running(cell, process, printed, time.monotonic())
@@ -82,7 +83,7 @@ def _next(waiting: Sequence[Cell], running: Iterable[_Running]) -> Cell | None:
     return next((cell for cell in waiting if to_come.isdisjoint((*cell.needs, *cell.reads))), None)
 
 
-def _run(words: Sequence[str], printed: Path, threads: int, study: int, sender: Connection) -> None:
+def _run(words: Sequence[str], printed: Path, threads: int, study: Holder, sender: Connection) -> None:
     """Run a command of `pmae` in this process, and send its exit code and the CPU time that it took.
 
     In a group of its own it gets Ctrl-C from the study alone; where the process `study` is killed, it is asked to stop.
@@ -98,11 +99,12 @@ def _run(words: Sequence[str], printed: Path, threads: int, study: int, sender: 
     sys.argv = ["pmae", *words]  # runs record it
     code = pmae(list(words))
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    sender.send((code, sum(each.ru_utime + each.ru_stime for each in used)))
+    with suppress(BrokenPipeError):  # the study was killed
+        sender.send((code, sum(each.ru_utime + each.ru_stime for each in used)))
 
 
-def _end_with(study: int) -> None:
-    while psutil.pid_exists(study):
+def _end_with(study: Holder) -> None:
+    while not study.is_gone(silence=0.0):
         time.sleep(1.0)
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -50,10 +52,10 @@ def test_what_is_refused_is_not_run(tmp_path: Path) -> None:
     assert list(run_together(cells, 2, tmp_path / "logs", lambda _: False, NOTHING)) == []
 
 
-def two_runs(out: Path) -> Study:
+def two_runs(out: Path, epochs: int = 2) -> Study:
     study = Study("two", "Two runs", out)
     for seed in (0, 1):
-        words = [DEBUG, "mse", BATCH, "training.epochs=2", "evaluation.probe_images=0"]
+        words = [DEBUG, "mse", BATCH, f"training.epochs={epochs}", "evaluation.probe_images=0"]
         run = study.pretrain("mse", words, name="mse", seed=seed, kind="mse")
         study.score(run, "knn", "--limit", "8", "--test-limit", "8", "--neighbours", "1", images=16)
     return study
@@ -97,3 +99,37 @@ def test_a_stop_reaches_what_runs_and_the_same_call_goes_on(tmp_path: Path) -> N
     again = Conductor(study, quick=False, jobs=2)
     assert again.run()
     assert again.failed == []
+
+
+TYPED = """
+import sys
+from pathlib import Path
+
+sys.path[:0] = sys.argv[2:]
+from conduct import Conductor
+from test_study_together import two_runs
+
+if __name__ == "__main__":
+    print(Conductor(two_runs(Path(sys.argv[1]), epochs=200), quick=False, jobs=2).run())
+"""
+
+
+@pytest.mark.parametrize(("number", "says"), [(signal.SIGINT, "False"), (signal.SIGKILL, "")])
+def test_ctrl_c_on_a_terminal_and_a_kill_let_what_runs_save(number: int, says: str, tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole group, and a second signal would end a run before it has saved."""
+    (tmp_path / "typed.py").write_text(TYPED)
+    tests, scripts = Path(__file__).parent, Path(__file__).parents[2] / "scripts"
+    words = [str(tmp_path / "study"), *map(str, (tests, tests.parent, scripts, scripts / "studies"))]
+    typed = [sys.executable, str(tmp_path / "typed.py"), *words]
+    with (tmp_path / "printed").open("w") as printed:
+        process = subprocess.Popen(typed, stdout=printed, start_new_session=True)
+    logs = [tmp_path / "study/logs" / f"mse_s{seed}.txt" for seed in (0, 1)]
+    while not all(log.exists() and " steps of " in log.read_text() for log in logs):
+        time.sleep(0.05)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    process.wait(timeout=60)
+    assert (tmp_path / "printed").read_text().strip() == says
+    deadline = time.monotonic() + 30
+    while not all("stopped and saved after step" in log.read_text() for log in logs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [log.read_text().count("stopped and saved after step") for log in logs] == [1, 1], logs[0].read_text()
