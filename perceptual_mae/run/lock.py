@@ -79,6 +79,7 @@ class FolderLock:
         self._holder: Holder | None = None
         self._made: list[Path] = []
         self._released = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "FolderLock":
         self.acquire()
@@ -101,7 +102,8 @@ class FolderLock:
             raise
         self._holder = holder
         _held.add(self)
-        threading.Thread(target=self._beat, name="lock", daemon=True).start()
+        self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self._thread.start()
 
     def check(self) -> None:
         """Raise UserError where the lock is another's by now: it was removed, or this process was suspended for long.
@@ -122,6 +124,8 @@ class FolderLock:
         if self._holder is None or self._holder.pid != os.getpid():  # a worker has a copy of what its parent holds
             return
         self._released.set()
+        if self._thread is not None:  # none is left to the end of the interpreter
+            self._thread.join(timeout=1.0)
         _held.discard(self)
         with suppress(OSError):
             if read_holder(self.path) == self._holder:

@@ -64,10 +64,11 @@ class PeerMonitor:
 
     def __init__(self, peers: list[Peer], message: Callable[[list[int]], str]) -> None:
         self._peers, self._message, self._is_over = peers, message, threading.Event()
+        self._thread = threading.Thread(target=self._monitor, daemon=True)
 
     def __enter__(self) -> "PeerMonitor":
         if len(self._peers) > 1:
-            threading.Thread(target=self._monitor, daemon=True).start()
+            self._thread.start()
         return self
 
     def __exit__(
@@ -79,6 +80,8 @@ class PeerMonitor:
     def stop(self) -> None:
         """End it: from here on a process ends when it is done."""
         self._is_over.set()
+        if self._thread.is_alive():  # none is left to the end of the interpreter
+            self._thread.join(timeout=1.0)
 
     def _monitor(self) -> None:
         while not self._is_over.wait(1.0):
