@@ -33,7 +33,10 @@ NEEDED = {
     "vqgan_p": ["losses.feature_matching.network.weights=random"],
 }
 ON_IMAGENET = ("imagenet", "imagenet_fast", "imagenet_vit_l", "sharpen_published")
-SHORTER = {"imagenet_vit_l": ["generator.depth=2"]}  # its 24 blocks with AdamW would fill 5 GB
+SHORTER = {
+    "imagenet_vit_l": ["generator.depth=2"],  # its 24 blocks with AdamW would fill 5 GB
+    "imagenet_fast": ["generator.depth=2"],  # its networks are those of imagenet
+}
 STARTED = {"sharpen_published": BASE | {"depth": 2}}
 """Sizes of the encoder, by the recipe that starts with a published one."""
 
