@@ -50,6 +50,7 @@ def submitted(here: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.alone
 def test_two_processes_train_a_warned_job_is_queued_again_and_goes_on(here: Path) -> None:
     run = here / "run"
     words = [DEBUG, "mse", "training.epochs=40", "training.log_every=1", "evaluation.every=0", "--out", str(run)]
