@@ -15,7 +15,7 @@ LEAK = 0.2
 """Slope of the leaky ReLU below zero in MSG-GAN and StyleGAN2."""
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
-"""Of the blur along each axis; they are divided by their sum."""
+"""Weights of the blur along each axis, before they are divided by their sum."""
 
 Group = int | Literal["batch"]
 """Largest number of images that a minibatch standard deviation is taken over; "batch" is all of them."""

@@ -48,20 +48,28 @@ def _blocks() -> tuple[Tensor, Tensor]:
     return doubling, halving
 
 
+@cache
+def _blocks_like(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return `_blocks` in a dtype on a device, sent there once."""
+    with torch.inference_mode(False):  # they are kept for trainings, too
+        doubling, halving = (matrix.to(device, dtype) for matrix in _blocks())
+    return doubling, halving
+
+
 def double(images: Tensor) -> Tensor:
     """Sample images (B, C, H, W) twice as densely: (B, C, 2(H - 6), 2(W - 6)), without the border.
 
     The first sample is on pixel 3, the second half a pixel after it. `halve` is the adjoint, and the inverse.
     """
     height, width = (2 * (side - 2 * REACH) for side in images.shape[-2:])
-    doubling = _blocks()[0]
+    doubling = _blocks_like(images.dtype, images.device)[0]
     return _in_blocks(_in_blocks(images, doubling, BLOCK, width).mT, doubling, BLOCK, height).mT
 
 
 def halve(samples: Tensor) -> Tensor:
     """Return pixels (B, C, H, W) from samples (B, C, 2(H + 5), 2(W + 5)), of which sample 5 is on pixel 0."""
     height, width = (side // 2 - 5 for side in samples.shape[-2:])
-    halving = _blocks()[1]
+    halving = _blocks_like(samples.dtype, samples.device)[1]
     return _in_blocks(_in_blocks(samples, halving, 2 * BLOCK, width).mT, halving, 2 * BLOCK, height).mT
 
 
@@ -74,7 +82,7 @@ def _in_blocks(rows: Tensor, matrix: Tensor, step: int, count: int) -> Tensor:
     blocks = -(-count // made)
     rows = F.pad(rows, (0, (blocks - 1) * step + window - rows.shape[-1]))
     windows = rows.unfold(-1, window, step).reshape(-1, window)  # one large product, not one a row
-    return (windows @ like(matrix, rows)).view(*rows.shape[:-1], -1)[..., :count]
+    return (windows @ matrix).view(*rows.shape[:-1], -1)[..., :count]
 
 
 @cache

@@ -16,7 +16,7 @@ def dry_run_lines(
 ) -> list[str]:
     """Return parameters, steps, learning rates by layer and memory; model and batch, of `images`, are on meta.
 
-    network: whose layers are trained. model: in training mode, the network itself or what stands for it on meta.
+    network: whose layers are trained. model: the network itself or a sketch of it, in training mode.
     """
     training, schedule = config.training, config.schedule.at(config.optimizer.lr)
     return [

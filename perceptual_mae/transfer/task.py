@@ -134,7 +134,7 @@ def run_task(
     checkpoints: Checkpoints | None = None,
     on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
-    """Return scores in [0, 1] of an encoder that is trained with a head, a training a seed, and what they stand on.
+    """Return scores in [0, 1] of an encoder that is trained with a head, a training a seed, and how it was done.
 
     A seed decides the head, the order and the draws, and from scratch the encoder's weights. Nothing is chosen on the
     scored images: the last step counts. The page of the first seed, the records of each training and what else the task

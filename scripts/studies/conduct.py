@@ -103,15 +103,14 @@ class Conductor:
 
     def _begin(self, cell: Cell) -> bool:
         """Record that a cell is under way; return False where what it needs is not there."""
-        record = {"command": cell.line, "kind": cell.kind, "images": cell.images, "starts": cell.starts}
+        record: dict[str, Any] = {"command": cell.line, "kind": cell.kind, "images": cell.images, "starts": cell.starts}
         if missing := [str(path) for path in cell.needs if not path.exists()]:
             self._note(cell, {**record, "status": SKIPPED, "reason": f"{', '.join(missing)}: not there"})
             return False
         before = self.records.get(cell.name, {}) if cell.kind else {}
         # What a stopped call left would make the rest look cheap.
         is_whole = not cell.result.parent.exists() or not cell.kind.startswith(("pretrain", "sweep", "sharpen"))
-        # Nor does the clock tell what a cell costs by itself while others run.
-        record["whole"] = is_whole and before.get("status", SKIPPED) == SKIPPED and self.jobs == 1
+        record |= {"whole": is_whole and before.get("status", SKIPPED) == SKIPPED, "jobs": self.jobs}
         spent = {counted: before[counted] for counted in (CLOCK, CPU) if counted in before}
         self._note(cell, {**record, **spent, "status": BEGUN})
         return True

@@ -50,9 +50,11 @@ class Extrapolation:
 def measure(records: Iterable[Mapping[str, Any]], counted: str = CLOCK) -> Costs | None:
     """Return the costs that finished cells tell; None where there is none.
 
-    Cells that went on after a stop, or failed, tell nothing.
+    Cells that went on after a stop, or failed, tell nothing; nor does the clock of cells that ran next to others.
     """
     whole = [each for each in records if each["status"] == "finished" and each["whole"]]
+    if counted == CLOCK:
+        whole = [each for each in whole if each.get("jobs", 1) == 1]
     if not whole:
         return None
     cells = [(each["kind"], int(each["images"]), int(each["starts"]), float(each[counted])) for each in whole]
