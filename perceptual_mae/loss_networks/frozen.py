@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perceptual_mae.pretrained_weights.loading import copy_state, is_random, read_weights
@@ -17,10 +18,12 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 class FrozenNetwork(nn.Module):
     """Features of images (B, C, H, W) in [0, 1], which are normalised here: (image - mean) / std.
 
-    `network` takes RGB images and returns features. Its weights get no gradient and its norm statistics are constant
+    `network` takes RGB images and returns features. With `image_size` it sees them enlarged (bilinearly) until their
+    shorter side has that many pixels: networks of large images see little of small ones (Projected GANs, Sauer et al.).
+    Its weights get no gradient and its norm statistics are constant
     even after `train()`; the images' gradient passes. It computes in float32 (or the wider type of its weights) with
     autocast off. Greyscale images are repeated to three channels. Raises ValueError where the images have other
-    channels or are too small, and where its features are no maps.
+    channels or are too small or would be reduced, and where its features are no maps.
     """
 
     mean: Tensor
@@ -35,11 +38,13 @@ class FrozenNetwork(nn.Module):
         channels: int,
         mean: Sequence[float],
         std: Sequence[float],
+        image_size: int | None = None,
     ) -> None:
         super().__init__()
         if channels not in (1, 3):
             raise ValueError(f"{name} takes RGB or greyscale images, not {channels} channels")
         self.name, self.is_random = name, False
+        self.size = _enlarged(name, size, image_size)
         for module in network.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # type: ignore[assignment]  # it would overwrite features already returned
@@ -47,13 +52,15 @@ class FrozenNetwork(nn.Module):
         for statistic, values in (("mean", mean), ("std", std)):
             shape = (1, len(values), 1, 1)
             self.register_buffer(statistic, torch.tensor(values, dtype=torch.get_default_dtype()).view(shape))
-        self._check_features(size)
+        self._check_features(self.size)
 
     def forward(self, images: Tensor) -> Features:
         """Return the features of images (B, C, H, W) in [0, 1]."""
         device = images.device.type if images.device.type != "meta" else "cpu"  # autocast does not know meta tensors
         with torch.autocast(device, enabled=False):
             normalised = (images.to(self.mean.dtype) - self.mean) / self.std  # (B, 3, H, W), from one channel too
+            if normalised.shape[-2:] != self.size:
+                normalised = F.interpolate(normalised, self.size, mode="bilinear", align_corners=False)
             features: Features = self.network(normalised)
             return features
 
@@ -74,6 +81,16 @@ class FrozenNetwork(nn.Module):
         flat = [tuple(feature.shape) for feature in features if feature.ndim != 4]
         if flat:
             raise ValueError(f"{self.name}: features must be maps (B, C, H, W), but a layer returns {flat[0]}")
+
+
+def _enlarged(name: str, size: tuple[int, int], image_size: int | None) -> tuple[int, int]:
+    """Return height and width of images of `size` whose shorter side is enlarged to `image_size`; None: as they are."""
+    if image_size is None:
+        return size
+    shorter = min(size)
+    if image_size < shorter:
+        raise ValueError(f"{name} enlarges images: image_size {image_size} is below their {shorter} pixels")
+    return (round(size[0] * image_size / shorter), round(size[1] * image_size / shorter))
 
 
 class Taps(nn.Module):

@@ -24,6 +24,7 @@ def named(
     sha256: str | None = None,
     mean: tuple[float, float, float] = IMAGENET[0],
     std: tuple[float, float, float] = IMAGENET[1],
+    image_size: int | None = None,
 ) -> FrozenNetwork:
     """A network of torchvision or timm by its name: features of the named layers.
 
@@ -38,6 +39,7 @@ def named(
         sha256: SHA-256 that the file must have, or its first 8 digits or more; null checks none [none]
         mean: mean of each channel that images are normalised by [ImageNet]
         std: standard deviation of each channel that images are normalised by [ImageNet]
+        image_size: pixels of the shorter side to which images are enlarged for it; null: as they are [ours]
 
     Raises ValueError for unknown names and files that do not fit, ImportError where the library is not installed.
     """
@@ -48,7 +50,8 @@ def named(
     if not random and torch.get_default_device().type != "meta":
         state = read_weights(name, str(weights), sha256)
     build = {"torchvision": _from_torchvision, "timm": _from_timm}[library]
-    frozen = FrozenNetwork(name, build(name, layers, state, str(weights)), size, channels, mean, std)
+    network = build(name, layers, state, str(weights))
+    frozen = FrozenNetwork(name, network, size, channels, mean, std, image_size)
     frozen.is_random = random
     return frozen.to(memory_format=torch.channels_last)
 

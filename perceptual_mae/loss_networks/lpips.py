@@ -20,6 +20,7 @@ def lpips_trunk(
     weights: str | None = None,
     sha256: str | None = None,
     calibrated: bool = False,
+    image_size: int | None = None,
 ) -> FrozenNetwork:
     """Trunk of LPIPS: features of all its ReLU stages, of images normalised by LPIPS's own constants.
 
@@ -32,6 +33,7 @@ def lpips_trunk(
             be given [none]
         sha256: SHA-256 that the file must have, or its first 8 digits or more; null checks none [none]
         calibrated: normalise features to length 1 at each position and weight channels by LPIPS's heads (v0.1) [ours]
+        image_size: pixels of the shorter side to which images are enlarged for it; null: as they are [ours]
 
     Raises ValueError for an unknown net.
     """
@@ -51,7 +53,7 @@ def lpips_trunk(
         mean, std = (1 + scaling.shift.flatten()) / 2, scaling.scale.flatten() / 2
         gains = _head_gains(heads) if calibrated else []
     network = _Calibrated(trunk, gains) if calibrated else trunk
-    frozen = FrozenNetwork("lpips", network, size, channels, mean.tolist(), std.tolist())
+    frozen = FrozenNetwork("lpips", network, size, channels, mean.tolist(), std.tolist(), image_size)
     return with_weights(frozen, weights, sha256, _torchvision_name)
 
 

@@ -25,6 +25,7 @@ def vgg16(
     weights: str | None = None,
     sha256: str | None = None,
     layers: tuple[Layer, ...] = ("relu1_2", "relu2_2", "relu3_3", "relu4_3"),
+    image_size: int | None = None,
 ) -> FrozenNetwork:
     """VGG-16 of ImageNet: features of the layers that Johnson et al. compare for style.
 
@@ -35,6 +36,7 @@ def vgg16(
         weights: torchvision's file vgg16-397923af.pth, a name of `pmae weights list`, or "random"; must be given [none]
         sha256: SHA-256 that the file must have, or its first 8 digits or more; null checks none [none]
         layers: layers whose features are compared [Johnson et al.]
+        image_size: pixels of the shorter side to which images are enlarged for it; null: as they are [ours]
 
     Raises ValueError for unknown layers.
     """
@@ -43,5 +45,5 @@ def vgg16(
     with torch.device("meta"):
         trunk = models.vgg16(weights=None).features
     taps = Taps(trunk, [str(_INDICES[layer]) for layer in layers])
-    frozen = FrozenNetwork("vgg16", taps, size, channels, *IMAGENET)
+    frozen = FrozenNetwork("vgg16", taps, size, channels, *IMAGENET, image_size)
     return with_weights(frozen, weights, sha256, lambda name: name.replace("layers.", "features.", 1))

@@ -24,6 +24,8 @@ class Row:
 FILE = "FILE"
 """Stands in a row's words for SqueezeNet's file of weights."""
 SQUEEZENET = f"{{kind: named, name: squeezenet1_0, layers: [features.4, features.7], weights: {FILE}}}"
+AT_128 = SQUEEZENET.replace("}", ", image_size: 128}")
+"""The same of images enlarged to 128 px, as Projected GANs enlarge them."""
 TARGET = f"losses.feature_matching={{weight: {{balanced: 0.3, cap: 1}}, when: always, network: {SQUEEZENET}}}"
 """The perceptual target: SqueezeNet's features of fake and real, at the share of L1's gradient that the critic has."""
 
@@ -76,6 +78,8 @@ OF_THE_START = {
     "late": Row(("losses.adversarial.when={from_share: 0.2}",), "start"),
     "late_lead": Row(("discriminator.lead=0.1",), "late"),
     "rate_follows": Row(("optimizer.discriminator.schedule=follow",), "start"),
+    "rate_6e-4": Row(("optimizer.discriminator.lr=6.0e-4",), "start"),
+    "rate_2.4e-3": Row(("optimizer.discriminator.lr=2.4e-3",), "start"),
     "hinge": Row(("losses.adversarial.kind=hinge",), "start"),
     "relativistic": Row(("losses.adversarial.kind=relativistic",), "start"),
     "relativistic_r1_r2": Row(
@@ -86,6 +90,7 @@ OF_THE_START = {
     "diffaug": Row(("augment={kind: diffaug}",), "start"),
     "discretise": Row(("discriminator.discretise=true",), "start"),
     "projected": Row((f"discriminator={{kind: projected, network: {SQUEEZENET}}}",), "no_features"),
+    "projected_128": Row((f"discriminator={{kind: projected, network: {AT_128}}}",), "no_features"),
     "stylegan2_single": Row(
         (
             *("discriminator={kind: stylegan2, input: single, channel_base: 1024}", "augment={kind: ada}"),

@@ -35,6 +35,8 @@ CANDIDATES: dict[str, tuple[float, ...]] = {
 HELD_OUT, EPOCHS, BATCH_SIZE = 0.1, 90, 256
 PATIENCE = 2
 """Penalties in a row, from the strongest down, whose held-out loss may rise before the search ends."""
+SOLVED_ON_CPU = 1 << 25
+"""Features x channels x classes up to which L-BFGS runs on the CPU: seconds there, by one thread."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,8 @@ def fit_probe(
 
     Best is the highest accuracy on that share, of equals the lowest loss. The head is not fitted again to all features:
     nothing that chose it ever trained it, and the seed (which part is held out, initial weights, order) shows in the
-    result. `epochs` and `batch_size` are those of sgd and lars. A fit that `checkpointing` has goes on where it
+    result. A small problem of L-BFGS is solved on the CPU, whatever the device: the solver waits for every value.
+    `epochs` and `batch_size` are those of sgd and lars. A fit that `checkpointing` has goes on where it
     stopped. Raises ValueError where there is too little to fit.
     """
     count = max(1, round(held_out * len(features)))
@@ -113,15 +116,20 @@ def fit_probe(
         raise ValueError(
             f"{len(features)} features with {len(labels)} labels cannot give up a share of {held_out} and leave two"
         )
-    order = torch.randperm(len(features), generator=stream("probe held out", seed)).to(features.device)
-    selection, fitting = order[:count], order[count:]
     candidates = CANDIDATES[optimizer] if candidates is None else tuple(candidates)
     copies = 1 if optimizer == "lbfgs" else len(candidates)
     num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+    device = features.device
+    if optimizer == "lbfgs" and features.numel() * num_classes <= SOLVED_ON_CPU:
+        features, labels = features.cpu(), labels.cpu()
+    order = torch.randperm(len(features), generator=stream("probe held out", seed)).to(features.device)
+    selection, fitting = order[:count], order[count:]
     head = ProbeHead(features.shape[1], num_classes, copies=copies, seed=seed).to(features.device)
     held_out_part = (features[selection], labels[selection])
     if optimizer == "lbfgs":
-        return _descend(head, features[fitting], labels[fitting], held_out_part, candidates, checkpointing)
+        fitted = _descend(head, features[fitting], labels[fitting], held_out_part, candidates, checkpointing)
+        fitted.head.to(device)
+        return fitted
     fit_in_batches(
         head,
         features[fitting],

@@ -58,6 +58,35 @@ def test_weights_get_no_gradient_and_norms_stand_still_even_in_training_mode(kin
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", ["vgg16", "lpips", "named"])
+def test_image_size_enlarges_images_before_the_network_sees_them(kind: str) -> None:
+    inputs = images().requires_grad_()
+    twice = nn.functional.interpolate(inputs, scale_factor=2, mode="bilinear", align_corners=False)
+    enlarging = build(kind, image_size=64)
+    plain = LOSS_NETWORKS[kind]((64, 64), 3, weights="random", **CASES[kind])
+    plain.load_state_dict(enlarging.state_dict())
+    for feature, expected in zip(enlarging(inputs), plain(twice), strict=True):
+        torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    (gradient,) = torch.autograd.grad(enlarging(inputs)[0].square().sum(), inputs)
+    assert float(gradient.abs().sum()) > 0
+
+
+def test_the_shorter_side_is_enlarged_and_nothing_is_reduced() -> None:
+    wide = FrozenNetwork("pool", _Pool(), (10, 30), 3, *IMAGENET, image_size=15)
+    assert wide(torch.rand(1, 3, 10, 30))[0].shape[-2:] == (15, 45)
+    with pytest.raises(ValueError, match="pool enlarges images: image_size 9 is below their 10 pixels"):
+        FrozenNetwork("pool", _Pool(), (10, 30), 3, *IMAGENET, image_size=9)
+
+
+class _Pool(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (images * self.weight,)
+
+
 @pytest.mark.parametrize("kind", FIXED)
 def test_autocast_changes_nothing(kind: str) -> None:
     network = build(kind)

@@ -48,6 +48,15 @@ def test_a_constant_predictor_of_ten_balanced_classes_scores_a_tenth() -> None:
     assert losses == pytest.approx([math.log(9 + math.e) - 0.1], rel=1e-6)
 
 
+@pytest.mark.gpu
+def test_a_small_problem_of_lbfgs_is_solved_on_the_cpu_and_its_head_comes_back_to_the_device() -> None:
+    features, labels = clusters(200, spread=3.0)
+    of_cpu, of_gpu = fit_probe(features, labels), fit_probe(features.cuda(), labels.cuda())
+    assert of_gpu.head.copies()[0].weight.is_cuda
+    assert torch.equal(of_gpu.head.copies()[0].weight.cpu(), of_cpu.head.copies()[0].weight)
+    assert of_gpu.tried == of_cpu.tried
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_head_moves_and_the_statistics_move(optimizer: str) -> None:
     features, labels = clusters(200, spread=3.0)
