@@ -100,6 +100,8 @@ OF_THE_START = {
     ),
 }
 """Single changes of the start; StyleGAN2 comes with its R1, ADA and rate."""
+COMBINED = {"ms_ssim_at_decoder": Row((_share(0.3, ", at: decoder"),), "ms_ssim")}
+"""Made of what the ladder showed, and trained in the final alone."""
 PERCEPTUAL = {
     "perceptual": Row((TARGET,), "l1_skips", "l1_skips"),
     "critic_decoder": Row(
@@ -110,13 +112,15 @@ PERCEPTUAL = {
 SHARPENED = {
     f"{row}_sharpened": Row(("recommended",), control=row, sharpens=row) for row in ("mse", "l1_skips", "ms_ssim_l1")
 }
-ROWS = {**NO_CRITIC, **SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **PERCEPTUAL, **SHARPENED}
+ROWS = {**NO_CRITIC, **SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **COMBINED, **PERCEPTUAL, **SHARPENED}
 
-CHOSEN: tuple[str, ...] = ()
-"""The four rows that the ladder chooses for the final; written here after it."""
+CHOSEN = ("lecam", "msg_low_levels_k^-2", "composite", "share_0.1")
+"""The four rows that the ladder chose for the final, by the rule of docs/results/critic.md."""
+NAMED = ("start", "ms_ssim", "at_decoder", "ms_ssim_at_decoder")
+"""In the final for other reasons, which the page states."""
 PARTS = {
     "ladder": ("msg_gan", "msg_gan_p", "stylegan2_ada_p", *OF_PYRAMIDS, *START, *OF_THE_START),
-    "final": ("mse", "l1", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", *CHOSEN),
+    "final": ("mse", "l1", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", *CHOSEN, *NAMED),
     "arms": ("l1_skips", "perceptual", "start", "critic_decoder", "perceptual_and_critic"),
     "sharpen": ("mse_sharpened", "l1_skips_sharpened"),
 }
