@@ -33,7 +33,9 @@ HEADER = ("key", "values", "default", "meaning", "default from")
 CONFIGURATION = """# Configuration
 
 Every key of a configuration file, from the schema. Files and `key=value` overrides are merged from left to right over
-the defaults; `pmae configs LAYER...` prints what they resolve to, with the meaning of each key.
+the defaults; `pmae configs LAYER...` prints what they resolve to, with the meaning of each key. `pmae explain LAYER...`
+says of each what set it, whose value it is and what the paper has; `pmae explain KEY` shows one key, and every shipped
+layer that sets it.
 
 `default from` names whose the default is: **paper** (Perceptual MAE), **MAE** (He et al. 2022), **ours**, the title of
 another text, or **none** where the default means "off" or "not given". Where a recipe or a method sets another

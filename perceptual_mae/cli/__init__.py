@@ -18,6 +18,7 @@ from perceptual_mae.cli import (
     detect,
     embed,
     evaluate,
+    explain,
     export,
     finetune,
     import_weights,
@@ -47,6 +48,7 @@ app.command("sharpen")(sharpen.sharpen_command)
 app.command("import")(import_weights.import_command)
 app.command("export")(export.export_command)
 app.command("configs")(configs.configs_command)
+app.command("explain")(explain.explain_command)
 app.command("bench", cls=AgainstCommand)(bench.bench_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("evaluate")(evaluate.evaluate_command)

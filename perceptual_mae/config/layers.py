@@ -136,6 +136,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def read_comments(path: Path) -> dict[str, str]:
+    """Return the comment at the end of each key's line, by dotted key; keys within a value of one line share its."""
+    text = path.read_text(encoding="utf-8-sig")
+    comments, lines = dict[str, str](), text.splitlines()
+
+    def walk(node: yaml.Node | None, prefix: str) -> None:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            dotted, comment = f"{prefix}{key.value}", lines[key.start_mark.line].partition(" # ")[2]
+            if comment:
+                comments[dotted] = comment.strip()
+            walk(value, f"{dotted}.")
+
+    walk(yaml.compose(text, Loader=_Loader), "")
+    return comments
+
+
 def to_yaml(values: Mapping[str, Any], width: float = 120) -> str:
     """Return the mapping as YAML text that `read_yaml` reads back exactly; lines are broken at `width`."""
     return yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, width=width, allow_unicode=True)
