@@ -16,6 +16,7 @@ from perceptual_mae.cli import (
     curves,
     debug_batch,
     detect,
+    doctor,
     embed,
     evaluate,
     explain,
@@ -62,6 +63,7 @@ app.command("embed")(embed.embed_command)
 app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)
 app.command("visualize")(visualize.visualize_command)
+app.command("doctor")(doctor.doctor_command)
 app.command("debug-batch")(debug_batch.debug_batch_command)
 app.add_typer(weights.weights, name="weights")
 
