@@ -281,23 +281,6 @@ def inputs_of(
     return TermInputs(batch.images, reconstruction, target, *(outputs or (None, None)), extractors)
 
 
-def run_two_processes(*command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run a script, or `-m MODULE`, with its arguments as two gloo processes, which find what this one can import.
-
-    Fails with what they printed where one of them does.
-    """
-    paths = [str(TESTS.parent), *(path for path in sys.path if Path(path).is_relative_to(TESTS))]
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, command)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert result.returncode == 0, result.stderr
-    return result
-
-
 def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3, 32, 32), seed: int = 0) -> list[Batch]:
     """One global batch of random images cut by stride into micro-batches, as the loader cuts it."""
     images = torch.randint(0, 256, (size, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)

@@ -20,7 +20,7 @@ from interrupting import LIMITS, OFTEN, ask_to_stop, at_call, kill
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import KilledError, run_two_processes
+from conftest import KilledError
 from perceptual_mae import UserError
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation import resumption
@@ -30,6 +30,7 @@ from perceptual_mae.evaluation.representation import augmented_probe
 from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
 from perceptual_mae.run import checkpoint, lock
 from perceptual_mae.run.signals import Interrupted
+from processes import run_two_processes
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
 
