@@ -1,4 +1,4 @@
-"""Two gloo processes of a test: forks of a server that has imported the package once, or a launcher's."""
+"""Processes of a test: forks of a server that has imported the package once; two gloo processes, and a launcher's."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -21,10 +21,26 @@ PRELOADED = ("conftest", "perceptual_mae.training.loop", "perceptual_mae.evaluat
 """Modules whose imports take most of a process's start."""
 
 
+def fork(words: Sequence[str], printed: Sequence[Path], variables: Mapping[str, str] | None = None) -> BaseProcess:
+    """Start what `python WORDS` would run: a script, `-m MODULE` or `-c CODE`, with its arguments.
+
+    Its imports are made already, so it starts at once, in a session of its own. It is no interpreter of its own: what
+    is registered for an interpreter's end is not run. printed: files that stdout and stderr are added to.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    for file in printed:
+        file.touch()
+    environment = os.environ | _importing() | dict(variables or {})
+    process = context.Process(target=_run, args=(list(words), environment, list(printed)))
+    with mock.patch.dict(os.environ, _importing()):  # of the server, which the first process starts
+        process.start()
+    return process
+
+
 def run_two_processes(*command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run a script, or `-m MODULE`, with its arguments as two gloo processes, which find what this one can import.
 
-    They are forks of a server and no interpreters of their own: what is registered for an interpreter's end is not run.
     Fails with what they printed where one of them does.
     """
     words, deadline = [str(word) for word in command], time.monotonic() + timeout
@@ -33,9 +49,7 @@ def run_two_processes(*command: str | Path, timeout: float = 240) -> subprocess.
         given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(any_port.getsockname()[1]), "WORLD_SIZE": "2"}
         any_port.close()
         printed = [Path(folder) / stream for stream in ("stdout", "stderr")]
-        for file in printed:
-            file.touch()
-        ranks = [_start(words, os.environ | given | {"RANK": rank, "LOCAL_RANK": rank}, printed) for rank in "01"]
+        ranks = [fork(words, printed, given | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
         codes = _exit_codes(ranks, deadline)
         stdout, stderr = (file.read_text() for file in printed)
     assert codes == [0, 0], f"{codes}: {stderr}"
@@ -61,16 +75,8 @@ def _importing() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
 
 
-def _start(words: Sequence[str], environment: dict[str, str], printed: Sequence[Path]) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    process = context.Process(target=_run, args=(words, environment | _importing(), printed))
-    with mock.patch.dict(os.environ, _importing()):  # of the server, which the first process starts
-        process.start()
-    return process
-
-
 def _run(words: Sequence[str], environment: dict[str, str], printed: Sequence[Path]) -> None:
+    os.setsid()
     os.environ.clear()
     os.environ.update(environment)
     for stream, file in enumerate(printed, 1):
@@ -79,6 +85,9 @@ def _run(words: Sequence[str], environment: dict[str, str], printed: Sequence[Pa
     if words[0] == "-m":
         sys.argv = list(words[1:])
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif words[0] == "-c":
+        sys.argv = ["-c", *words[2:]]
+        exec(words[1], {"__name__": "__main__"})
     else:
         sys.argv = list(words)
         sys.path.insert(0, str(Path(words[0]).parent))
