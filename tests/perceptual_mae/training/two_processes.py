@@ -1,4 +1,4 @@
-"""Run as two processes by test_processes.py with FOLDER METHOD:ACCUMULATION...: steps in float64, then files of rank 0."""
+"""Two processes of test_processes.py, with FOLDER METHOD:ACCUMULATION...: steps in float64, then files of rank 0."""
 
 import sys
 
