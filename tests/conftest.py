@@ -24,6 +24,7 @@ from perceptual_mae import pretrain
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.layers import list_methods, list_recipes, merge_layers
 from perceptual_mae.config.parsing import RunConfig, load_config
+from perceptual_mae.data import cifar10 as data_of_cifar10
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
@@ -46,7 +47,7 @@ SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 FOR_STUDIES = ("scripts", "perceptual_mae/benchmark")
 """Tests of what few users run: they are in the slow tier, but for the page that may be stale."""
-LONG_FILES = ("test_studies_from_end_to_end", "test_shipped_on_real_images", "test_recorded_steps")
+LONG_FILES = ("test_soak", "test_studies_from_end_to_end", "test_shipped_on_real_images", "test_recorded_steps")
 """Files of minutes: they go first, for a file stays on one core, and the other would wait at the end."""
 
 
@@ -281,23 +282,6 @@ def inputs_of(
     return TermInputs(batch.images, reconstruction, target, *(outputs or (None, None)), extractors)
 
 
-def run_two_processes(*command: str | Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run a script, or `-m MODULE`, with its arguments as two gloo processes, which find what this one can import.
-
-    Fails with what they printed where one of them does.
-    """
-    paths = [str(TESTS.parent), *(path for path in sys.path if Path(path).is_relative_to(TESTS))]
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *map(str, command)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    assert result.returncode == 0, result.stderr
-    return result
-
-
 def random_batches(size: int, micro_batches: int = 1, shape: Sequence[int] = (3, 32, 32), seed: int = 0) -> list[Batch]:
     """One global batch of random images cut by stride into micro-batches, as the loader cuts it."""
     images = torch.randint(0, 256, (size, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
@@ -325,12 +309,18 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cifar10(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of CIFAR-10, unpacked."""
+def cifar10(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """All of CIFAR-10, unpacked; its files are checked and read once for all tests, which takes a second."""
     folder = tmp_path_factory.mktemp("cifar10")
     script = str(shared_data / "unpack_cifar10.py")
     subprocess.run([sys.executable, script, str(folder)], check=True, capture_output=True)
-    return folder
+    always, once = data_of_cifar10._open, cache(data_of_cifar10._open)
+
+    def opened(root: str, part: str, download: bool) -> Any:
+        return (once if root == str(folder) else always)(root, part, download)
+
+    with mock.patch.object(data_of_cifar10, "_open", opened):
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from conftest import debug_config, random_batches, run_two_processes
+from conftest import debug_config, random_batches
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.trainer import Trainer
+from processes import run_two_processes
 
 HERE = Path(__file__).parent
 RECORDING = HERE / "recordings" / "steps.json.gz"

@@ -16,7 +16,7 @@ METHODS = [method.name for method in list_methods()]
 RECIPES = [recipe.name for recipe in list_recipes() if recipe.name != "quickstart"]  # on drawn shapes: its own test
 STEPS = [
     *("training.log_every=1", "data.workers=0"),
-    *("evaluation.every=0", "evaluation.limit=2", "evaluation.batch_size=2"),
+    *("evaluation.every=0", "evaluation.limit=2", "evaluation.batch_size=2", "evaluation.probe_images=20"),
 ]
 NEEDED = {
     "dvae_p": ["losses.feature_matching.network.weights=random", "losses.style.network.weights=random"],

@@ -144,7 +144,7 @@ def test_improved_mae_trains_on_a_layout_made_of_paintings(
 ) -> None:
     assert call(monkeypatch, shared_data / "wikiart_paintings.zip", tmp_path / "layout") == 0
     small = ["training.epochs=1", "training.epoch_images=64", "training.batch_size=16", "training.precision=no"]
-    small += ["data.workers=0", "evaluation.limit=32", "training.log_every=1"]
+    small += ["data.workers=0", "evaluation.limit=32", "evaluation.probe_images=32", "training.log_every=1"]
     config = load_config(["stl10_improved_mae", method, f"data.root={tmp_path / 'layout'}", *small])
     summary = pretrain(config, tmp_path / "run", quiet=True)
     assert (summary["steps"], summary["num_images"]) == (4, 32)

@@ -1,7 +1,11 @@
 """The check of a GPU, rehearsed: every part runs, what is done stays, and a difference is noticed."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +31,30 @@ def test_a_term_that_only_one_side_has_is_an_error():
         correctness.compare("mse", {"loss/l1": torch.tensor(1.0)}, {"loss/l2": torch.tensor(1.0)}, True)
 
 
+WITH_FEW = """
+import sys
+import gpu_check
+from gpu import correctness
+correctness.methods = lambda: FEW
+sys.exit(gpu_check.main())
+"""
+"""The script, for the process that computes the reference: it would take a step of every method."""
+
+
 def test_every_part_runs_on_a_cpu_in_small_and_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = ["mse", "stylegan2_ada_p"]
     monkeypatch.setattr(correctness, "FOUR", ("mse", "ls_gan_p", "stylegan2_ada_p"))
     monkeypatch.setattr(correctness, "methods", lambda: few)
+    (tmp_path / "with_few.py").write_text(WITH_FEW.replace("FEW", repr(few)))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    run, script = subprocess.run, str(correctness.SCRIPT)
+
+    def run_with_few(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        return run([str(tmp_path / "with_few.py") if word == script else word for word in command], **options)
+
+    monkeypatch.setattr(subprocess, "run", run_with_few)
     for part in (speed, profile):
         monkeypatch.setattr(part, "FOUR", tuple(few))
     monkeypatch.setattr(cifar, "RUNS", {name: cifar.RUNS[name] for name in few})

@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conftest import run_two_processes
 from perceptual_mae.cli import main
 from perceptual_mae.data.decoding import read_image
 from perceptual_mae.evaluation.metrics import lpips as lpips_metric
 from perceptual_mae.loss_networks.lpips import lpips_trunk
 from perceptual_mae.pretrained_weights import registry
+from processes import run_two_processes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.torch.jit:FutureWarning", "ignore:The parameter 'pretrained'", "ignore:Arguments other than a weight"

@@ -12,13 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import DEBUG, run_two_processes
+from conftest import DEBUG
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.config.build import build_evaluation_transform
 from perceptual_mae.data.decoding import read_image
 from perceptual_mae.evaluation.representation import embedding
 from perceptual_mae.evaluation.representation.features import fingerprint
+from processes import run_two_processes
 
 TRAIN = ["pretrain", DEBUG, "ls_gan_p", "training.epochs=1", "training.epoch_images=16", "training.ema_kimg=0.01"]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import DEBUG, debug_config, run_two_processes
+from conftest import DEBUG, debug_config
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation.metrics import METRICS
@@ -18,6 +18,7 @@ from perceptual_mae.evaluation.metrics import lpips as lpips_metric
 from perceptual_mae.evaluation.reconstruction.evaluate import learns_visible_pixels
 from perceptual_mae.evaluation.representation.features import fingerprint_of
 from perceptual_mae.loss_networks.lpips import lpips_trunk
+from processes import run_two_processes
 
 PRETRAIN = ["pretrain", DEBUG, "mse", "data.num_images=300", "training.ema_kimg=0.01", "evaluation.limit=1000"]
 

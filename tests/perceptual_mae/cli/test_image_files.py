@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import DEBUG, run_two_processes, slow
+from conftest import DEBUG, slow
 from perceptual_mae.cli import main
 from perceptual_mae.data import image_tree, unreadable
 from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.run.run import Run
 from photographs import Spoilt, arguments, photos
+from processes import run_two_processes
 
 
 def spoilt_photos(root: Path) -> tuple[Path, list[Path]]:

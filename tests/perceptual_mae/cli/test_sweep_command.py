@@ -302,17 +302,13 @@ def test_a_sweep_whose_process_is_ended_takes_its_run_along_and_goes_on(sent: si
 
 
 @pytest.mark.slow
-def test_cells_run_in_processes_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "sweep"
-    assert sweep(out, "--seeds", "3") == 0
-    command_line = json.loads((out / "seed-3" / "environment.json").read_text())["command"]
-    assert command_line == ["pretrain", *BASE, "training.seed=3", "--out", str(out / "seed-3")]
-    assert "images/s" in capsys.readouterr().err  # what the run says as it goes on is passed on
-
-
-@pytest.mark.slow
-def test_the_last_words_of_a_process_are_its_reason(tmp_path: Path) -> None:
+def test_cells_run_in_processes_of_their_own_whose_last_words_are_a_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "sweep"
     assert sweep(out, "--grid", "training.precision=fp16,no") == 1  # fp16 is sound, and this machine cannot train it
     assert (out / "precision-no" / "summary.json").exists()
     assert "fp16 needs a GPU" in json.loads((out / "sweep.json").read_text())["cells"]["precision-fp16"]["reason"]
+    command_line = json.loads((out / "precision-no" / "environment.json").read_text())["command"]
+    assert command_line == ["pretrain", *BASE, "training.precision=no", "--out", str(out / "precision-no")]
+    assert "images/s" in capsys.readouterr().err  # what the run says as it goes on is passed on

@@ -87,6 +87,7 @@ def test_art_models_train_on_paintings_and_are_scored_on_others(recipe: str, pai
     whole = paintings / "train"  # 52 paintings of each of 7 styles
     small = ["data.image_size=64", "data.workers=0", "training.epochs=1", "training.epoch_images=64"]
     small += ["training.batch_size=16", "training.log_every=1", "training.precision=no", "evaluation.batch_size=16"]
+    small.append("evaluation.probe_images=64")
     config = load_config([recipe, "mse", f"data.root={whole}", *small])
     splits = {split: config.data.build(split) for split in ("train", "val", "test")}
     assert {split: len(dataset) for split, dataset in splits.items()} == {"train": 291, "val": 37, "test": 36}

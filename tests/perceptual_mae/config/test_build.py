@@ -1,11 +1,14 @@
 """From configurations to parts: the presets have the sizes they state, masks follow their schedule."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from conftest import debug_config, generator_of, random_batches, recipes_and_methods, without_weights
 from perceptual_mae.config import build
-from perceptual_mae.config.parsing import load_config
+from perceptual_mae.config.layers import merge_layers, read_yaml
+from perceptual_mae.config.parsing import load_config, parse_config, to_yaml
 from perceptual_mae.generator.masked_autoencoder import count_parameters
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.schedules import TrainingProgress, learning_rate
@@ -24,8 +27,15 @@ def test_the_imagenet_presets_have_the_published_sizes(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(("recipe", "method"), recipes_and_methods())
-def test_every_recipe_builds_with_every_method(recipe: str, method: str) -> None:
+def test_every_recipe_goes_with_every_method_round_trips_and_builds(recipe: str, method: str, tmp_path: Path) -> None:
     config = load_config([recipe, *without_weights(method)])
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert merge_layers([str(path)]).values == read_yaml(path)  # so a file of it may be given as a layer
+    assert parse_config(read_yaml(path)) == config
+    without_gan_in_name = ("official_code", "recommended", "projected_p")
+    assert (config.discriminator is None) == ("gan" not in method and method not in without_gan_in_name)
+    assert config.generator.norm_pix == (method == "mse_norm_pix")
     with torch.device("meta"):
         encoder = generator_of(config).encoder
         discriminator = build.build_discriminator(

@@ -47,6 +47,7 @@ def test_its_rate_rises_over_a_fifth_of_the_steps_and_ends_at_a_hundredth(recipe
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_it_trains_on_a_few_images_of_cifar10(recipe: str, cifar10: Path, tmp_path: Path) -> None:
     few = ["training.epochs=2", "training.epoch_images=512", "evaluation.every=0", "evaluation.limit=64"]
+    few.append("evaluation.probe_images=64")
     config = load_config([recipe, "mse", *few, f"data.root={cifar10}", "data.workers=0", "training.log_every=1"])
     pretrain(config, tmp_path / "run", quiet=True)
     losses = [record["weighted"]["mse"] for record in Run(tmp_path / "run").metrics() if "weighted" in record]

@@ -9,11 +9,12 @@ from unittest import mock
 import pytest
 from interrupting import LIMITS, ask_to_stop, at_call, kill
 
-from conftest import KilledError, run_two_processes
+from conftest import KilledError
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation import resumption
 from perceptual_mae.evaluation.representation import evaluate, features, kth_heads, linear_probe, probe_head
 from perceptual_mae.run import checkpoint
+from processes import run_two_processes
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
 

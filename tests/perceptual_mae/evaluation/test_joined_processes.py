@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import DEBUG, debug_config, run_two_processes
+from conftest import DEBUG, debug_config
 from perceptual_mae.evaluation import open_run
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.run.run import Run
 from perceptual_mae.training import messages
 from perceptual_mae.training.loop import pretrain
+from processes import launch_two_processes
 
 
 @pytest.mark.slow
@@ -18,7 +19,7 @@ from perceptual_mae.training.loop import pretrain
 def test_a_launchers_processes_train_one_run_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     command = ("-m", "perceptual_mae.cli", "pretrain", DEBUG, "mse", "training.epochs=1", "--out", tmp_path / "run")
-    finished = run_two_processes(*command)
+    finished = launch_two_processes(*command)
     assert "(2 processes x 1 micro-batch x 4 images)" in finished.stdout + finished.stderr
     assert Run(tmp_path / "run").step == 4
 

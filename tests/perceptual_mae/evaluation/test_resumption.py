@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from interrupting import LIMITS, OFTEN, ask_to_stop, at_call, kill
 from safetensors.torch import load_file
 from torch import nn
 
-from conftest import KilledError, run_two_processes
+from conftest import KilledError
 from perceptual_mae import UserError
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation import resumption
@@ -30,6 +29,7 @@ from perceptual_mae.evaluation.representation import augmented_probe
 from perceptual_mae.evaluation.resumption import Checkpoints, ResumableTrainings
 from perceptual_mae.run import checkpoint, lock
 from perceptual_mae.run.signals import Interrupted
+from processes import fork, run_two_processes
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")
 
@@ -357,16 +357,16 @@ def test_a_process_that_is_ended_goes_on_by_the_same_command(
 ) -> None:
     whole = Path(shutil.copytree(labelled_run, tmp_path / "whole" / "run"))
     assert main(more_epochs(name, whole)) == 0
-    command = [sys.executable, "-c", OFTEN, *more_epochs(name, run)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    printed = [tmp_path / "stdout", tmp_path / "stderr"]
+    process = fork(["-c", OFTEN, *more_epochs(name, run)], printed)
     deadline = time.monotonic() + 120
     while not list(unfinished(name, run).glob("step_*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
     os.killpg(process.pid, sent)
-    _, reported = process.communicate(timeout=60)
-    assert process.returncode == (130 if sent is signal.SIGTERM else -sent)
-    assert "Traceback" not in reported
+    process.join(timeout=60)
+    assert process.exitcode == (130 if sent is signal.SIGTERM else -sent)
+    assert "Traceback" not in printed[1].read_text()
     assert not (run / "evaluation" / f"{COMMANDS[name][1]}.json").exists()
     assert main(more_epochs(name, run)) == 0
     assert outcome(name, run) == outcome(name, whole)
@@ -391,14 +391,15 @@ def test_of_two_processes_of_one_command_the_first_is_not_disturbed(
     run: Path, unbroken: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     script = WAITS_FOR_A_FILE.replace("FILE", repr(str(tmp_path / "go"))) + OFTEN
-    first = subprocess.Popen([sys.executable, "-c", script, *words_of("probe", run)])
+    first = fork(["-c", script, *words_of("probe", run)], [tmp_path / "stdout", tmp_path / "stderr"])
     deadline = time.monotonic() + 120
     while not (unfinished("probe", run) / lock.LOCK).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     for more in ([], ["--fresh"]):
         assert main([*words_of("probe", run), *more]) == 2
     (tmp_path / "go").touch()
-    assert first.wait(timeout=120) == 0
+    first.join(timeout=120)
+    assert first.exitcode == 0
     assert outcome("probe", run) == unbroken["probe"]
 
 

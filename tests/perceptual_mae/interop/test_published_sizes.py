@@ -1,5 +1,6 @@
 """Networks of every size from tiny to huge, by the names and shapes that each project writes; nothing takes memory."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,14 @@ def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items()}
 
 
+@cache
 def ours(size: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         state = MaskedAutoencoder((224, 224), 3, MEAN, STD, size=size).state_dict()  # type: ignore[arg-type]
     return {name: value for name, value in state.items() if name not in key_maps.OF_THE_DATA}
 
 
+@cache
 def facebookresearch(size: str) -> dict[str, Tensor]:
     with torch.device("meta"):
         return MaeReference(**sizes_of(size)).state_dict()

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from perceptual_mae.cli import main
 from perceptual_mae.run import lock
 from perceptual_mae.run.lock import LOCK, SILENCE, FolderLock, Holder, read_holder, this_process
 from perceptual_mae.training.trainer import Trainer
+from processes import fork
 
 
 def leave_lock(folder: Path, holder: Holder, silent_for: float = 0.0) -> None:
@@ -255,14 +255,14 @@ def test_of_the_signals_only_a_kill_leaves_a_lock_and_the_same_command_goes_on(
     number: int, is_left: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["pretrain", DEBUG, "mse", "training.epochs=400", "evaluation.every=0", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen([sys.executable, "-m", "perceptual_mae.cli", *arguments], stderr=subprocess.DEVNULL)
+    process = fork(["-m", "perceptual_mae.cli", *arguments], [tmp_path / "stdout", tmp_path / "stderr"])
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert main(arguments) == 2
     assert f"process {process.pid} on " in capsys.readouterr().err
-    process.send_signal(number)
-    process.wait(timeout=60)
+    os.kill(process.pid, number)
+    process.join(timeout=60)
     assert (tmp_path / "run" / LOCK).exists() == is_left
     with FolderLock(tmp_path / "run"):
         pass

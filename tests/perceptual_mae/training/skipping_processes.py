@@ -1,4 +1,4 @@
-"""Run by torchrun from test_non_finite.py: one process of two has a pixel that is not a number; both skip the step."""
+"""Two gloo processes of test_non_finite.py: one of them has a pixel that is not a number; both skip the step."""
 
 import torch
 

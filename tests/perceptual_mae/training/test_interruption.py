@@ -27,6 +27,7 @@ from perceptual_mae.training import loop, peers
 from perceptual_mae.training.loop import Pretraining
 from perceptual_mae.training.save_points import SavePoint, SavePoints
 from perceptual_mae.training.trainer import Trainer
+from processes import fork
 
 SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
 OPTIONS = ("training.log_every=3", "training.keep_last=99")
@@ -358,10 +359,13 @@ time.sleep(2)
 
 
 @pytest.mark.parametrize(("does", "is_ended"), [("waits", True), slow("has an error", True), slow("is done", False)])
-def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(does: str, is_ended: bool) -> None:
+def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(
+    does: str, is_ended: bool, tmp_path: Path
+) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    words = [sys.executable, "-c", MONITORED, str(gone.pid), does]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    printed = [tmp_path / "stdout", tmp_path / "stderr"]
+    monitored = fork(["-c", MONITORED, str(gone.pid), does], printed)
+    monitored.join(timeout=60)
     expected = (1, "pmae: runs/a: process 1 was lost\n") if is_ended else (0, "")
-    assert (ran.returncode, ran.stderr) == expected
+    assert (monitored.exitcode, printed[1].read_text()) == expected

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import DEBUG, debug_config, generator_of, run_two_processes
+from conftest import DEBUG, debug_config, generator_of
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.cli.visualize import held_out_images
@@ -24,6 +24,7 @@ from perceptual_mae.run import checkpoint
 from perceptual_mae.run.signals import Interrupted, StopSignal
 from perceptual_mae.training import held_out, loop
 from perceptual_mae.training.trainer import Trainer
+from processes import run_two_processes
 
 
 def trained(path: Path) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import debug_config, debug_trainer, random_batches, run_two_processes
+from conftest import debug_config, debug_trainer, random_batches
 from discriminators.penalties.running_mean import RunningMean
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.errors import UserError
@@ -20,6 +20,7 @@ from perceptual_mae.training import trainer_state
 from perceptual_mae.training.divergence import Divergence
 from perceptual_mae.training.loop import pretrain
 from perceptual_mae.training.trainer import Trainer
+from processes import run_two_processes
 
 NAN = float("nan")
 SHORT = ("evaluation.every=0", "evaluation.limit=2", "evaluation.grid_images=1")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import run_two_processes
 from perceptual_mae.schedules import TrainingProgress
+from processes import run_two_processes
 from two_processes import CASES, train
 
 HERE = Path(__file__).parent

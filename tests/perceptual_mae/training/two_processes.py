@@ -1,4 +1,4 @@
-"""Run by torchrun from test_processes.py as FOLDER METHOD:ACCUMULATION...: steps in float64, then files of rank 0."""
+"""Two processes of test_processes.py, with FOLDER METHOD:ACCUMULATION...: steps in float64, then files of rank 0."""
 
 import sys
 

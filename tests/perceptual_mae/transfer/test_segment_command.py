@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from conftest import run_two_processes
 from halves import SMALL, as_vit_b, pretrained, write_halves
 from perceptual_mae.cli import main
+from processes import run_two_processes
 from transfer_commands import TransferCommand, stop_at, tensors_in
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_disk_and_memory")

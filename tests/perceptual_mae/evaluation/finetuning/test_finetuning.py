@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from conftest import debug_config, run_two_processes
+from conftest import debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
@@ -18,6 +18,7 @@ from perceptual_mae.evaluation.finetuning.training import check_batch, count_rig
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
 from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.evaluation.representation.features import fingerprint
+from processes import run_two_processes
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null"]
 QUICK = ["epochs=2", "batch_size=30"]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from stand_in_inception import CLASSES, DIM, save_stand_in
 from torch import Tensor
 
-from conftest import DEBUG, run_two_processes
+from conftest import DEBUG
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.feature_networks.parsing import open_features
@@ -22,6 +22,7 @@ from perceptual_mae.evaluation.metrics.kernel_distance import kernel_distance
 from perceptual_mae.evaluation.metrics.protocol import Setting, UnavailableError
 from perceptual_mae.evaluation.metrics.selection import find_weights
 from perceptual_mae.pretrained_weights import registry
+from processes import run_two_processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 CPU = torch.device("cpu")

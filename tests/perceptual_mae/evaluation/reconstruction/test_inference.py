@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conftest import debug_config, run_two_processes
+from conftest import debug_config
 from perceptual_mae.config import build
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
@@ -17,6 +17,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.accumulators import Gather, ReconstructionBatch
 from perceptual_mae.evaluation.reconstruction.inference import reconstruct_images
 from perceptual_mae.generator.reconstruction import Reconstruction
+from processes import run_two_processes
 
 GRID = (4, 4)
 

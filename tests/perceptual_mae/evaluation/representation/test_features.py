@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from conftest import debug_config, generator_of, run_two_processes
+from conftest import debug_config, generator_of
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
@@ -21,6 +21,7 @@ from perceptual_mae.evaluation.representation.features import (
     pixel_features,
 )
 from perceptual_mae.generator.encoder import Encoder
+from processes import run_two_processes
 
 TRANSFORM = EvaluationTransform((16, 16))
 

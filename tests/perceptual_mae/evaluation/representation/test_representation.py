@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import debug_config, run_two_processes
+from conftest import debug_config
 from perceptual_mae import Run, pretrain
 from perceptual_mae.cli.representation_tables import knn_table, probe_table, with_spectrum
 from perceptual_mae.evaluation.labelled_data import LabelledData, open_labelled
@@ -18,6 +18,7 @@ from perceptual_mae.evaluation.representation.features import encoder_features, 
 from perceptual_mae.evaluation.representation.spectrum import alpha_req, rankme
 from perceptual_mae.progress import no_progress
 from perceptual_mae.visualization.layer_map import draw_layer_map
+from processes import run_two_processes
 
 DIGITS = ["mse", "data={kind: digits, image_size: 32}", "data.num_images=null", "training.ema_kimg=0.1"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from conftest import run_two_processes
 from halves import as_vit_b, pretrained
 from perceptual_mae.cli import main
 from perceptual_mae.transfer.detection.build import build_detector
 from perceptual_mae.transfer.detection.config import DataSection, DetectConfig
 from perceptual_mae.transfer.encoders import open_source
 from perceptual_mae.transfer.recipes import read_recipe
+from processes import run_two_processes
 from small_coco import content_of, write_coco
 from transfer_commands import TransferCommand
 
