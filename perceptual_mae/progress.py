@@ -12,9 +12,9 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 OnProgress = Callable[[str, int, int], None]
 """Called as (task, done, total) while work goes on."""
@@ -58,15 +58,18 @@ class ProgressBar:
     ) -> None:
         self.quiet, self.seconds_between_lines = quiet, seconds_between_lines
         self.console = console or Console(stderr=True, soft_wrap=True)
+        # How far and how long come first; the words are what a narrow terminal cuts off.
         columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            BarColumn(bar_width=12),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+            ),
         )
-        self.bars = Progress(*columns, console=self.console) if self.console.is_terminal and not quiet else None
+        is_shown = self.console.is_terminal and not quiet
+        self.bars = Progress(*columns, console=self.console, expand=True) if is_shown else None
         self.tasks: dict[str, _Task] = {}
 
     def __enter__(self) -> "ProgressBar":
@@ -104,7 +107,7 @@ class ProgressBar:
         if self.bars and state.bar is not None:
             self.bars.update(state.bar, description=f"{stage}  {text}")
         else:
-            self.log(f"{stage}  step {state.done}/{state.total}  {text}  left {state.time_left(time.monotonic())}")
+            self.log(f"{stage}  step {state.done}/{state.total}  left {state.time_left(time.monotonic())}  {text}")
 
     def log(self, message: str) -> None:
         """Print a line, above the bars where there are any."""

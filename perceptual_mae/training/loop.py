@@ -285,7 +285,7 @@ class Pretraining:
             if name.startswith("weighted/")
         } or self.last_losses
         losses = "  ".join(f"{name} {value:.4f}" for name, value in self.last_losses.items())
-        self.progress.status("training", f"epoch {epoch}", f"{losses}  {speed:.0f} images/s")
+        self.progress.status("training", f"epoch {epoch}", f"{speed:.0f} images/s  {losses}")
         for step, scalars in steps:
             for message in self.monitor.observe(scalars):
                 self.warn(f"step {step}: {message}")

@@ -93,9 +93,26 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
         lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see {LIST_NAME}")
     if summary["uses_target_statistics"]:
         lines.append("  (norm_pix: patches were un-normalised with the true patch's mean and deviation)")
-    lines.append(f"the run is in {path}: summary.json, metrics.jsonl, images/, checkpoints/")
-    lines.append(f"next: pmae visualize {path}")
+    lines += verdict(summary)
+    lines += [
+        f"  scores    {path / 'summary.json'}",
+        f"  pictures  {path / 'images'}",
+        f"  curves    {path / 'metrics.jsonl'}, drawn by pmae curves {path}",
+        f"  weights   {path / 'checkpoints'}",
+        f"next: pmae visualize {path}",
+    ]
     return "\n".join(lines)
+
+
+def verdict(summary: Mapping[str, Any]) -> list[str]:
+    """Return a line for a run whose hidden pixels are worse than the mean colour of the visible ones; else none."""
+    hidden, baseline = summary["psnr_masked"], summary["baselines"]["mean_color"]["psnr_masked"]
+    if hidden is None or baseline is None or hidden >= baseline:
+        return []
+    return [
+        f"  hidden pixels are worse than the mean colour of the visible ones ({hidden:.2f} dB, {baseline:.2f} dB): "
+        "the run has not learned yet; train longer, and look for the cause in its curves"
+    ]
 
 
 def stopped(path: Path, step: int, number: int = signal.SIGINT) -> str:

@@ -47,8 +47,8 @@ def test_the_time_left_counts_what_was_done_since_the_first_call_not_before(cloc
         on_progress("training", 4, 10)  # resumed after 4 steps
         clock.now += 3.0
         on_progress("training", 5, 10)
-        on_progress.status("training", "epoch 1", "l1 0.3000  10 images/s")
-    assert lines_of(console) == ["epoch 1  step 5/10  l1 0.3000  10 images/s  left 0:00:15"]
+        on_progress.status("training", "epoch 1", "10 images/s  l1 0.3000")
+    assert lines_of(console) == ["epoch 1  step 5/10  left 0:00:15  10 images/s  l1 0.3000"]
 
 
 def test_each_task_has_a_clock_of_its_own(clock: Clock) -> None:
@@ -75,6 +75,20 @@ def test_on_a_terminal_each_task_has_a_bar_and_status_is_next_to_it() -> None:
     assert "[probe]" in text
     assert "1/3" in text
     assert "resumed from [x]" in text
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_narrow_terminal_cuts_the_words_and_keeps_the_counter_and_the_time_left(width: int) -> None:
+    console = Console(record=True, force_terminal=True, width=width, soft_wrap=True)
+    losses = "707 images/s  l1 0.5010  feature_matching 0.0263  style 0.0428  adversarial 0.0233"
+    with ProgressBar(console=console) as on_progress:
+        on_progress("training", 1250, 93600)
+        on_progress.status("training", "epoch 2", losses)
+    (line,) = [line for line in lines_of(console) if "1250/93600" in line][-1:]
+    last = line[line.rindex("1250/93600") :].rstrip()
+    assert len(last) <= width
+    assert last.startswith("1250/93600 left -:--:--")
+    assert last.endswith("0.0233" if width == 200 else "…")
 
 
 @pytest.mark.parametrize("terminal", [True, False])
