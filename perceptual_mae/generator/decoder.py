@@ -106,18 +106,26 @@ class Decoder(nn.Module):
 
         tokens: (B, 1+V, D) of the encoder; tapped: encoder block -> (B, 1+V, D); visible: patch indices (B, V).
         """
-        embedded = self.embed(tokens)
+        latent = self.to_latent(tokens, visible)
+        return self.decode(latent, tapped, visible), latent
+
+    def to_latent(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The decoder's input (B, 1+L, d) of the encoder's tokens (B, 1+V, D) at patches (B, V)."""
+        embedded: Tensor = self.embed(tokens)
         if self.cls_token is not None:
             constant = self.cls_token.to(embedded.dtype).expand(len(embedded), -1, -1)
             embedded = torch.cat([constant, embedded[:, 1:]], dim=1)
-        latent = self.scatter_visible(embedded, visible)
-        decode = self.cross_attention_blocks if self.is_cross else self.self_attention_blocks
-        outputs = decode(latent, tapped, visible)
+        return self.scatter_visible(embedded, visible)
+
+    def decode(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> Pyramid:
+        """Images in the generator's normalised space, largest first, of the decoder's input (B, 1+L, d)."""
+        blocks = self.cross_attention_blocks if self.is_cross else self.self_attention_blocks
+        outputs = blocks(latent, tapped, visible)
         patches: Tensor = self.pred(self.norm(outputs[-1])[:, 1:])
         images = [unpatchify(patches, self.patch_size, self.grid)]
         for level, head in enumerate(self.heads, start=1):
             images.append(head(outputs[head_block(level, len(self.blocks)) - 1]))
-        return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images), latent
+        return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images)
 
     def self_attention_blocks(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
         """Outputs (B, 1+L, d) of all blocks, in which every token attends to every other; see `forward`."""

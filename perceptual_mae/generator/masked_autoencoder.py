@@ -182,13 +182,8 @@ class MaskedAutoencoder(nn.Module):
         visible = visible_patches(mask).to(images.device, non_blocking=True)
         mask = mask.to(images.device, non_blocking=True)
         drop_path_masks = None if drop_path_masks is None else drop_path_masks.to(images.device, non_blocking=True)
-        if self.mask_token is None:
-            tokens, tapped = self.encoder.encode(images, visible, self.decoder.taps, drop_path_masks=drop_path_masks)
-        else:
-            replaced = (mask, self.mask_token)
-            tokens, tapped = self.encoder.encode(
-                images, None, self.decoder.taps, drop_path_masks=drop_path_masks, replaced=replaced
-            )
+        tokens, tapped = self.encode(images, mask, visible, drop_path_masks)
+        if self.mask_token is not None:
             visible = torch.arange(mask.shape[1], device=images.device).expand(len(images), -1)
         encoded, skipped = tokens.view_as(tokens), {block: each.view_as(each) for block, each in tapped.items()}
         prediction, latent = self.decoder(encoded, skipped, visible)
@@ -202,6 +197,18 @@ class MaskedAutoencoder(nn.Module):
             encoded=(encoded, *skipped.values()),
             uses_target_statistics=self.norm_pix,
         )
+
+    def encode(
+        self, images: Tensor, mask: Tensor, visible: Tensor, drop_path_masks: Tensor | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """What `Encoder.encode` returns of visible patches (B, V), or of all, hidden ones replaced by mask tokens.
+
+        All is on one device; see `forward`.
+        """
+        if self.mask_token is None:
+            return self.encoder.encode(images, visible, self.decoder.taps, drop_path_masks=drop_path_masks)
+        replaced = (mask, self.mask_token)
+        return self.encoder.encode(images, None, self.decoder.taps, drop_path_masks=drop_path_masks, replaced=replaced)
 
     def target(self, images: Tensor, levels: int = 1) -> Pyramid:
         """Target of pixel losses on `Reconstruction.prediction`: images (B, C, H, W) in [0, 1], normalised and pooled.

@@ -22,6 +22,7 @@ def path_length_step(
     """Keep steps of the decoder's input equally long in features: update the generator once, on half the images."""
     assert trainer.adversary is not None
     trainer.unwrapped_discriminator.requires_grad_(False).eval()
+    trainer.step_device.run_as_they_are()  # compiled networks have no second derivative
     losses = []
     for batch in trainer.micro_batches(prepared, trainer.generator):
         half = slice(0, max(1, len(batch.images) // 2))
