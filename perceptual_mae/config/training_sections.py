@@ -120,6 +120,8 @@ class TrainingSection(Section):
             where precision is bf16 or fp16, which leaves style losses and loss networks in float32 [ours]
         cudnn_benchmark: let cuDNN choose convolutions by trial; faster, but two runs may choose differently. Off where
             deterministic kernels are asked of PyTorch [ours]
+        checkpoint_activations: keep of each transformer block its input alone for the backward pass, which computes
+            the rest again: less memory for a third more time of the generator. Gradients are the same [ours]
         ema_kimg: half-life of the averaged generator, in thousand images; null: no average is kept [none]
         max_skips: steps in a row that are skipped where a loss or gradient is not finite; one more stops the run, or
             takes it back to a checkpoint [ours]
@@ -144,6 +146,7 @@ class TrainingSection(Section):
     cuda_graphs: bool = False
     tf32: bool | None = None
     cudnn_benchmark: bool = True
+    checkpoint_activations: bool = False
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     max_skips: Annotated[int, Field(ge=0)] = 3
     rollback_lr: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perceptual_mae.generator.cross_attention import CrossBlock
 from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead, head_block
 from perceptual_mae.generator.skips import Skip
-from perceptual_mae.generator.vit import Block, LayerNorm, Positions, initialise, register_positions
+from perceptual_mae.generator.vit import Block, LayerNorm, Positions, initialise, register_positions, run_block
 from perceptual_mae.images import Pyramid, Size, unpatchify
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         class_token: ClassToken = "encoder",
     ) -> None:
         super().__init__()
-        self.is_cross = attention == "cross"
+        self.is_cross, self.recompute = attention == "cross", False
         if self.is_cross and not mask_token:
             raise ValueError(
                 "encoder_mask_tokens leaves decoder_attention: cross no hidden patches as queries; use one of the two"
@@ -138,7 +138,7 @@ class Decoder(nn.Module):
                 tokens = skip(
                     tokens, self.scatter_visible(skip.narrow(tapped[self.taps[index - 1]], self.embed), visible)
                 )
-            tokens = block(tokens)
+            tokens = run_block(block, tokens, recompute=self.recompute)
             outputs.append(tokens)
         return outputs
 
@@ -160,7 +160,7 @@ class Decoder(nn.Module):
                 skip = self.skips[number - 1]
                 assert isinstance(skip, Skip)
                 keys = skip(visible_tokens, skip.narrow(tapped[self.taps[number - 1]], self.embed))
-            tokens = block(tokens, keys)
+            tokens = run_block(block, tokens, keys, recompute=self.recompute)
             outputs.append(tokens)
         return outputs
 

@@ -166,6 +166,7 @@ class MaskedAutoencoder(nn.Module):
         # The generator's, not the encoder's, which would then have a weight that whole images never need.
         token = nn.Parameter(0.02 * torch.randn(1, 1, architecture.width)) if encoder_mask_tokens else None
         self.register_parameter("mask_token", token)
+        self.recompute = False
         self._native_heads = head_form == "native"
         self.layer_norm_eps = layer_norm_eps
         for module in self.modules():
@@ -205,10 +206,15 @@ class MaskedAutoencoder(nn.Module):
 
         All is on one device; see `forward`.
         """
-        if self.mask_token is None:
-            return self.encoder.encode(images, visible, self.decoder.taps, drop_path_masks=drop_path_masks)
-        replaced = (mask, self.mask_token)
-        return self.encoder.encode(images, None, self.decoder.taps, drop_path_masks=drop_path_masks, replaced=replaced)
+        replaced = None if self.mask_token is None else (mask, self.mask_token)
+        return self.encoder.encode(
+            images,
+            visible if replaced is None else None,
+            self.decoder.taps,
+            drop_path_masks=drop_path_masks,
+            replaced=replaced,
+            recompute=self.recompute,
+        )
 
     def target(self, images: Tensor, levels: int = 1) -> Pyramid:
         """Target of pixel losses on `Reconstruction.prediction`: images (B, C, H, W) in [0, 1], normalised and pooled.
@@ -235,6 +241,10 @@ class MaskedAutoencoder(nn.Module):
             patches = patchify(prediction[0], self.patch_size) * std + mean
             prediction = (unpatchify(patches, self.patch_size, self.grid),)
         return tuple(self.encoder.denormalise(level) for level in prediction)
+
+    def recompute_activations(self) -> None:
+        """Keep of each block its input alone between a step's passes; the backward pass computes the rest again."""
+        self.recompute = self.decoder.recompute = True
 
     def freeze_encoder(self) -> None:
         """Leave the decoder alone to learn: weights of the encoder, its mask token included, get no gradient."""

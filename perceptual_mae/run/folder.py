@@ -27,6 +27,7 @@ MAY_DIFFER = (
     *("training.epochs", "training.accumulation", "training.max_skips", "training.rollback_lr", "training.log_every"),
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_last", "training.keep_every"),
     *("training.compile", "training.cuda_graphs", "training.tf32", "training.cudnn_benchmark"),
+    "training.checkpoint_activations",
     *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )

@@ -79,6 +79,8 @@ def build_trainer(
         )
     networks = build.build_loss_networks(config.losses, image, discriminator, training.seed)
     step_device = build_step_device(training, accelerator)
+    if training.checkpoint_activations:
+        generator.recompute_activations()
     if discriminator is not None:
         step_device.compile_discriminator(discriminator)
     trainer = Trainer(
