@@ -1,6 +1,8 @@
 """Compiled networks train as networks do as they are; what is compiled runs in ordinary steps alone."""
 
+import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +23,7 @@ from perceptual_mae.config.layers import list_methods
 from perceptual_mae.config.parsing import load_config
 from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
+from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.compilation import StepDevice
 from perceptual_mae.training.trainer import Trainer
@@ -171,18 +174,30 @@ def test_two_processes_train_compiled_networks_as_one_does(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_compiled_run_that_is_resumed_equals_an_unbroken_one_and_its_checkpoints_are_ordinary(
-    tmp_path: Path, without_compiler: Counter[str]
+    tmp_path: Path, without_compiler: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("ls_gan_p", "training.compile=all", "training.ema_kimg=0.05", "training.keep_last=9")
-    pretrain(debug_config(*options), tmp_path / "whole", quiet=True)
-    pretrain(debug_config(*options, "training.epochs=1", "schedule.warmup_ratio=0.1"), tmp_path / "cut", quiet=True)
-    plain = debug_config("ls_gan_p", "training.ema_kimg=0.05", "training.keep_last=9")
-    pretrain(plain, tmp_path / "plain", quiet=True)
+    plain = ("ls_gan_p", "training.ema_kimg=0.05")
+    config = debug_config(*plain, "training.compile=all")
+    pretrain(config, tmp_path / "whole", quiet=True)
     assert without_compiler["unique_graphs"] > 0
-    names = [set(tensors_of(tmp_path / folder)) for folder in ("whole", "plain")]
-    assert names[0] == names[1]
-    assert not [name for name in names[0] if "_orig_mod" in name]
-    assert Run(tmp_path / "whole").generator().encoder is not None
+    step, taken = Trainer.step, Counter[str]()
+
+    def interrupted(self: Trainer, *arguments: Any) -> dict[str, Tensor]:
+        taken["steps"] += 1
+        if taken["steps"] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(Interrupted, match="after step 3"):
+        pretrain(config, tmp_path / "parts", quiet=True)
+    pretrain(config, tmp_path / "parts", quiet=True)
+    pretrain(debug_config(*plain), tmp_path / "plain", quiet=True)
+    whole, parts, other = (tensors_of(tmp_path / name) for name in ("whole", "parts", "plain"))
+    assert whole.keys() == parts.keys() == other.keys()
+    assert [name for name, value in whole.items() if not torch.equal(value, parts[name])] == []
+    generator = Run(tmp_path / "whole").generator(ema=False)
+    assert {f"generator.{name}" for name in generator.state_dict()} <= whole.keys()
 
 
 def tensors_of(run: Path) -> dict[str, Tensor]:
