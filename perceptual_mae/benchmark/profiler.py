@@ -90,8 +90,8 @@ class Stopwatch:
 
         Inputs that are leaves mark no end: nothing comes after them.
         """
-        ends = [each for each in inputs if isinstance(each, Tensor) and each.grad_fn is not None]
-        for tensors, name in ((outputs, f"{BACKWARD} {part}"), (ends, BACKWARD)):
+        sources = [each for each in inputs if isinstance(each, Tensor) and each.grad_fn is not None]
+        for tensors, name in ((outputs, f"{BACKWARD} {part}"), (sources, BACKWARD)):
             for tensor in tensors:
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
                     tensor.register_hook(partial(self._turn_to, name))  # type: ignore[no-untyped-call]
