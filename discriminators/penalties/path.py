@@ -30,6 +30,8 @@ class PathLength(RunningMean):
         weight: weight of the penalty; 0 is off [StyleGAN2]
         every: steps between two penalties, each multiplied by this number [StyleGAN2]
         decay: share of the latest lengths in the running mean, in (0, 1] [StyleGAN2]
+        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least; its cost is in
+            proportion to it [StyleGAN2]
         target: end of the path: the discriminator's "features" of the clean fake pyramid, or the largest fake
             "image" itself [paper]
 
@@ -44,18 +46,25 @@ class PathLength(RunningMean):
         weight: float = 2.0,
         every: int = 4,
         decay: float = 0.01,
+        batch_share: float = 0.5,
         target: Literal["features", "image"] = "features",
     ) -> None:
         if weight < 0 or every < 1 or not 0 < decay <= 1:
             raise ValueError(
                 f"path_length needs weight >= 0, every >= 1 and 0 < decay <= 1, not {weight}, {every} and {decay}"
             )
+        if not 0 < batch_share <= 1:
+            raise ValueError(f"path_length needs a batch_share above 0 and at most 1, not {batch_share}")
         super().__init__(share=decay)
-        self.weight, self.every, self.target = weight, every, target
+        self.weight, self.every, self.target, self.batch_share = weight, every, target, batch_share
 
     def is_due(self, step: int) -> bool:
         """Return whether the penalty is computed at this step, counted from 0."""
         return step % self.every == 0 and self.weight > 0
+
+    def num_images(self, batch: int) -> int:
+        """Return how many images of a micro-batch it is computed on."""
+        return max(1, int(batch * self.batch_share + 1e-6))
 
     def __call__(self, features: Images, latent: Tensor, noise: Images) -> Tensor:
         """Return the penalty of a due step, times `every`; see `path_lengths` for shapes."""

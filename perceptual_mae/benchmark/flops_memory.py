@@ -30,9 +30,10 @@ class StepCounts:
 
 
 def count_step(trainer: Trainer, num_images: int, step: Callable[[], object]) -> StepCounts:
-    """Run one step of `num_images` images and count it."""
+    """Run one step of `num_images` images and count it, all networks as they are: compiled ones cannot be counted."""
     judging = getattr(trainer, "unwrapped_discriminator", None)
-    with counted_forwards(trainer.unwrapped_generator) as generated, counted_forwards(judging) as judged:
+    generators, discriminators = counted_forwards(trainer.unwrapped_generator), counted_forwards(judging)
+    with generators as generated, discriminators as judged, trainer.step_device.without_compilation():
         peak, flops = peak_memory(trainer, lambda: count_flops(step))
     return StepCounts(flops, sum(generated) / num_images, sum(judged) / num_images, peak)
 

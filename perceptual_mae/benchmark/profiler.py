@@ -4,21 +4,26 @@ Nothing here knows in which order a step does its work; only calls are timed.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.training.trainer import Trainer
 
 Result = TypeVar("Result")
 
 REST = "rest"
 """What no other part accounts for: data to the device, masks, pooling, the discriminator's loss, scalars."""
+
+BACKWARD = "backward"
+"""Backward passes through terms, pooling and gradients (R1); through networks they have the network's name, too."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,23 @@ class Stopwatch:
 
         return timed
 
+    def follow(self, part: str, outputs: Iterable[Any], inputs: Iterable[Any]) -> None:
+        """Count backward passes as the part's own from the gradients of its outputs on to those of its inputs.
+
+        Inputs that are leaves mark no end: nothing comes after them.
+        """
+        sources = [each for each in inputs if isinstance(each, Tensor) and each.grad_fn is not None]
+        for tensors, name in ((outputs, f"{BACKWARD} {part}"), (sources, BACKWARD)):
+            for tensor in tensors:
+                if isinstance(tensor, Tensor) and tensor.requires_grad:
+                    tensor.register_hook(partial(self._turn_to, name))  # type: ignore[no-untyped-call]
+
+    def _turn_to(self, part: str, _: Tensor) -> None:
+        """Go on as another part of the backward pass that is running."""
+        if self._running and self._running[-1].startswith(BACKWARD):
+            self._running[-1] = part
+            self._marks.append((part, self._clock.mark()))
+
     def time(self, step: Callable[[], Result]) -> dict[str, float]:
         """Run a step and return the seconds of each part, `REST` among them; they add up to those of the step."""
         self._marks = []
@@ -93,7 +115,7 @@ class Stopwatch:
 
 @contextmanager
 def timed_parts(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
-    """Let the stopwatch time a trainer's networks, terms, augmentation, optimisers and all backward passes."""
+    """Let the stopwatch time a trainer's networks, terms, augmentation, optimisers, and backward passes by network."""
     with ExitStack() as undo:
 
         def wrap(owner: Any, name: str, part: str) -> None:
@@ -111,10 +133,11 @@ def timed_parts(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
             _put(undo, trainer, "adversary", replace(adversary, loss=loss))
             if adversary.augmentation is not None:
                 wrap(adversary.augmentation, "draw", "augmentation")
-                wrap(adversary.augmentation, "apply", "augmentation")
+                apply = stopwatch.around("augmentation", adversary.augmentation.apply)
+                _put(undo, adversary.augmentation, "apply", partial(_followed, stopwatch, apply))
         for part, network in networks:
             enter = network.register_forward_pre_hook(lambda *_, part=part: stopwatch.enter(part))
-            exit_ = network.register_forward_hook(lambda *_: stopwatch.exit())
+            exit_ = network.register_forward_hook(partial(_leave, stopwatch, part))
             undo.callback(enter.remove)
             undo.callback(exit_.remove)
         for optimizer in optimizers:
@@ -123,14 +146,28 @@ def timed_parts(trainer: Trainer, stopwatch: Stopwatch) -> Iterator[None]:
         wrap(trainer.accelerator, "clip_grad_norm_", "optimizers")
         if trainer.ema is not None:
             wrap(trainer.ema, "update_parameters", "optimizers")
-        wrap(torch.autograd, "backward", "backward")
-        wrap(torch.autograd, "grad", "backward")
+        wrap(torch.autograd, "backward", BACKWARD)
+        wrap(torch.autograd, "grad", BACKWARD)
         lines = {
             name: replace(line, term=replace(line.term, function=stopwatch.around(f"term {name}", line.term.function)))
             for name, line in trainer.objective.lines.items()
         }
         _put(undo, trainer.objective, "lines", lines)
         yield
+
+
+def _leave(stopwatch: Stopwatch, part: str, _: nn.Module, inputs: Any, result: Any) -> None:
+    """End a network's forward pass, and follow its backward pass."""
+    stopwatch.exit()
+    outputs = (*result.pyramid, *result.prediction) if isinstance(result, Reconstruction) else tree_leaves(result)
+    stopwatch.follow(part, outputs, tree_leaves(inputs))
+
+
+def _followed(stopwatch: Stopwatch, apply: Callable[..., Any], draws: Any, pyramid: Any) -> Any:
+    """Augment a pyramid, and follow the backward pass."""
+    result = apply(draws, pyramid)
+    stopwatch.follow("augmentation", result, pyramid)
+    return result
 
 
 def _put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:

@@ -20,6 +20,7 @@ Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
 BatchSize = Annotated[int, Field(ge=1, le=1_000_000)]
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Images = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Compiled = Literal["off", "discriminator", "all"]
 Place = Annotated[str, AfterValidator(lambda path: os.path.abspath(Path(path).expanduser()))]
 """A path, made absolute where it is read: a configuration means the same from any folder."""
 
@@ -111,6 +112,16 @@ class TrainingSection(Section):
         seed: seed of all random draws: weights, order, crops, masks, augmentation [ours]
         order: lean: both networks are updated from one forward pass of the generator; sequential: the discriminator
             first, then the generator against the updated one [ours]
+        compile: which networks steps run as torch.compile's graphs: off, the discriminator, or all; the first step
+            waits minutes for the compiler. Not in steps with R1, R2 or path length, nor where images are scored [ours]
+        cuda_graphs: record compiled networks as CUDA graphs, which launch all kernels at once; on a GPU alone, for
+            small batches, where the host cannot keep up. Takes more memory [ours]
+        tf32: let a GPU round the factors of float32 products and convolutions to TensorFloat-32 in training; null:
+            where precision is bf16 or fp16, which leaves style losses and loss networks in float32 [ours]
+        cudnn_benchmark: let cuDNN choose convolutions by trial; faster, but two runs may choose differently. Off where
+            deterministic kernels are asked of PyTorch [ours]
+        checkpoint_activations: keep of each transformer block its input alone for the backward pass, which computes
+            the rest again: less memory for a third more time of the generator. Gradients are the same [ours]
         ema_kimg: half-life of the averaged generator, in thousand images; null: no average is kept [none]
         max_skips: steps in a row that are skipped where a loss or gradient is not finite; one more stops the run, or
             takes it back to a checkpoint [ours]
@@ -131,6 +142,11 @@ class TrainingSection(Section):
     precision: Literal["no", "bf16", "fp16", "auto"] = "no"
     seed: Seed = 0
     order: Literal["lean", "sequential"] = "lean"
+    compile: Compiled = "off"
+    cuda_graphs: bool = False
+    tf32: bool | None = None
+    cudnn_benchmark: bool = True
+    checkpoint_activations: bool = False
     ema_kimg: Annotated[float, Field(gt=0)] | None = None
     max_skips: Annotated[int, Field(ge=0)] = 3
     rollback_lr: Annotated[float, Field(gt=0, lt=1)] | None = None

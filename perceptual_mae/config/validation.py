@@ -14,6 +14,7 @@ from torch import nn
 from perceptual_mae.config.build import make_discriminator, make_generator, refusals
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
+from perceptual_mae.config.training_checks import check_optimisation, check_step_device
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
@@ -336,36 +337,6 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
             yield Mistake((f"losses.{name}.region", "masking.ratio"), message)
 
 
-def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
-    optimizer, schedule, training = config.optimizer, config.schedule, config.training
-    if optimizer.lr is not None and optimizer.base_lr is not None:
-        message = f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null"
-        yield Mistake(("optimizer.base_lr", "optimizer.lr"), message)
-    peak = optimizer.lr if optimizer.lr is not None else (optimizer.base_lr or 0) * training.batch_size / 256
-    if schedule.min_lr > peak:
-        rates = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
-        yield Mistake(rates, f"min_lr {schedule.min_lr:g} is above the peak learning rate {peak:g}; lower it")
-    if schedule.warmup_epochs is not None and schedule.warmup_ratio is not None:
-        keys = ("schedule.warmup_ratio", "schedule.warmup_epochs")
-        yield Mistake(keys, "both warmup_ratio and warmup_epochs are set; set one of them to null")
-    elif schedule.warmup_epochs is not None and schedule.warmup_epochs > training.epochs:
-        yield Mistake(
-            ("schedule.warmup_epochs", "training.epochs"),
-            f"a warm-up of {schedule.warmup_epochs:g} epochs is longer than the run of {training.epochs}; "
-            "shorten it or set schedule.warmup_ratio",
-        )
-    if training.batch_size % training.accumulation:
-        yield Mistake(
-            ("training.accumulation", "training.batch_size"),
-            f"batch_size {training.batch_size} cannot be divided into {training.accumulation} equal micro-batches",
-        )
-    if training.epoch_images is not None and training.epoch_images < training.batch_size:
-        yield Mistake(
-            ("training.epoch_images", "training.batch_size"),
-            f"an epoch of {training.epoch_images} images is less than one batch of {training.batch_size}",
-        )
-
-
 CHECKS: tuple[Check, ...] = (
     check_image_size,
     check_channels,
@@ -382,6 +353,7 @@ CHECKS: tuple[Check, ...] = (
     check_frozen_encoder,
     check_masking,
     check_optimisation,
+    check_step_device,
 )
 
 

@@ -177,10 +177,16 @@ def _accelerator(precision: str, **options: Any) -> Accelerator:
                 f"{name}: is not supported, for generator and discriminator cannot be sharded together, and fit on one "
                 f"GPU; use plain data parallelism (accelerate config: no {name}, or unset {variable})"
             )
+    allow_tf32(False)  # scores in float32 are that; a training that allows it does so in its steps
     # Accelerate keeps the precision for the whole process; the next run of a notebook or a sweep may want another.
     AcceleratorState._reset_state()
     # Without a GPU it must be said, or Accelerate takes each process for the only one.
     return Accelerator(mixed_precision=precision, cpu=not torch.accelerator.is_available(), **options)
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let matrix products and convolutions of float32 round their factors to TensorFloat-32 on a GPU, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def in_main_process(accelerator: Accelerator, action: Callable[[], Value]) -> Value:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from perceptual_mae.generator.cross_attention import CrossBlock
 from perceptual_mae.generator.rgb_heads import HeadForm, RgbHead, head_block
 from perceptual_mae.generator.skips import Skip
-from perceptual_mae.generator.vit import Block, LayerNorm, Positions, initialise, register_positions
+from perceptual_mae.generator.vit import Block, LayerNorm, Positions, initialise, register_positions, run_block
 from perceptual_mae.images import Pyramid, Size, unpatchify
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         class_token: ClassToken = "encoder",
     ) -> None:
         super().__init__()
-        self.is_cross = attention == "cross"
+        self.is_cross, self.recompute = attention == "cross", False
         if self.is_cross and not mask_token:
             raise ValueError(
                 "encoder_mask_tokens leaves decoder_attention: cross no hidden patches as queries; use one of the two"
@@ -106,18 +106,26 @@ class Decoder(nn.Module):
 
         tokens: (B, 1+V, D) of the encoder; tapped: encoder block -> (B, 1+V, D); visible: patch indices (B, V).
         """
-        embedded = self.embed(tokens)
+        latent = self.to_latent(tokens, visible)
+        return self.decode(latent, tapped, visible), latent
+
+    def to_latent(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        """The decoder's input (B, 1+L, d) of the encoder's tokens (B, 1+V, D) at patches (B, V)."""
+        embedded: Tensor = self.embed(tokens)
         if self.cls_token is not None:
             constant = self.cls_token.to(embedded.dtype).expand(len(embedded), -1, -1)
             embedded = torch.cat([constant, embedded[:, 1:]], dim=1)
-        latent = self.scatter_visible(embedded, visible)
-        decode = self.cross_attention_blocks if self.is_cross else self.self_attention_blocks
-        outputs = decode(latent, tapped, visible)
+        return self.scatter_visible(embedded, visible)
+
+    def decode(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> Pyramid:
+        """Images in the generator's normalised space, largest first, of the decoder's input (B, 1+L, d)."""
+        blocks = self.cross_attention_blocks if self.is_cross else self.self_attention_blocks
+        outputs = blocks(latent, tapped, visible)
         patches: Tensor = self.pred(self.norm(outputs[-1])[:, 1:])
         images = [unpatchify(patches, self.patch_size, self.grid)]
         for level, head in enumerate(self.heads, start=1):
             images.append(head(outputs[head_block(level, len(self.blocks)) - 1]))
-        return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images), latent
+        return tuple(image.to(torch.promote_types(image.dtype, torch.float32)) for image in images)
 
     def self_attention_blocks(self, latent: Tensor, tapped: Mapping[int, Tensor], visible: Tensor) -> list[Tensor]:
         """Outputs (B, 1+L, d) of all blocks, in which every token attends to every other; see `forward`."""
@@ -130,7 +138,7 @@ class Decoder(nn.Module):
                 tokens = skip(
                     tokens, self.scatter_visible(skip.narrow(tapped[self.taps[index - 1]], self.embed), visible)
                 )
-            tokens = block(tokens)
+            tokens = run_block(block, tokens, recompute=self.recompute)
             outputs.append(tokens)
         return outputs
 
@@ -152,7 +160,7 @@ class Decoder(nn.Module):
                 skip = self.skips[number - 1]
                 assert isinstance(skip, Skip)
                 keys = skip(visible_tokens, skip.narrow(tapped[self.taps[number - 1]], self.embed))
-            tokens = block(tokens, keys)
+            tokens = run_block(block, tokens, keys, recompute=self.recompute)
             outputs.append(tokens)
         return outputs
 

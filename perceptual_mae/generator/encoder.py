@@ -17,6 +17,7 @@ from perceptual_mae.generator.vit import (
     initialise,
     register_positions,
     resize_positions,
+    run_block,
 )
 from perceptual_mae.images import Size, patchify
 
@@ -90,13 +91,14 @@ class Encoder(nn.Module):
         *,
         drop_path_masks: Tensor | None = None,
         replaced: tuple[Tensor, Tensor] | None = None,
+        recompute: bool = False,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Tokens (B, 1+V, D) after the final norm, and the outputs of the blocks numbered in `taps`, not normalised.
 
         images: (B, C, H, W) in [0, 1]; visible: indices (B, V) of the only patches to encode, None for all. Blocks are
         numbered from 1; 0 is the input of the first. replaced: a mask (B, L) and the token (1, 1, D) that replaces,
-        before positions are added, each patch that it hides. drop_path_masks (B, blocks, 2): see `Block`. Raises
-        ValueError for images of whole numbers.
+        before positions are added, each patch that it hides. drop_path_masks (B, blocks, 2): see `Block`; recompute:
+        see `run_block`. Raises ValueError for images of whole numbers.
         """
         if not images.is_floating_point():
             raise ValueError(f"expected float images in [0, 1], got {images.dtype}; divide bytes by 255")
@@ -124,7 +126,7 @@ class Encoder(nn.Module):
             drop_path_masks = drop_path_masks.to(tokens)
         for number, block in enumerate(self.blocks, start=1):
             block_masks = () if drop_path_masks is None else (drop_path_masks[:, number - 1],)
-            tokens = block(tokens, *block_masks, pairs=pairs)
+            tokens = run_block(block, tokens, *block_masks, pairs=pairs, recompute=recompute)
             if number in taps:
                 tapped[number] = tokens
         return self.norm(tokens), tapped

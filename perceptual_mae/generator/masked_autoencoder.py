@@ -166,6 +166,7 @@ class MaskedAutoencoder(nn.Module):
         # The generator's, not the encoder's, which would then have a weight that whole images never need.
         token = nn.Parameter(0.02 * torch.randn(1, 1, architecture.width)) if encoder_mask_tokens else None
         self.register_parameter("mask_token", token)
+        self.recompute = False
         self._native_heads = head_form == "native"
         self.layer_norm_eps = layer_norm_eps
         for module in self.modules():
@@ -182,13 +183,8 @@ class MaskedAutoencoder(nn.Module):
         visible = visible_patches(mask).to(images.device, non_blocking=True)
         mask = mask.to(images.device, non_blocking=True)
         drop_path_masks = None if drop_path_masks is None else drop_path_masks.to(images.device, non_blocking=True)
-        if self.mask_token is None:
-            tokens, tapped = self.encoder.encode(images, visible, self.decoder.taps, drop_path_masks=drop_path_masks)
-        else:
-            replaced = (mask, self.mask_token)
-            tokens, tapped = self.encoder.encode(
-                images, None, self.decoder.taps, drop_path_masks=drop_path_masks, replaced=replaced
-            )
+        tokens, tapped = self.encode(images, mask, visible, drop_path_masks)
+        if self.mask_token is not None:
             visible = torch.arange(mask.shape[1], device=images.device).expand(len(images), -1)
         encoded, skipped = tokens.view_as(tokens), {block: each.view_as(each) for block, each in tapped.items()}
         prediction, latent = self.decoder(encoded, skipped, visible)
@@ -201,6 +197,23 @@ class MaskedAutoencoder(nn.Module):
             grid=self.grid,
             encoded=(encoded, *skipped.values()),
             uses_target_statistics=self.norm_pix,
+        )
+
+    def encode(
+        self, images: Tensor, mask: Tensor, visible: Tensor, drop_path_masks: Tensor | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """What `Encoder.encode` returns of visible patches (B, V), or of all, hidden ones replaced by mask tokens.
+
+        All is on one device; see `forward`.
+        """
+        replaced = None if self.mask_token is None else (mask, self.mask_token)
+        return self.encoder.encode(
+            images,
+            visible if replaced is None else None,
+            self.decoder.taps,
+            drop_path_masks=drop_path_masks,
+            replaced=replaced,
+            recompute=self.recompute,
         )
 
     def target(self, images: Tensor, levels: int = 1) -> Pyramid:
@@ -228,6 +241,10 @@ class MaskedAutoencoder(nn.Module):
             patches = patchify(prediction[0], self.patch_size) * std + mean
             prediction = (unpatchify(patches, self.patch_size, self.grid),)
         return tuple(self.encoder.denormalise(level) for level in prediction)
+
+    def recompute_activations(self) -> None:
+        """Keep of each block its input alone between a step's passes; the backward pass computes the rest again."""
+        self.recompute = self.decoder.recompute = True
 
     def freeze_encoder(self) -> None:
         """Leave the decoder alone to learn: weights of the encoder, its mask token included, get no gradient."""

@@ -6,12 +6,13 @@ As in MAE, LayerNorm adds 1e-6 to the variance, GELU is exact, and there is no d
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from perceptual_mae.generator.relative_position_bias import Pairs, num_entries
 from perceptual_mae.images import Size
@@ -213,6 +214,18 @@ class Block(nn.Module):
     def attention(self, tokens: Tensor, pairs: Pairs | None = None) -> Tensor:
         """Return this block's attention (B, heads, N, N) of tokens (B, N, D); see `Attention.probabilities`."""
         return self.attn.probabilities(self.norm1(tokens), pairs)
+
+
+def run_block(block: nn.Module, *inputs: Tensor, recompute: bool, **options: Any) -> Tensor:
+    """Return what a block makes of its inputs; with `recompute` its backward pass computes its activations anew.
+
+    Then only the inputs are kept between the passes. Gradients are the same.
+    """
+    if recompute and torch.is_grad_enabled():
+        tokens: Tensor = checkpoint(block, *inputs, use_reentrant=False, **options)
+    else:
+        tokens = block(*inputs, **options)
+    return tokens
 
 
 def initialise(module: nn.Module) -> None:

@@ -26,11 +26,13 @@ CONFIG = "config.yaml"
 MAY_DIFFER = (
     *("training.epochs", "training.accumulation", "training.max_skips", "training.rollback_lr", "training.log_every"),
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_last", "training.keep_every"),
+    *("training.compile", "training.cuda_graphs", "training.tf32", "training.cudnn_benchmark"),
+    "training.checkpoint_activations",
     *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
     *("tracking", "evaluation"),
 )
-"""What a resumed run may change: how long it trains and in which micro-batches, what it does about steps that are not
-finite, where its images are, how it reads, saves, reports and evaluates."""
+"""What a resumed run may change: how long it trains and in which micro-batches, how its device computes, what it does
+about steps that are not finite, where its images are, how it reads, saves, reports and evaluates."""
 
 IMPORTED = "imported"
 """Under `started_from` of environment.json: the folder holds weights of others and no training of its own."""

@@ -10,11 +10,13 @@ from torch import Tensor
 from discriminators import Discriminator
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
+from perceptual_mae.config.training_sections import TrainingSection
 from perceptual_mae.data.draws import DropPathMasks
 from perceptual_mae.data.loading import Batch
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.schedules import Timetable
 from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.compilation import StepDevice
 from perceptual_mae.training.initial_discriminator import DiscriminatorStart
 from perceptual_mae.training.initial_weights import WarmStart
 from perceptual_mae.training.optimizers import discriminator_optimizer, generator_optimizer
@@ -75,7 +77,13 @@ def build_trainer(
             start=build.discriminator_start(config.discriminator, config.losses, training.epochs),
             seed=training.seed,
         )
-    return Trainer(
+    networks = build.build_loss_networks(config.losses, image, discriminator, training.seed)
+    step_device = build_step_device(training, accelerator)
+    if training.checkpoint_activations:
+        generator.recompute_activations()
+    if discriminator is not None:
+        step_device.compile_discriminator(discriminator)
+    trainer = Trainer(
         accelerator,
         generator,
         build.build_objective(config.losses, training.log_every),
@@ -85,9 +93,23 @@ def build_trainer(
             config.masking, generator.grid, training.seed, partial(patch_attention, generator, accelerator)
         ),
         adversary,
-        build.build_loss_networks(config.losses, image, discriminator, training.seed),
+        networks,
         draw_drop_path_masks,
+        step_device,
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(training),
+    )
+    step_device.compile_generator(generator, networks)  # now: averaged weights are a copy of it as it is
+    return trainer
+
+
+def build_step_device(training: TrainingSection, accelerator: Accelerator) -> StepDevice:
+    """Return how the device of a run computes its steps; UserError where it cannot do so."""
+    return StepDevice(
+        accelerator.device,
+        training.compile,
+        cuda_graphs=training.cuda_graphs,
+        tf32=accelerator.mixed_precision != "no" if training.tf32 is None else training.tf32,
+        cudnn_benchmark=training.cudnn_benchmark,
     )

@@ -1,9 +1,10 @@
 """Memory of training, estimated before anything is allocated: networks without memory, one image through them."""
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,15 @@ class _FusedAttention(torch.autograd.Function):
         return result
 
 
+class _Inputs(torch.autograd.Function):
+    """Keeps what it is given, and returns anything of the first tensor's shape."""
+
+    @staticmethod
+    def forward(context: Any, *inputs: Tensor) -> Tensor:
+        context.save_for_backward(*inputs)
+        return torch.empty_like(inputs[0])
+
+
 class _WithFusedAttention(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), options: dict[str, Any] | None = None
@@ -138,7 +148,32 @@ def _activations(config: RunConfig, generator: MaskedAutoencoder, discriminator:
                 for _ in ("real", "fake"):
                     discriminator(shown)
 
-    return saved_bytes(both, [network for network in (generator, discriminator) if network is not None])
+    networks = [network for network in (generator, discriminator) if network is not None]
+    if not config.training.checkpoint_activations:
+        return saved_bytes(both, networks)
+    with _blocks_that_keep_inputs(generator) as calls:
+        kept = saved_bytes(both, networks)
+    return kept + max(saved_bytes(partial(block, *inputs), [block]) for block, inputs in calls)
+
+
+@contextmanager
+def _blocks_that_keep_inputs(generator: MaskedAutoencoder) -> Iterator[list[tuple[nn.Module, tuple[Tensor, ...]]]]:
+    """Have blocks keep what `recompute_activations` keeps of them; collect them with their inputs."""
+    calls: list[tuple[nn.Module, tuple[Tensor, ...]]] = []
+    blocks = [*generator.encoder.blocks, *generator.decoder.blocks]
+
+    def keep(block: nn.Module, *inputs: Tensor, **_: Any) -> Tensor:
+        calls.append((block, inputs))
+        result: Tensor = _Inputs.apply(*inputs)
+        return result
+
+    for block in blocks:
+        block.forward = partial(keep, block)
+    try:
+        yield calls
+    finally:
+        for block in blocks:
+            del block.forward
 
 
 def saved_bytes(forward: Callable[[], object], networks: Sequence[nn.Module]) -> int:

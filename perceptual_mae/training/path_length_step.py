@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 def path_length_step(
     trainer: "Trainer", penalty: PathLength, prepared: Sequence["MicroBatch"], progress: TrainingProgress
 ) -> Scalars:
-    """Keep steps of the decoder's input equally long in features: update the generator once, on half the images."""
+    """Keep steps of the decoder's input equally long in features: update the generator once, on some of the images."""
     assert trainer.adversary is not None
     trainer.unwrapped_discriminator.requires_grad_(False).eval()
+    trainer.step_device.run_as_they_are()  # compiled networks have no second derivative
     losses = []
     for batch in trainer.micro_batches(prepared, trainer.generator):
-        half = slice(0, max(1, len(batch.images) // 2))
-        coordinates = [(trainer.adversary.seed, progress.step, index) for index in batch.indices[half].tolist()]
+        part = slice(0, penalty.num_images(len(batch.images)))
+        coordinates = [(trainer.adversary.seed, progress.step, index) for index in batch.indices[part].tolist()]
         with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
-            drop_path_masks = None if batch.drop_path_masks is None else batch.drop_path_masks[half]
-            reconstruction = trainer.generator(batch.images[half], batch.mask[half], drop_path_masks)
-            fake = trainer.fake_images(replace(batch, images=batch.images[half]), reconstruction)
+            drop_path_masks = None if batch.drop_path_masks is None else batch.drop_path_masks[part]
+            reconstruction = trainer.generator(batch.images[part], batch.mask[part], drop_path_masks)
+            fake = trainer.fake_images(replace(batch, images=batch.images[part]), reconstruction)
             features = trainer.unwrapped_discriminator(fake).features if penalty.target == "features" else fake[:1]
             # Where it is used: a CPU takes longer to draw and send it than a GPU for the whole step.
             generators = [stream("path", *each, device=trainer.accelerator.device) for each in coordinates]

@@ -126,3 +126,16 @@ def test_it_is_due_once_in_its_interval():
     assert [step for step in range(9) if PathLength((4, 4), 2).is_due(step)] == [0, 4, 8]
     with pytest.raises(ValueError, match="path_length"):
         PathLength((4, 4), 2, decay=0.0)
+
+
+@pytest.mark.parametrize(
+    ("share", "batch", "images"), [(0.5, 8, 4), (0.5, 5, 2), (0.5, 1, 1), (0.29, 100, 29), (0.01, 8, 1), (1.0, 3, 3)]
+)
+def test_it_is_computed_on_a_share_of_the_images_and_on_one_at_least(share: float, batch: int, images: int) -> None:
+    assert PathLength((4, 4), 8, batch_share=share).num_images(batch) == images
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_share_of_no_images_or_more_than_all_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="batch_share above 0 and at most 1"):
+        PathLength((4, 4), 8, batch_share=share)

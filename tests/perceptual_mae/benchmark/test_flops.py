@@ -201,3 +201,17 @@ def test_r1_is_three_forwards_of_the_discriminator(method: str, order: str) -> N
     expected = cost.back + cost.forward + cost.layers
     # The way back starts at ones, which need no gradient: the last layer is spared once, if it is a plain product.
     assert expected - 0.001 * cost.forward <= flops(trainer, 1, R1) - flops(trainer, 1, BALANCE) <= expected
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+def test_path_length_costs_in_proportion_to_its_share_of_the_images(order: str) -> None:
+    options = (f"training.order={order}", "training.log_every=1000", *OPTIONS[:2])
+
+    def cost(path_length: str) -> int:
+        trainer = debug_trainer("stylegan2_ada_p", f"penalties.path_length{path_length}", *options)
+        return flops(trainer, 1, 4)  # nothing else is due
+
+    without = cost("=null")
+    one, two, four = (cost(f".batch_share={share}") - without for share in (0.25, 0.5, 1))
+    assert (two, four) == (2 * one, 4 * one)
+    assert one > 0

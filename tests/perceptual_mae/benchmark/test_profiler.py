@@ -1,6 +1,7 @@
 """The stopwatch gives each instant to the innermost part; watching a step changes nothing of it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -65,14 +66,15 @@ def test_a_cpu_is_measured_by_the_time_of_this_process() -> None:
 
 
 PARTS = {
-    "mse": {"generator", "backward", "optimizers", "term mse", REST},
+    "mse": {"generator", "backward", "backward generator", "optimizers", "term mse", REST},
     "ls_gan_p": {
-        *("generator", "discriminator", "backward", "optimizers", REST),
+        *("generator", "discriminator", "optimizers", REST),
+        *("backward", "backward generator", "backward discriminator"),
         *("term l1", "term feature_matching", "term style", "term adversarial", "term discriminator"),
     },
 }
-PARTS["stylegan2_ada_p"] = PARTS["ls_gan_p"] | {"augmentation"}
-PARTS["official_code"] = PARTS["ls_gan_p"] | {"loss networks"}
+PARTS["stylegan2_ada_p"] = PARTS["ls_gan_p"] | {"augmentation", "backward augmentation"}
+PARTS["official_code"] = PARTS["ls_gan_p"] | {"loss networks", "backward loss networks"}
 
 
 @pytest.mark.parametrize("order", ["lean", "sequential"])
@@ -83,6 +85,44 @@ def test_every_part_of_a_step_is_seen_in_either_order(method: str, order: str) -
     with timed_parts(trainer, stopwatch):
         parts = stopwatch.time(lambda: trainer.step(random_batches(4), TrainingProgress(2, 16, 0.5)))
     assert set(parts) == PARTS[method]
+
+
+class Takes(torch.autograd.Function):
+    """The identity, whose backward pass takes some time of a clock that stands still otherwise."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, clock: list[float], seconds: float) -> torch.Tensor:
+        ctx.clock, ctx.seconds = clock, seconds
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        ctx.clock[0] += ctx.seconds
+        return gradient, None, None
+
+
+@pytest.mark.parametrize(("order", "discriminator_passes"), [("lean", 3), ("sequential", 3)])
+def test_backward_passes_are_told_apart_by_the_network_they_go_through(order: str, discriminator_passes: int) -> None:
+    trainer, clock = debug_trainer("ls_gan_p", f"training.order={order}", "losses.adversarial.weight=0.1"), [0.0]
+    seconds = {"generator": 5.0, "discriminator": 3.0, "terms": 7.0}
+
+    def slowed(place: str) -> Any:
+        return lambda module, arguments, result: Takes.apply(result, clock, seconds[place])
+
+    trainer.unwrapped_generator.decoder.pred.register_forward_hook(slowed("generator"))
+    trainer.unwrapped_discriminator.stages[0].register_forward_hook(slowed("discriminator"))
+    line = trainer.objective.lines["l1"]
+    function = line.term.function
+    term = replace(line.term, function=lambda *a, **k: Takes.apply(function(*a, **k), clock, seconds["terms"]))
+    trainer.objective.lines["l1"] = replace(line, term=term)
+    stopwatch = Stopwatch(Clock("virtual", lambda: clock[0], lambda start, end: end - start))
+    with timed_parts(trainer, stopwatch):
+        parts = stopwatch.time(lambda: trainer.step(random_batches(4), TrainingProgress(2, 9, 0.5)))
+    assert {name: time for name, time in parts.items() if time} == {
+        "backward generator": 5.0,
+        "backward discriminator": 3.0 * discriminator_passes,  # real and fake for its own update, fake for the other
+        "backward": 7.0,
+    }
 
 
 def attributes(trainer: Trainer) -> dict[str, Any]:
