@@ -14,6 +14,7 @@ from perceptual_mae.cli import (
     compare_images,
     configs,
     curves,
+    data,
     debug_batch,
     detect,
     embed,
@@ -61,6 +62,7 @@ app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)
 app.command("visualize")(visualize.visualize_command)
 app.command("debug-batch")(debug_batch.debug_batch_command)
+app.add_typer(data.data, name="data")
 app.add_typer(weights.weights, name="weights")
 
 

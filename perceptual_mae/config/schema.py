@@ -67,7 +67,7 @@ class DataSection(Choice):
         color_jitter: strength of random brightness, contrast, saturation and hue; 0 changes nothing [MAE]
         grayscale: probability that a training image loses its colours [MAE]
         eval_resize: shorter side of held-out images before the center crop; auto: 256/224 of image_size where kind is
-            image_folder and crops are square, else null; null: as large as the crop needs [MAE]
+            image_folder or shards and crops are square, else null; null: as large as the crop needs [MAE]
         workers: processes that decode training images; 0: the main process does [ours]
     """
 
