@@ -120,11 +120,11 @@ def _splits_of(folder: Path) -> "dict[str, ImageDataset]":
     from perceptual_mae.data.splits import FOLDER_NAMES
 
     open_folder = ShardFolder if kind_of_folder(folder) == "shards" else ImageTree
-    found = {split: path for split, names in FOLDER_NAMES.items() if (path := find_folder(folder, names)) is not None}
-    if "train" in found:
-        return {split: open_folder(path) for split, path in found.items()}
-    rest = open_folder(folder, exclude=list(found.values()))
-    return {"images" if not found else "train": rest, **{split: open_folder(path) for split, path in found.items()}}
+    folders = {split: path for split, names in FOLDER_NAMES.items() if (path := find_folder(folder, names)) is not None}
+    if "train" in folders:
+        return {split: open_folder(path) for split, path in folders.items()}
+    rest = open_folder(folder, exclude=list(folders.values()))
+    return {"images" if not folders else "train": rest, **{split: open_folder(path) for split, path in folders.items()}}
 
 
 def _lines(split: str, images: "CheckedImages") -> list[str]:
@@ -140,8 +140,8 @@ def _lines(split: str, images: "CheckedImages") -> list[str]:
         from perceptual_mae.data.checking import spread
 
         for name, values in (("width", images.widths), ("height", images.heights)):
-            found = spread(values) or {}
-            lines.append(f"  {name:<12}{found['min']:g} to {found['max']:g}, median {found['median']:g}")
+            sizes = spread(values) or {}
+            lines.append(f"  {name:<12}{sizes['min']:g} to {sizes['max']:g}, median {sizes['median']:g}")
         lines.append("  modes       " + ", ".join(f"{mode} {count:,}" for mode, count in images.modes.most_common()))
     lines += [f"  warning: {warning}" for warning in images.warnings]
     lines += [f"  cannot be read: {name}: {reason}" for name, reason in images.unreadable.items()]

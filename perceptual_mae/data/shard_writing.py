@@ -39,14 +39,14 @@ def write_shards(
 
 
 def _write_splits(folder: Path, out: Path, megabytes: float, on_progress: OnProgress) -> dict[str, tuple[int, int]]:
-    found = {split: find_folder(folder, names) for split, names in FOLDER_NAMES.items()}
-    others = [path for split, path in found.items() if path is not None and split != "train"]
-    source = found["train"] or folder
+    folders = {split: find_folder(folder, names) for split, names in FOLDER_NAMES.items()}
+    others = [path for split, path in folders.items() if path is not None and split != "train"]
+    source = folders["train"] or folder
     classes = class_names(source, exclude=others)
-    trees = {"train" if found["train"] else "": ImageTree(source, exclude=others)}
+    trees = {"train" if folders["train"] else "": ImageTree(source, exclude=others)}
     trees |= {
         split: ImageTree(path, classes=classes or None)
-        for split, path in found.items()
+        for split, path in folders.items()
         if path is not None and split != "train"
     }
     if classes:

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import debug_config
-from perceptual_mae import UserError, pretrain
+from conftest import DEBUG, debug_config, run_two_processes
+from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.shard_writing import write_shards
 from perceptual_mae.run.signals import Interrupted
 from photographs import photos
+from test_interruption import Killed, before_step, kill
 from test_loop import stop_after, trained
 
 
@@ -58,6 +59,35 @@ def test_weights_are_those_of_the_folder_also_after_a_stop_in_mid_epoch(
     assert weights.keys() == expected.keys()
     assert all(torch.equal(value, weights[name]) for name, value in expected.items())
     assert (tmp_path / "cache").exists() == copies
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_epoch_comes_to_the_same_weights(
+    pair: Path, expected: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = config(pair, "shards", 2, "training.checkpoint_minutes=1e-9")
+    with monkeypatch.context() as patch:
+        before_step(patch, 5, kill)
+        with pytest.raises(Killed):
+            pretrain(packed, tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").step == 4
+    pretrain(packed, tmp_path / "run", quiet=True)
+    weights = trained(tmp_path / "run")
+    assert all(torch.equal(value, weights[name]) for name, value in expected.items())
+
+
+@pytest.mark.slow
+def test_two_processes_with_workers_come_to_the_same_weights_on_shards_and_on_the_folder(
+    pair: Path, tmp_path: Path
+) -> None:
+    weights = {}
+    for kind in ("image_folder", "shards"):
+        keys = f"kind: {kind}, root: {pair / kind}, holdout: 0.2, image_size: 32, workers: 2"
+        data = f"data={{{keys}, size: null, num_images: null}}"
+        command = ["pretrain", DEBUG, "mse", data, "training.epoch_images=48", "--out", tmp_path / kind]
+        run_two_processes("-m", "perceptual_mae.cli", *command)
+        weights[kind] = trained(tmp_path / kind)
+    assert all(torch.equal(value, weights["shards"][name]) for name, value in weights["image_folder"].items())
 
 
 @pytest.mark.slow
