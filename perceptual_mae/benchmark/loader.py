@@ -17,7 +17,9 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.data.loading import TrainLoader
+from perceptual_mae.data.pixel_cache import CachedImages
 from perceptual_mae.progress import OnProgress, no_progress
+from perceptual_mae.training.image_check import fill_cache
 
 SECONDS = 1.0
 """A round takes at least so long, and two batches of each worker."""
@@ -78,6 +80,8 @@ def measure_loaders(
     with ExitStack() as stack:
         for place, (name, config) in enumerate(configs):
             dataset = config.data.build("train")
+            if isinstance(dataset, CachedImages):
+                fill_cache(dataset, config.data.workers, on_progress)
             batch_size = max(1, config.training.batch_size // config.training.accumulation)
             counts = sorted({1, min(max(1, config.data.workers), os.cpu_count() or 1)})
             results.append(

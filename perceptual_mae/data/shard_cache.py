@@ -4,19 +4,15 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from perceptual_mae.data.file_locks import hold_alone, open_held, remove_unheld, turn_in
 from perceptual_mae.files import partial_file
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +48,13 @@ class LocalCopies:
         """
         copy = self.folder / self._names[shard]
         with suppress(FileNotFoundError):
-            return _shared(copy)
+            return open_held(copy)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
-                with _alone(self.folder):
+                with turn_in(self.folder):
                     if copy.exists():
-                        return _shared(copy)
+                        return open_held(copy)
                     if self._is_copied(copy):
                         return None
                     partial = stack.enter_context(partial_file(copy))
@@ -69,7 +65,7 @@ class LocalCopies:
                     shutil.copyfileobj(source, file, 1 << 20)
                 file.flush()
                 os.replace(partial, copy)
-            return _shared(copy)
+            return open_held(copy)
         except OSError as failure:
             if not self._has_failed:
                 logger.warning(
@@ -83,18 +79,18 @@ class LocalCopies:
 
     def _is_copied(self, copy: Path) -> bool:
         """Return whether another process makes this copy; what a process that is gone left of one is removed."""
-        return any(not _remove_unused(path) for path in self.folder.glob(f".{copy.name}.*.partial"))
+        return any(not remove_unheld(path) for path in self.folder.glob(f".{copy.name}.*.partial"))
 
     def _reserve(self, size: int, file: IO[bytes], partial: Path) -> bool:
         """Give a new copy its size, and hold it, so that others count it; False where there is no room."""
-        _lock(file, wait=True)
+        hold_alone(file, wait=True)
         entries = {path: path.stat() for path in self.folder.iterdir() if path.is_file() and path != partial}
         taken = sum(status.st_size for status in entries.values())
         foreign = [path for path in entries if path.name not in self._names.values()]
         for path in sorted(foreign, key=lambda path: entries[path].st_mtime):
             if taken + size <= self.num_bytes:
                 break
-            if path.suffix in (".tar", ".partial") and _remove_unused(path):
+            if path.suffix in (".tar", ".partial") and remove_unheld(path):
                 taken -= entries[path].st_size
         if taken + size > self.num_bytes:
             return False
@@ -106,50 +102,3 @@ def _name_of(shard: Path) -> str:
     status = shard.stat()
     key = f"{os.path.abspath(shard)}\n{status.st_size}\n{status.st_mtime_ns}"
     return f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}-{shard.stem}.tar"
-
-
-def _shared(copy: Path) -> IO[bytes]:
-    """Open a copy, and hold it as one that is read."""
-    file = copy.open("rb", buffering=0)
-    if fcntl is not None:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_SH)
-    with suppress(OSError):
-        os.utime(copy)  # when it was last used
-    return file
-
-
-def _lock(file: IO[bytes], *, wait: bool) -> bool:
-    """Hold a file alone; False where somebody has it, or the system cannot say."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        return False
-    return True
-
-
-def _remove_unused(path: Path) -> bool:
-    """Remove a file that no process holds; return whether it is gone."""
-    try:
-        with path.open("rb") as file:
-            if not _lock(file, wait=False):
-                return False
-            path.unlink()
-    except FileNotFoundError:
-        pass
-    return True
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one process or thread at a time decide what is copied."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

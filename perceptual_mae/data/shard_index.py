@@ -10,7 +10,7 @@ import posixpath
 import tarfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO
@@ -18,14 +18,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from perceptual_mae.data.file_locks import turn_in
 from perceptual_mae.data.image_tree import HEIF_SUFFIXES, SUFFIXES
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import replacing, user_cache
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 VERSION = 1
 """Of the file's format; another one is written anew."""
@@ -68,7 +64,7 @@ def index_of(shard: Path) -> ShardIndex:
         stamp = _stamp(shard)
         if (index := _kept(places, stamp)) is not None:
             return index
-        with _turn(shard):
+        with turn_in(shard):
             if (index := _kept(places, stamp)) is None:  # nobody else has made it meanwhile
                 index = read_members(shard)
                 _keep(index, places, stamp)
@@ -192,13 +188,3 @@ def _keep(index: ShardIndex, places: tuple[Path, ...], stamp: NDArray[np.int64])
 def _in_cache(shard: Path) -> Path:
     name = hashlib.sha256(os.fsencode(os.path.abspath(shard))).hexdigest()[:32]
     return user_cache() / "perceptual-mae" / "shards" / f"{name}{SUFFIX}"
-
-
-@contextmanager
-def _turn(shard: Path) -> Iterator[None]:
-    """Let one process or thread at a time index a shard; where the file system has no locks, all of them do."""
-    with shard.open("rb") as file:
-        if fcntl is not None:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config import build
+from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.from_signature import imported_kinds
 from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
 from perceptual_mae.config.own_kinds import Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
-from perceptual_mae.config.schema import DataSection
 from perceptual_mae.data import kind_of_folder
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.subsets import limited
@@ -21,7 +21,7 @@ from perceptual_mae.errors import UserError
 PREPROCESSING = ("image_size", "mean", "std", "eval_resize", "workers")
 """What another data set takes over from the run: the encoder was trained on images prepared like this."""
 
-READING = ("root", "workers", "max_pixels", "max_unreadable", "shard_cache")
+READING = ("root", "workers", "max_pixels", "max_unreadable", "cache", "shard_cache")
 """Keys of the data that say where images are and how they are read, not which they are."""
 
 

@@ -15,7 +15,7 @@ from perceptual_mae.report.run_records import RunRecord
 TRAINING, SUMMARY = "training", "summary"
 """Places of conditions that concern every score, and those of summary.json; other places are stems of score files."""
 
-NOT_DATA = ("workers", "download", "shard_cache")
+NOT_DATA = ("workers", "download", "cache", "shard_cache")
 """Keys of the data that change no image."""
 
 STANDS_ON = (

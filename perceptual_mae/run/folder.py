@@ -27,7 +27,7 @@ MAY_DIFFER = (
     *("training.epochs", "training.accumulation", "training.max_skips", "training.rollback_lr", "training.log_every"),
     *("training.checkpoint_every", "training.checkpoint_minutes", "training.keep_last", "training.keep_every"),
     *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
-    "data.shard_cache",
+    *("data.cache", "data.shard_cache"),
     *("tracking", "evaluation"),
 )
 """What a resumed run may change: how long it trains and in which micro-batches, what it does about steps that are not

@@ -63,7 +63,7 @@ def test_copies_of_other_data_make_room_unless_somebody_reads_them(tmp_path: Pat
     reader = opened(first, cache, copies=2)
     read_all(reader)
     read_all(opened(second, cache, copies=2))
-    with mock.patch.object(shard_cache, "_remove_unused", wraps=shard_cache._remove_unused) as removed:
+    with mock.patch.object(shard_cache, "remove_unheld", wraps=shard_cache.remove_unheld) as removed:
         read_all(opened(second, cache, copies=2))
     assert removed.call_count == 4  # asked for, and refused: twice for each shard
     names = {path.name for path in cache.iterdir()}
