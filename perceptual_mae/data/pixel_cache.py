@@ -104,16 +104,16 @@ class CachedImages:
             with (made / PIXELS).open("wb") as file:
                 if lengths.any():  # on the disk, not only in name: a full one is noticed here
                     os.posix_fallocate(file.fileno(), 0, int(lengths.sum()))
-            ends = np.cumsum(lengths)
+            offsets = np.cumsum(lengths) - lengths
             is_kept = np.zeros(len(self), dtype=np.bool_)
-            writer, done = _Writer(self._dataset, made / PIXELS, sizes, ends - lengths), 0
+            writer, done = _Writer(self._dataset, made / PIXELS, sizes, offsets), 0
             task = "images, decoded for data.cache"
             for batch in read_once(writer, in_batches(range(len(self)), AT_ONCE), workers):
                 is_kept[done : done + len(batch)] = batch
                 done += len(batch)
                 on_progress(task, done, len(self))
             with (made / INDEX).open("wb") as file:
-                np.savez(file, sizes=sizes, offsets=ends - lengths, is_kept=is_kept)
+                np.savez(file, sizes=sizes, offsets=offsets, is_kept=is_kept)
             for name in (PIXELS, INDEX):
                 with (made / name).open("rb") as file:
                     os.fsync(file.fileno())
