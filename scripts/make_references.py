@@ -20,6 +20,8 @@ from perceptual_mae.config.from_signature import derive, first_line, meaning_of
 from perceptual_mae.config.layers import BASE
 from perceptual_mae.config.schema import RunConfig, TermSection
 from perceptual_mae.config.training_sections import PenaltySection
+from perceptual_mae.data.pixel_cache import PixelCache
+from perceptual_mae.data.shard_cache import ShardCache
 from perceptual_mae.schedules import Balanced, Every, FromEpoch, Ramp
 from perceptual_mae.training.metrics import METRICS_KEYS
 from perceptual_mae.transfer.detection.config import DetectConfig
@@ -44,10 +46,10 @@ value, its file says whose that one is.
 What a run is before any layer: the sections below, with `discriminator: {kind: ls_gan}` and the losses of LS-GAN-P.
 """
 
-VALUES = """## Values of `weight`, `when` and `masking.ratio`
+VALUES = """## Values of `weight`, `when`, `masking.ratio`, `data.cache` and `data.shard_cache`
 
 A weight is a number, a ramp or a balance; a masking ratio is a number or a ramp; `when` is `always`, `even_epochs`,
-`odd_epochs`, or one of the last two.
+`odd_epochs`, `{from_epoch: n}`, `{from_share: x}` or `{every: n}`.
 """
 
 METRICS = """# metrics.jsonl
@@ -81,7 +83,7 @@ def configuration_page() -> str:
         if place:
             lines += [*_place(place, models), ""]
     lines += [VALUES]
-    for form in (Ramp, Balanced, FromEpoch, Every):
+    for form in (Ramp, Balanced, FromEpoch, Every, PixelCache, ShardCache):
         lines += [first_line(form), "", *_rows(HEADER, [_row(name, field) for name, field in fields_of(form).items()])]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

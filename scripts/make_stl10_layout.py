@@ -20,8 +20,9 @@ from rich.progress import track
 from perceptual_mae.data.cifar10 import BATCHES_FOLDER, Cifar10
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import UnreadableImageError
-from perceptual_mae.data.image_folder import FOLDER_NAMES, ImageFolder
+from perceptual_mae.data.image_folder import ImageFolder
 from perceptual_mae.data.image_tree import find_folder
+from perceptual_mae.data.splits import FOLDER_NAMES
 from perceptual_mae.data.stl10 import BINARY_FOLDER, CLASSES, IMAGE_BYTES
 from perceptual_mae.data.subsets import Selection, label_of, limited, split_by_fractions
 from perceptual_mae.data.transforms import EvaluationTransform

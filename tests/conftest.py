@@ -80,7 +80,11 @@ def signals_of_a_terminal() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def own_cache_of_headers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test leaves anything in the user's cache, or reads what is there."""
-    with mock.patch("perceptual_mae.data.unreadable.user_cache", return_value=tmp_path_factory.mktemp("cache")):
+    cache = tmp_path_factory.mktemp("cache")
+    with (
+        mock.patch("perceptual_mae.data.unreadable.user_cache", return_value=cache),
+        mock.patch("perceptual_mae.data.shard_index.user_cache", return_value=cache),
+    ):
         yield
 
 

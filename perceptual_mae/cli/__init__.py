@@ -14,6 +14,7 @@ from perceptual_mae.cli import (
     compare_images,
     configs,
     curves,
+    data,
     debug_batch,
     detect,
     doctor,
@@ -65,6 +66,7 @@ app.command("curves")(curves.curves_command)
 app.command("visualize")(visualize.visualize_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("debug-batch")(debug_batch.debug_batch_command)
+app.add_typer(data.data, name="data")
 app.add_typer(weights.weights, name="weights")
 
 

@@ -32,18 +32,43 @@ def bench_command(
         int | None, typer.Option(min=1, max=1_000_000, help="Images of a step; none: each configuration's.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of a CPU.")] = 1,
+    loader: Annotated[
+        bool, typer.Option("--loader", help="Also measure how fast images are read: one worker, and data.workers.")
+    ] = False,
+    step_rate: Annotated[
+        float | None,
+        typer.Option(
+            "--images-per-second",
+            metavar="RATE",
+            min=0.001,
+            max=1e9,
+            help="Of training, where it is known: --loader says what it needs, and steps are not measured.",
+        ),
+    ] = None,
     file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write all figures to a file.")] = None,
 ) -> None:
     """Measure what a training step costs, e.g. pmae bench cifar10 ls_gan_p --against cifar10 mse.
 
-    Images are random, so no data are needed. The configurations take turns, step by step, in one process.
+    Images are random, so no data are needed but for --loader. The configurations take turns, step by step, in one
+    process.
     """
+    if step_rate is not None and not loader:
+        raise UserError("--images-per-second is what a loader has to keep up with; add --loader")
     configurations = [arguments, *(split_layers(joined) for joined in against or [])]
     for layers in configurations:
         check_layers(layers)
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"{file}: cannot be written; give --json a file in a folder that exists")
-    run(configurations, rounds=rounds, warmup=warmup, threads=threads, batch_size=batch_size, file=file)
+    run(
+        configurations,
+        rounds=rounds,
+        warmup=warmup,
+        threads=threads,
+        batch_size=batch_size,
+        file=file,
+        loader=loader,
+        step_rate=step_rate,
+    )
 
 
 def run(
@@ -54,10 +79,16 @@ def run(
     threads: int,
     batch_size: int | None,
     file: Path | None,
+    loader: bool = False,
+    step_rate: float | None = None,
 ) -> None:
-    """Measure configurations (layers and overrides) in turns; ratios are to the second, the first `--against`."""
+    """Measure configurations (layers and overrides) in turns; ratios are to the second, the first `--against`.
+
+    loader: measure how fast images are read, too. step_rate: images a second of training; steps are not measured then.
+    """
     from rich.console import Console
 
+    from perceptual_mae.benchmark.loader import measure_loaders
     from perceptual_mae.benchmark.measure import measure
     from perceptual_mae.benchmark.report import report
     from perceptual_mae.progress import ProgressBar
@@ -65,15 +96,50 @@ def run(
 
     size = [f"training.batch_size={batch_size}"] if batch_size is not None else []
     configs = [(" ".join(layers), load_layers([*layers, *size])) for layers in configurations]
-    for _, config in configs:
+    for _, config in configs if step_rate is None else ():
         check_memory(config)
+    results: Tree = {}
     with ProgressBar() as on_progress:
-        candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, on_progress=on_progress)
-    results = report(candidates, clock, threads)
+        loaders = measure_loaders(configs, rounds=rounds, on_progress=on_progress) if loader else []
+        if step_rate is None:
+            candidates, clock = measure(configs, rounds=rounds, warmup=warmup, threads=threads, on_progress=on_progress)
+            results = report(candidates, clock, threads)
+    if loader:
+        trees = results.get("configurations", [])
+        rates = [1e3 * tree["batch_size"] / tree["milliseconds"]["median"] for tree in trees] or [step_rate] * len(
+            configs
+        )
+        results["loaders"] = [each.as_tree(rate) for each, rate in zip(loaders, rates, strict=True)]
     if file is not None:  # before the tables: whoever reads them may close the pipe
         write_atomically(file, json.dumps(results, indent=2) + "\n")
     console = Console()
-    print_tables(results, console if console.is_terminal else Console(width=FILE_WIDTH))
+    console = console if console.is_terminal else Console(width=FILE_WIDTH)
+    if step_rate is None:
+        print_tables(results, console)
+    print_loaders(results.get("loaders", []), console)
+
+
+def print_loaders(loaders: list[Tree], console: "Console") -> None:
+    """Print how fast images are read, and what a training needs."""
+    from rich.table import Table
+
+    for number, tree in enumerate(loaders, start=1):
+        images = f"{tree['num_images']:,} images of {tree['kind']}, batches of {tree['batch_size']}"
+        what = f"{number}  {tree['name']}  ({images})"
+        console.print(what, highlight=False, markup=False, soft_wrap=True)
+        table = Table(title="images read a second", title_justify="left")
+        for heading in ("workers", "images/s", "quartiles", "each"):
+            table.add_column(heading, justify="right")
+        for row in tree["workers"]:
+            rate, workers = row["images_per_second"], row["workers"]
+            spread = f"{rate['lower']:,.0f} {rate['upper']:,.0f}"
+            table.add_row(str(workers), f"{rate['median']:,.0f}", spread, f"{rate['median'] / workers:,.0f}")
+        console.print(table)
+        needed, cores = tree["workers_needed"], tree["cores"]
+        line = f"a training of {tree['step_images_per_second']:,.0f} images/s needs data.workers={needed}"
+        if needed > cores:
+            line += f", more than this machine's {cores} cores: it will wait for images"
+        console.print(line, highlight=False)
 
 
 def print_tables(results: Tree, console: "Console") -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
+from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.errors import fields_of, fixed_kind, inner_keys
 from perceptual_mae.config.from_signature import Choice, derive
 from perceptual_mae.config.known_keys import Keys, Table
@@ -14,7 +15,6 @@ from perceptual_mae.config.schema import (
     DEFAULT_AUGMENTATION,
     DEFAULT_FROZEN,
     FROZEN_NETWORKS,
-    DataSection,
     DiscriminatorSection,
     FeatureTermSection,
     FrozenNetworkSection,

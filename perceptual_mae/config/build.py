@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from discriminators import Augmentation, Discriminator
 from discriminators.penalties import PathLength, lazy_adam
+from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.from_signature import refuse_untrusted
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import (
-    DataSection,
     DiscriminatorSection,
     GeneratorSection,
     LossesSection,

@@ -1,7 +1,7 @@
 """The protocol of data sets, and their split into training and validation images."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 
@@ -55,6 +55,18 @@ def file_path(dataset: object, index: int) -> Path | None:
     return None if path is None else path(index)
 
 
+def file_size(dataset: object, index: int) -> int | None:
+    """Return the bytes of the file an image is read from, None where it has none; no file is opened.
+
+    A data set whose images are parts of larger files has a method `file_size(index)`.
+    """
+    size: Callable[[int], int] | None = getattr(dataset, "file_size", None)
+    if size is not None:
+        return size(index)
+    path = file_path(dataset, index)
+    return None if path is None else size_of(path)
+
+
 def files_sha256(dataset: ImageDataset, sizes: Mapping[str, int | None] = MappingProxyType({})) -> str | None:
     """Return the SHA-256 of the names and sizes of a data set's files, in its order, or None where it has none.
 
@@ -68,15 +80,10 @@ def files_sha256(dataset: ImageDataset, sizes: Mapping[str, int | None] = Mappin
             if not any(names):
                 continue
             has_files = True
-            for name, size in zip(names, pool.map(lambda index: _size(dataset, index), indices), strict=True):
+            for name, size in zip(names, pool.map(lambda index: file_size(dataset, index), indices), strict=True):
                 size = sizes.get(name or "", size)
                 digest.update(f"{name}\0{size}\n".encode(errors="surrogateescape"))
     return digest.hexdigest() if has_files else None
-
-
-def _size(dataset: ImageDataset, index: int) -> int | None:
-    path = file_path(dataset, index)
-    return None if path is None else size_of(path)
 
 
 def size_of(path: Path) -> int | None:
@@ -111,6 +118,14 @@ def check_split(split: str) -> str:
     if split not in SPLITS:
         raise ValueError(f"unknown split '{split}'; choose from: {', '.join(SPLITS)}")
     return split
+
+
+def check_limits(max_pixels: int, max_unreadable: float) -> None:
+    """Raise UserError for limits of images read from files that are out of range."""
+    if max_pixels < 1:
+        raise UserError(f"data.max_pixels is {max_pixels}; give at least 1, usually {MAX_PIXELS}")
+    if not 0 <= max_unreadable < 1:
+        raise UserError(f"data.max_unreadable is {max_unreadable}; it is a share of the images, in [0, 1)")
 
 
 def hold_out(num_images: int, val_images: int, split: str) -> list[int]:

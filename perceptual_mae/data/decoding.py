@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import os
 import stat
 import threading
@@ -57,13 +58,32 @@ class UnreadableImageError(Exception):
 
 
 @dataclass(frozen=True)
+class EncodedImage:
+    """The contents of an image file that is part of another file, and its name in messages."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = str | Path | EncodedImage
+"""What an image is read from."""
+
+
+@dataclass(frozen=True)
 class Header:
-    """What a file says of its image before any pixel is decoded: its size in pixels as stored, its orientation."""
+    """What a file says of its image before any pixel is decoded: its size in pixels as stored, its orientation.
+
+    mode: what a pixel is, in Pillow's words: RGB, L (grey), P (palette), CMYK, I;16 and the like.
+    """
 
     width: int
     height: int
     is_sixteen_bit: bool
     orientation: int = 1
+    mode: str = "RGB"
 
     @property
     def upright_size(self) -> Size:
@@ -71,7 +91,7 @@ class Header:
         return (self.width, self.height) if self.orientation > 4 else (self.height, self.width)
 
 
-def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_image(path: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Return the image of a file as uint8 RGB (3, H, W): EXIF rotation applied, alpha laid over white, 16 bits scaled.
 
     16 bits keep their fixed scale, 65535 is white: a file that stores 12 bits in 16 is dark. Raises
@@ -90,11 +110,11 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         return turn_upright(_to_tensor(to_rgb(stored)), orientation)
 
 
-def read_header(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Header:
+def read_header(path: Source, *, max_pixels: int = MAX_PIXELS) -> Header:
     """Return what a file's header says. Raises UnreadableImageError where that is enough to know it cannot be read."""
     with _opened(path, max_pixels) as (_, picture):
         orientation = _take_tiff_orientation(picture) or metadata_orientation(picture.info)
-        return Header(*picture.size, picture.mode in SIXTEEN_BIT_MODES, orientation)
+        return Header(*picture.size, picture.mode in SIXTEEN_BIT_MODES, orientation, picture.mode)
 
 
 def largest_value(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> int:
@@ -127,11 +147,14 @@ def reads_heif() -> bool:
 
 
 @contextmanager
-def _opened(path: str | Path, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.Image]]:
+def _opened(path: Source, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.Image]]:
     """Give the open file and its picture, whose pixels are not decoded yet; any failure is UnreadableImageError."""
     try:
-        _check_file(os.stat(path), max_pixels)  # before it is opened: opening a FIFO waits, a device may act
-        with open(path, "rb") as file, _PILLOWS_LIMIT, _open_picture(file) as picture:
+        if isinstance(path, EncodedImage):
+            check_num_bytes(len(path.content), max_pixels)
+        else:
+            _check_file(os.stat(path), max_pixels)  # before it is opened: opening a FIFO waits, a device may act
+        with _bytes_of(path) as file, _PILLOWS_LIMIT, _open_picture(file) as picture:
             width, height = picture.size
             if width * height > max_pixels:
                 limit = f"{max_pixels:,}, the limit (data.max_pixels of an image folder)"
@@ -148,10 +171,19 @@ def _check_file(status: os.stat_result, max_pixels: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for is_kind, name in SPECIAL_FILES if is_kind(status.st_mode)), "no regular file")
         raise ValueError(f"{kind}, no image file")
-    if status.st_size == 0:
+    check_num_bytes(status.st_size, max_pixels)
+
+
+def check_num_bytes(count: int, max_pixels: int) -> None:
+    """Raise ValueError where so many bytes cannot be the file of an image."""
+    if count == 0:
         raise ValueError("an empty file")
-    if status.st_size > MAX_BYTES_PER_PIXEL * max_pixels:
-        raise ValueError(f"{status.st_size:,} bytes are more than an image of {max_pixels:,} pixels can have")
+    if count > MAX_BYTES_PER_PIXEL * max_pixels:
+        raise ValueError(f"{count:,} bytes are more than an image of {max_pixels:,} pixels can have")
+
+
+def _bytes_of(path: Source) -> IO[bytes]:
+    return io.BytesIO(path.content) if isinstance(path, EncodedImage) else open(path, "rb")
 
 
 def _open_picture(file: IO[bytes]) -> Image.Image:

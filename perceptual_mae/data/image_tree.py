@@ -58,6 +58,8 @@ class ImageTree:
         self.paths = self.listing.paths
         if not self.paths and self.listing.heif:
             raise UserError(f"no image below {folder} but {len(self.listing.heif)} HEIC file(s); {HEIF_REMEDY}")
+        if not self.paths and any(folder.glob("*.tar")):
+            raise UserError(f"no image below {folder} but shards (*.tar); read them with data.kind=shards")
         if not self.paths:
             raise UserError(f"no image below {folder}; put files such as .jpg or .png there, or name another folder")
         stray = _stray_image(self.paths) if labelled and not names else None

@@ -72,6 +72,11 @@ class TrainLoader:
         self._loader = self._make_loader()
 
     @property
+    def workers(self) -> int:
+        """How many processes read."""
+        return self._workers
+
+    @property
     def unreadable(self) -> dict[str, str]:
         """The distinct files that this process could not read so far, with the reasons."""
         return self._unreadable.reasons

@@ -68,6 +68,8 @@ def check_images(
 ) -> ImageCheck:
     """Check the headers of all files of data sets, given by split, in threads; sets without files have none to check.
 
+    Images in shards are parts of files: how many there are is said, and they are checked when they are read.
+
     Files that were readable, and have the same size and time since, are not opened again: that is kept in the user's
     cache folder (`perceptual-mae/headers`), where a dry run leaves it for the run. suspects: paths of files that are
     read whole, for their pixels could not be read before. may_remove: nothing has been learnt from these images yet,
@@ -77,6 +79,8 @@ def check_images(
     for split, dataset in datasets.items():
         paths = [path for index in range(len(dataset)) if (path := file_path(dataset, index)) is not None]
         if not paths:
+            if (summary := getattr(dataset, "summary", None)) is not None:
+                check.lines.append(f"{split}: {summary}")
             continue
         max_pixels: int = getattr(dataset, "max_pixels", MAX_PIXELS)
         unreadable, sixteen_bit = _check_headers(paths, max_pixels, suspects, f"{split}, headers", on_progress)

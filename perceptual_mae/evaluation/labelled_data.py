@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config import build
+from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.from_signature import imported_kinds
 from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
 from perceptual_mae.config.own_kinds import Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
-from perceptual_mae.config.schema import DataSection
+from perceptual_mae.data import kind_of_folder
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.subsets import limited
 from perceptual_mae.data.transforms import EvaluationTransform
@@ -20,7 +21,7 @@ from perceptual_mae.errors import UserError
 PREPROCESSING = ("image_size", "mean", "std", "eval_resize", "workers")
 """What another data set takes over from the run: the encoder was trained on images prepared like this."""
 
-READING = ("root", "workers", "max_pixels", "max_unreadable")
+READING = ("root", "workers", "max_pixels", "max_unreadable", "cache", "shard_cache")
 """Keys of the data that say where images are and how they are read, not which they are."""
 
 
@@ -61,8 +62,8 @@ class LabelledData:
 def with_data(config: RunConfig, data: str | None, overrides: Sequence[str] = ()) -> RunConfig:
     """Return a run's configuration with the data of a layer or folder `data` (None: its own) and `data.*` overrides.
 
-    A folder is read as `image_folder`. Image size, resizing, mean and deviation stay the run's. Raises UserError for
-    names, keys and values that do not exist.
+    A folder is read as `shards` where it holds some, else as `image_folder`. Image size, resizing, mean and deviation
+    stay the run's. Raises UserError for names, keys and values that do not exist.
     """
     if data is None and not overrides:
         return config
@@ -156,7 +157,7 @@ def few_images_warning(num_images: int, advice: str, accuracy: float = 0.5) -> s
 def _data_layer(data: str) -> dict[str, Any]:
     shipped = {layer.name for layer in list_recipes()}
     if data not in shipped and Path(data).expanduser().is_dir():
-        return {"data": {"kind": "image_folder", "root": data}}
+        return {"data": {"kind": kind_of_folder(Path(data).expanduser()), "root": data}}
     try:
         given = read_yaml(find_layer(data))
     except UserError as mistake:

@@ -8,14 +8,14 @@ from typing import Any
 
 from perceptual_mae.config.build import final_ratio
 from perceptual_mae.config.layers import flatten
-from perceptual_mae.data import DATASETS
+from perceptual_mae.data import DATASETS, FOLDER_KINDS
 from perceptual_mae.errors import UserError
 from perceptual_mae.report.run_records import RunRecord
 
 TRAINING, SUMMARY = "training", "summary"
 """Places of conditions that concern every score, and those of summary.json; other places are stems of score files."""
 
-NOT_DATA = ("workers", "download")
+NOT_DATA = ("workers", "download", "cache", "shard_cache")
 """Keys of the data that change no image."""
 
 STANDS_ON = (
@@ -47,11 +47,11 @@ def conditions_of(record: RunRecord) -> dict[tuple[str, str], str]:
     conditions: dict[tuple[str, str], Any] = {(TRAINING, "images seen"): record.images_seen}
     if record.training_images is not None:
         conditions[TRAINING, "training images"] = record.training_images
-    for key, value in flatten(section.model_dump(mode="json", by_alias=True)):
-        if key not in (*NOT_DATA, "root"):
+    for key, value in flatten(section.model_dump(mode="json", by_alias=True, exclude=set(NOT_DATA))):
+        if key != "root":
             conditions[TRAINING, f"data.{key}"] = value
     root = section.model_dump().get("root")
-    if root is not None and (section.kind == "image_folder" or section.kind not in DATASETS):
+    if root is not None and (section.kind in FOLDER_KINDS or section.kind not in DATASETS):
         conditions[TRAINING, "data.root"] = os.path.realpath(Path(str(root)).expanduser())
     conditions[TRAINING, "generator.init_from"] = config.generator.init_from
     discriminator = config.discriminator

@@ -29,6 +29,7 @@ MAY_DIFFER = (
     *("training.compile", "training.cuda_graphs", "training.tf32", "training.cudnn_benchmark"),
     "training.checkpoint_activations",
     *("data.root", "data.workers", "data.max_pixels", "data.max_unreadable", "data.eval_resize"),
+    *("data.cache", "data.shard_cache"),
     *("tracking", "evaluation"),
 )
 """What a resumed run may change: how long it trains and in which micro-batches, how its device computes, what it does

@@ -4,12 +4,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from accelerate import PartialState
+
 from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, size_of
 from perceptual_mae.data.loading import TrainLoader
+from perceptual_mae.data.pixel_cache import CachedImages
 from perceptual_mae.data.unreadable import LIST_NAME, read_list
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.image_check import check_and_list
 from perceptual_mae.evaluation.labelled_data import few_images_warning, more_images
+from perceptual_mae.evaluation.processes import as_main_process
 from perceptual_mae.evaluation.reconstruction.data import HeldOut
 from perceptual_mae.evaluation.representation.online import OnlineData
 from perceptual_mae.progress import OnProgress
@@ -47,6 +51,33 @@ def check_run_images(
     if check.refusal is not None:
         raise UserError(check.refusal)
     loader.list_unreadable(listed, check.unreadable.get("train", {}))
+    if isinstance(train, CachedImages):
+        fill_cache(train, loader.workers, on_progress, warn)
+
+
+def fill_cache(
+    dataset: CachedImages, workers: int, on_progress: OnProgress, warn: Callable[[str], None] = lambda message: None
+) -> None:
+    """Decode a data set's images into its cache in the main process; all processes that see the file then read it.
+
+    Where it cannot be written, images are decoded as without a cache, and a warning says so. Raises UserError, in all
+    processes, where they are more than the cache may hold.
+    """
+    outcome: Path | UserError | str | None = None
+    if PartialState().is_main_process:
+        try:
+            outcome = dataset.fill(workers, on_progress)
+        except UserError as refusal:
+            outcome = refusal
+        except OSError as failure:
+            outcome = failure.strerror or str(failure)
+    outcome = as_main_process(outcome)
+    if isinstance(outcome, UserError):
+        raise outcome
+    if isinstance(outcome, str):
+        warn(f"data.cache could not be written ({outcome}): images are decoded whenever they are read")
+    elif outcome is not None and outcome.exists():
+        dataset.open(outcome)
 
 
 class UnreadableFiles:

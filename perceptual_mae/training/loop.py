@@ -23,6 +23,7 @@ from perceptual_mae.files import naming, write_json
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.progress import ProgressBar
 from perceptual_mae.run import checkpoint, folder
+from perceptual_mae.run.checkpoint_writer import CheckpointWriter
 from perceptual_mae.run.history import add_changes, add_to_environment
 from perceptual_mae.run.lock import FolderLock
 from perceptual_mae.run.metrics_file import MetricsFile
@@ -38,7 +39,7 @@ from perceptual_mae.training.initial_discriminator import find_discriminator_sta
 from perceptual_mae.training.initial_weights import find_start
 from perceptual_mae.training.memory import check_memory
 from perceptual_mae.training.metrics import SKIPPED, Meter, are_finite, average, check_trackers, nest
-from perceptual_mae.training.save_points import SavePoint, SavePoints, saved_error
+from perceptual_mae.training.save_points import SavePoint, SavePoints, save_run, saved_error
 from perceptual_mae.visualization.image_grid import save
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ class Pretraining:
         self.last_losses: dict[str, float] = {}
         self.passed_over: dict[str, str] = {}
         self.images_sha256: str | None = None
+        self.writer = CheckpointWriter()
         self.unreadable = UnreadableFiles(path, self.train_data)
         self.log_file: folder.LogFile | None = None
         self.quiet = quiet or not self.accelerator.is_main_process
@@ -220,6 +222,8 @@ class Pretraining:
                 self.save()
             if self.step == self.timetable.total_steps:
                 continue
+            if due.stop or due.refused:
+                self.writer.wait()
             if due.stop:
                 raise Interrupted(messages.stopped(self.path, self.step, due.stop))
             if due.refused:
@@ -308,6 +312,7 @@ class Pretraining:
 
     def check_finite(self, values: torch.Tensor, name: str) -> None:
         if not are_finite([values]):  # of held-out images: the checkpoint of this step is spoiled
+            self.writer.wait()
             raise UserError(explain(self.path, name, self.step, self.step - 1, self.config))
 
     def picture(self, epoch: int) -> Path:
@@ -319,28 +324,8 @@ class Pretraining:
             save(self.held_out.grid(self.trainer, self.accelerator.device, self.check_finite), self.picture(epoch))
 
     def save(self) -> None:
-        """Write a checkpoint and delete those that need not be kept; raises DivergedError for spoiled weights."""
-        pending = self.meter.peek(self.accelerator)
-        if not are_finite(self.trainer.trained_parameters):
-            raise rollback.diverged(self, self.step - 1, "weights")
-        if not self.accelerator.is_main_process:
-            self.accelerator.wait_for_everyone()
-            return
-        self.lock.check()
-        self.metrics.flush_to_disk()
-        tensors, metadata = trainer_state.state_dict(self.trainer, self.accelerator)
-        metadata |= {"step": self.step, "images_seen": self.images_seen, "training_images": len(self.train_data)}
-        metadata |= {"training_images_sha256": self.images_sha256} if self.images_sha256 else {}
-        metadata |= {"unreadable_sizes": sizes} if (sizes := self.unreadable.sizes()) else {}
-        metadata |= {"alarms": self.monitor.state_dict(), "losses": self.last_losses}
-        metadata |= {"divergence": state} if (state := self.divergence.state_dict()) else {}
-        metadata |= {"pending": pending} if pending else {}
-        checkpoint.save(self.checkpoints, self.step, tensors, metadata)
-        training = self.config.training
-        keep_steps = training.keep_every * self.timetable.steps_per_epoch if training.keep_every else None
-        checkpoint.prune(self.checkpoints, self.step, training.keep_last, keep_steps)
-        self.save_points.saved()
-        self.accelerator.wait_for_everyone()
+        """Begin to write a checkpoint; raises DivergedError for spoiled weights."""
+        save_run(self)
 
     def find_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, as the main process sees it: all must go on from the same one."""
@@ -372,6 +357,7 @@ class Pretraining:
 
     def finish(self) -> dict[str, Any]:
         """Score the held-out images, and the baselines on them, and write summary.json."""
+        self.writer.wait()
         scores = self.evaluate(baselines=True)
         summary = reporting.summary_of(self, scores)
         if self.accelerator.is_main_process:
@@ -390,9 +376,10 @@ class Pretraining:
         self.progress.log(f"warning: {message}")
 
     def close(self) -> None:
-        """End the loader's workers and the trackers, and give the folder back."""
+        """End the loader's workers and the trackers, and give the folder back once the last checkpoint is written."""
         try:
             self.loader.close()
+            self.writer.close()
             self.accelerator.end_training()
         finally:
             if self.log_file is not None:

@@ -31,7 +31,8 @@ OPTIMIZER_MOMENTS = 2
 class MemoryEstimate:
     """Bytes that training holds at least: what stays between steps, and what the backward passes need of a forward.
 
-    Loss networks, augmentation, penalties and what operations use within themselves are not counted.
+    Loss networks, augmentation, penalties and what operations use within themselves are not counted, nor is the copy of
+    a checkpoint that is being written, in the host's memory.
     """
 
     weights: int

@@ -29,6 +29,7 @@ def check_divergence(run: "Pretraining", steps: Sequence[tuple[int, Numbers]]) -
 
 def diverged(run: "Pretraining", step: int, name: str) -> DivergedError:
     """Return the error of a step after which training cannot go on as it is."""
+    run.writer.wait()  # the message names the checkpoints that are there
     batch = run.loader.plan.batch(run.timetable.progress(step).epoch, step % run.timetable.steps_per_epoch)
     return DivergedError(explain(run.path, name, step, step, run.config, batch), step)
 
@@ -38,6 +39,7 @@ def roll_back(run: "Pretraining", failure: DivergedError) -> None:
 
     Checkpoints and records of later steps are deleted: their future is given up.
     """
+    run.writer.wait()
     good = as_main_process(checkpoint_before(run.checkpoints, failure.step))
     if good is None or not run.divergence.goes_back(failure.step):
         raise failure

@@ -1,6 +1,7 @@
 """Whether to save, and whether to stop, after a step: all processes decide alike, though one of them is asked."""
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from accelerate import Accelerator
@@ -8,8 +9,10 @@ from accelerate import Accelerator
 from perceptual_mae.data.workers import NoSharedMemoryError
 from perceptual_mae.errors import LostProcessError, UserError
 from perceptual_mae.evaluation.processes import most_urgent
+from perceptual_mae.run import checkpoint
 from perceptual_mae.run.signals import StopSignal
-from perceptual_mae.training import messages
+from perceptual_mae.training import messages, rollback, trainer_state
+from perceptual_mae.training.metrics import are_finite
 
 if TYPE_CHECKING:
     from perceptual_mae.training.loop import Pretraining
@@ -55,6 +58,33 @@ class SavePoints:
         return SavePoint(request // SIGNALLED, request > 0, request == REFUSED)
 
 
+def save_run(run: "Pretraining") -> None:
+    """Begin to write a run's checkpoint; those that need not be kept are deleted once it is whole.
+
+    Raises DivergedError for spoiled weights, and what kept the checkpoint before from being written.
+    """
+    pending = run.meter.peek(run.accelerator)
+    if not are_finite(run.trainer.trained_parameters):
+        raise rollback.diverged(run, run.step - 1, "weights")
+    if run.accelerator.is_main_process:
+        run.writer.wait()
+        run.lock.check()
+        run.metrics.flush_to_disk()
+        tensors, metadata = trainer_state.state_dict(run.trainer, run.accelerator)
+        metadata |= {"step": run.step, "images_seen": run.images_seen, "training_images": len(run.train_data)}
+        metadata |= {"training_images_sha256": run.images_sha256} if run.images_sha256 else {}
+        metadata |= {"unreadable_sizes": sizes} if (sizes := run.unreadable.sizes()) else {}
+        metadata |= {"alarms": run.monitor.state_dict(), "losses": run.last_losses}
+        metadata |= {"divergence": state} if (state := run.divergence.state_dict()) else {}
+        metadata |= {"pending": pending} if pending else {}
+        training = run.config.training
+        keep_steps = training.keep_every * run.timetable.steps_per_epoch if training.keep_every else None
+        prune = partial(checkpoint.prune, run.checkpoints, run.step, training.keep_last, keep_steps)
+        run.writer.write(run.checkpoints, run.step, tensors, metadata, prune)
+        run.save_points.saved()
+    run.accelerator.wait_for_everyone()
+
+
 def saved_error(run: "Pretraining", failure: Exception) -> LostProcessError | UserError:
     """Save a run that cannot read its images, for workers died or too many are unreadable; return how it ends.
 
@@ -62,6 +92,7 @@ def saved_error(run: "Pretraining", failure: Exception) -> LostProcessError | Us
     """
     if run.accelerator.num_processes == 1:
         run.save()
+        run.writer.wait()
     if isinstance(failure, LostProcessError):
         return LostProcessError(messages.lost_worker(run.path, str(failure)))
     if isinstance(failure, NoSharedMemoryError):

@@ -11,9 +11,10 @@ from perceptual_mae.config.from_signature import class_of_kind, imported_kinds
 from perceptual_mae.config.layers import list_recipes
 from perceptual_mae.config.own_kinds import EVERYTHING, Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
+from perceptual_mae.data import FOLDER_KINDS
 from perceptual_mae.data.dataset import ImageDataset
-from perceptual_mae.data.image_folder import FOLDER_NAMES
 from perceptual_mae.data.image_tree import find_folder
+from perceptual_mae.data.splits import FOLDER_NAMES
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.data.transforms import EvaluationTransform
 from perceptual_mae.errors import UserError
@@ -66,10 +67,10 @@ def with_images(config: RunConfig, data: str | None, overrides: Sequence[str], s
     """
     changed = with_data(config, data, overrides)
     split = split or changed.evaluation.split
-    if data is None or changed.data.kind != "image_folder" or data in {layer.name for layer in list_recipes()}:
+    if data is None or changed.data.kind not in FOLDER_KINDS or data in {layer.name for layer in list_recipes()}:
         return changed
     root = Path(data).expanduser()
-    own = config.data.options().get("root") if config.data.kind == "image_folder" else None
+    own = config.data.options().get("root") if config.data.kind in FOLDER_KINDS else None
     is_own = own is not None and Path(own).expanduser().resolve() == root.resolve()
     split_keys = (f"data.{split}=", "data.holdout=", "data.split_fractions=", "data.root=")
     split_is_set = any(override.startswith(split_keys) for override in overrides)

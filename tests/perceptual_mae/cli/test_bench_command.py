@@ -1,11 +1,13 @@
 """`pmae bench`: groups of layers, tables, the file, mistakes."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from conftest import DEBUG
+from perceptual_mae.benchmark import loader
 from perceptual_mae.cli import main
 from perceptual_mae.cli.bench import run
 from perceptual_mae.cli.options import join_layers_of_against, split_layers
@@ -100,3 +102,47 @@ def test_a_mistake_is_exit_two_and_one_line_before_anything_is_measured(
     assert line.startswith("pmae: ")
     assert message in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loader_is_measured_by_workers_and_says_how_many_a_training_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "SECONDS", 0.05)
+    monkeypatch.setattr(loader.os, "cpu_count", lambda: 2)
+    file = tmp_path / "loader.json"
+    shapes = ["data.num_images=64", "data.workers=8", "training.batch_size=4"]
+    arguments = ["bench", DEBUG, "mse", *shapes, "--loader", "--images-per-second", "1e7", "--rounds", "3"]
+    assert main([*arguments, "--json", str(file)]) == 0
+    (tree,) = json.loads(file.read_text())["loaders"]
+    assert (tree["kind"], tree["num_images"], tree["batch_size"], tree["cores"]) == ("shapes", 64, 4, 2)
+    assert [row["workers"] for row in tree["workers"]] == [1, 2]
+    for row in tree["workers"]:
+        assert len(row["rounds"]) == 3
+        assert row["images_per_second"]["median"] == sorted(row["rounds"])[1] > 0
+    both = tree["workers"][1]["images_per_second"]["median"]
+    assert tree["workers_needed"] == math.ceil(1e7 / (both / 2)) > 2
+    printed = capsys.readouterr().out
+    assert f"a training of 10,000,000 images/s needs data.workers={tree['workers_needed']}" in printed
+    assert "more than this machine's 2 cores" in printed
+    assert "mean step" not in printed
+
+
+def test_workers_count_as_they_did_among_the_most_that_were_measured() -> None:
+    rates = loader.LoaderRates("", "", 1, 1, {1: [90.0, 100.0, 300.0], 4: [310.0, 320.0, 330.0]})
+    assert (rates.rate(1).median, rates.needed(320), rates.needed(321), rates.needed(10)) == (100, 4, 5, 1)
+
+
+@pytest.mark.slow
+def test_a_loader_is_held_against_the_steps_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "SECONDS", 0.05)
+    file = tmp_path / "bench.json"
+    assert main(["bench", DEBUG, "mse", "data.workers=1", "--loader", *QUICK, "--json", str(file)]) == 0
+    results = json.loads(file.read_text())
+    (step,), (tree,) = results["configurations"], results["loaders"]
+    assert tree["step_images_per_second"] == pytest.approx(1e3 * step["batch_size"] / step["milliseconds"]["median"])
+    assert [row["workers"] for row in tree["workers"]] == [1]
+
+
+def test_a_rate_without_a_loader_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", DEBUG, "mse", "--images-per-second", "100"]) == 2
+    assert "add --loader" in capsys.readouterr().err

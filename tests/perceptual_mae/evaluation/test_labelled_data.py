@@ -8,6 +8,7 @@ from PIL import Image
 
 from conftest import debug_config, write_black_stl10
 from perceptual_mae.data.shape_drawing import KINDS
+from perceptual_mae.data.shard_writing import write_shards
 from perceptual_mae.data.subsets import limited
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.labelled_data import (
@@ -51,6 +52,14 @@ def test_a_folder_takes_the_place_of_the_runs_data_but_not_of_its_preprocessing(
     data = open_labelled(other, name="animals")
     assert (data.train.classes, len(data.train), len(data.test)) == (("cat", "dog"), 12, 6)
     assert data.transform.resize == 40
+
+
+def test_a_folder_of_shards_is_read_as_what_it_is(animals: Path, tmp_path: Path) -> None:
+    write_shards(animals, tmp_path / "shards")
+    other = with_data(debug_config("mse"), str(tmp_path / "shards"))
+    assert other.data.kind == "shards"
+    data = open_labelled(other)
+    assert (data.train.classes, len(data.train), len(data.test)) == (("cat", "dog"), 12, 6)
 
 
 def test_a_recipe_gives_its_data_and_split_and_overrides_come_last(animals: Path) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from conftest import debug_config
 from perceptual_mae.data.dataset import file_name
+from perceptual_mae.data.shard_writing import write_shards
 from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.reconstruction.data import open_held_out, with_images, with_masking
 
@@ -45,6 +46,15 @@ def test_a_folder_with_splits_and_the_folder_of_the_run_keep_their_split(tmp_pat
     assert len(open_held_out(with_images(debug_config("mse"), str(folder), ["data.holdout=0.2"], None)).indices) == 4
     photographs(folder / "test", 3)
     assert len(open_held_out(with_images(debug_config("mse"), str(folder), [], "test")).indices) == 3
+
+
+def test_a_folder_of_shards_counts_whole_and_that_of_the_run_keeps_its_split(tmp_path: Path) -> None:
+    root = tmp_path / "shards"
+    write_shards(photographs(tmp_path / "photos", 20), root)
+    assert len(open_held_out(with_images(debug_config("mse"), str(root), [], None)).indices) == 20
+    plain = ["data.size=null", "data.num_images=null"]
+    trained = debug_config("mse", f"data={{kind: shards, root: {root}, image_size: 32}}", *plain)
+    assert len(open_held_out(with_images(trained, str(root), [], None)).indices) == 1
 
 
 def test_another_masking_keeps_the_ratio_and_an_unknown_one_is_refused() -> None:
