@@ -65,8 +65,8 @@ class ReportedRun:
 def report(paths: Sequence[Path], *, title: str = "") -> dict[str, Any]:
     """Return everything the page shows of runs, as plain values.
 
-    Raises UserError for what is no run folder, for one that is named twice, and for a damaged line of metrics.jsonl. What
-    else is damaged is left out, with a sentence in `notes`.
+    Raises UserError for what is no run folder, for one that is named twice, and for a damaged line of metrics.jsonl.
+    What else is damaged is left out, with a sentence in `notes`.
     """
     runs = read_runs(paths)
     budget = pictures.Budget(PICTURES)

@@ -31,11 +31,12 @@ def sentence(name: str, config: RunConfig, log_seen: int, steps: int, is_finishe
     changed = f", other than the shipped method in {', '.join(method.changed)}" if method and method.changed else ""
     seen = f"{log_seen:,} images in {steps:,} steps of {config.training.batch_size}"
     state = "was trained on" if is_finished else "is unfinished; it has been trained on"
+    losses = f"{'losses' if len(dict(config.losses.items())) > 1 else 'loss'} {losses_in_words(config)}"
     return (
-        f"{title} is a masked autoencoder{changed}: an encoder of {sizes.depth} blocks and width {sizes.width} is shown "
+        f"{title} is a masked autoencoder{changed}: an encoder of {sizes.depth} blocks, {sizes.width} wide, is shown "
         f"{1 - final_ratio(config.masking):.0%} of the {sizes.patch_size}-pixel patches of {config.data.kind} images "
         f"of {width}x{height} pixels, and a decoder of {sizes.decoder_depth} blocks paints the rest. It {state} {seen} "
-        f"with the {'losses' if len(dict(config.losses.items())) > 1 else 'loss'} {losses_in_words(config)}, {_adversary(config)}."
+        f"with the {losses}, {_adversary(config)}."
     )
 
 
@@ -61,9 +62,8 @@ def facts_of(
     }
     device, versions = environment.get("device"), environment.get("versions")
     facts["device"] = f"{device}, precision {environment.get('precision')}" if device else ""
-    facts["versions"] = ", ".join(
-        f"{name} {versions[name]}" for name in ("perceptual-mae", "torch") if isinstance(versions, dict) and name in versions
-    )
+    known = versions if isinstance(versions, dict) else {}
+    facts["versions"] = ", ".join(f"{name} {known[name]}" for name in ("perceptual-mae", "torch") if name in known)
     facts["changed on the way"] = "; ".join(_history(environment.get("history")))
     return {name: fact for name, fact in facts.items() if fact}
 

@@ -188,7 +188,9 @@ def _scores_of(file: Path, count: int) -> list[str]:
     try:
         with file.open(newline="", errors="replace") as lines:
             rows = list(csv.DictReader(lines))
-        scored = [(-float(row["masked_psnr"]), int(row["index"]), row.get("file")) for row in rows if row["masked_psnr"]]
+        scored = [
+            (-float(row["masked_psnr"]), int(row["index"]), row.get("file")) for row in rows if row["masked_psnr"]
+        ]
     except (OSError, KeyError, TypeError, ValueError, csv.Error):
         return []
     scored.sort(key=lambda row: row[:2])

@@ -70,7 +70,9 @@ function heat(share) {
 }
 
 function captioned(canvas, text, className = "") {
-  return make("figure", { class: `shot ${className}` }, canvas, make("figcaption", {}, text));
+  const figure = make("figure", { class: `shot ${className}` }, canvas, make("figcaption", {}, text));
+  figure.style.width = canvas.style.width;
+  return figure;
 }
 
 const PARTS = [["composite", "visible pixels pasted in"], ["raw", "whole output"], ["error", "error of hidden pixels"]];
