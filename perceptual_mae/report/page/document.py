@@ -75,7 +75,6 @@ def report(paths: Sequence[Path], *, title: str = "") -> dict[str, Any]:
         "title": title or ", ".join(run.name for run in runs),
         "runs": [_run(run) for run in runs],
         "facts": facts.rows_of(
-            [run.name for run in runs],
             [facts.facts_of(run.config, run.environment, run.steps, run.images_seen, run.is_finished) for run in runs],
         ),
         "curves": curves(runs),
@@ -88,9 +87,7 @@ def report(paths: Sequence[Path], *, title: str = "") -> dict[str, Any]:
         "tables": _tables(runs, comparison),
         "cost": [asdict(table) for table in comparison.tables if table.title == COST] if comparison else [],
         "table_notes": comparison.notes if comparison else [],
-        "configuration": facts.rows_of(
-            [run.name for run in runs], [facts.configuration_of(run.config) for run in runs]
-        ),
+        "configuration": facts.rows_of([facts.configuration_of(run.config) for run in runs]),
     }
     return content | {"notes": budget.notes}
 

@@ -43,7 +43,7 @@ def sentence(name: str, config: RunConfig, log_seen: int, steps: int, is_finishe
 def facts_of(
     config: RunConfig, environment: Mapping[str, Any], steps: int, seen: int, is_finished: bool
 ) -> dict[str, str]:
-    """Return the facts of a run by name; those that it has not are not there."""
+    """Return the facts of a run by name, "" for those that it has not."""
     method, sizes, training = method_of(config), architecture_of(config), config.training
     height, width = config.data.size
     facts = {
@@ -65,7 +65,7 @@ def facts_of(
     known = versions if isinstance(versions, dict) else {}
     facts["versions"] = ", ".join(f"{name} {known[name]}" for name in ("perceptual-mae", "torch") if name in known)
     facts["changed on the way"] = "; ".join(_history(environment.get("history")))
-    return {name: fact for name, fact in facts.items() if fact}
+    return facts
 
 
 def losses_in_words(config: RunConfig) -> str:
@@ -76,10 +76,10 @@ def losses_in_words(config: RunConfig) -> str:
     )
 
 
-def rows_of(names: Sequence[str], facts: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
-    """Return rows of a table with a value for each run, and whether they differ."""
+def rows_of(facts: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return rows of a table with a value for each run, and whether they differ; rows without a value are left out."""
     keys = dict.fromkeys(key for each in facts for key in each)
-    rows = [(key, [each.get(key, ABSENT) for each in facts]) for key in keys]
+    rows = [(key, [each.get(key) or ABSENT for each in facts]) for key in keys if any(each.get(key) for each in facts)]
     return [{"key": key, "values": values, "differs": len(set(values)) > 1} for key, values in rows]
 
 

@@ -17,8 +17,8 @@ from perceptual_mae.errors import UserError
 
 Values = NDArray[np.float64]
 
-LINES_AT_ONCE = 5_000
-"""Records that are in memory as objects at a time."""
+LINES_AT_ONCE = 500
+"""Records that are objects at a time: so few stay in the caches of a processor."""
 LARGE = 32 * 2**20
 """Bytes of all runs' metrics from which on they are read by several processes."""
 NOT_DRAWN = ("step", "images_seen")
@@ -149,18 +149,23 @@ def _records(path: Path) -> Iterator[list[Any]]:
             yield records
 
 
-def _columns(records: list[Any], prefix: str = "") -> Iterator[tuple[str, Values]]:
+def _columns(records: Sequence[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, Values]]:
     """Yield the dotted keys of all numbers, and the values (N,)."""
-    for key in dict.fromkeys(key for record in records if type(record) is dict for key in record):
-        values = [record.get(key) if type(record) is dict else None for record in records]
+    layouts = dict.fromkeys(map(tuple, records))
+    by_key: dict[str, Sequence[Any]]
+    if len(layouts) == 1:  # as most are; five times as fast
+        by_key = dict(zip(*layouts, zip(*map(dict.values, records), strict=True), strict=True))
+    else:
+        by_key = {key: [record.get(key) for record in records] for key in dict.fromkeys(chain(*layouts))}
+    for key, values in by_key.items():
         kinds = set(map(type, values))
         if dict in kinds:
-            yield from _columns(values, f"{prefix}{key}.")
+            yield from _columns([value if type(value) is dict else {} for value in values], f"{prefix}{key}.")
         if kinds & {int, float}:
-            yield f"{prefix}{key}", np.array(values if kinds <= {float, type(None)} else _floats(values), np.float64)
+            yield f"{prefix}{key}", np.array(values if kinds == {float} else _floats(values), np.float64)
 
 
-def _floats(values: list[Any]) -> list[float]:
+def _floats(values: Sequence[Any]) -> list[float]:
     """Return numbers as floats; NaN for anything else, and for an integer that no float reaches."""
     numbers = []
     for value in values:

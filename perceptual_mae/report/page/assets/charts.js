@@ -4,10 +4,11 @@ const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3], [1, 5], [14, 4]];
 const charts = new Set();
 const SHARES = /^(discriminator\.accuracy_|gradient_share\.|augment\.p$|data_wait$|skipped\.)/;
 
-/* Lines of a chart: one for each run that has a key. */
+/* Lines of a chart: one for each run that has a key. Colours are the runs', or the keys' where there is one run. */
 function linesOf(content, keys) {
   return keys.flatMap((key, number) => Object.entries(content.curves[key] || {}).map(([run, [seen, values]]) => ({
-    key, run: Number(run), seen, values, dash: DASHES[number % DASHES.length],
+    key, run: Number(run), seen, values,
+    ...(content.runs.length > 1 ? { color: Number(run), dash: DASHES[number % DASHES.length] } : { color: number, dash: [] }),
     label: [content.runs.length > 1 || keys.length === 1 ? content.runs[run].name : "",
       keys.length > 1 ? key.split(".").pop() : ""].filter(Boolean).join(", "),
   })));
@@ -82,7 +83,7 @@ function draw(plot) {
     series: [
       { label: "images", value: (u, value) => (value === null ? "–" : count(value)) },
       ...plot.lines.map((line) => ({
-        label: line.label || line.key, stroke: colorOf(line.run), width: 1.5, dash: line.dash, spanGaps: true,
+        label: line.label || line.key, stroke: colorOf(line.color), width: 1.5, dash: line.dash, spanGaps: true,
         show: !chosen.hidden.has(plot.content.runs[line.run].name), value: (u, value) => short(value),
         points: { show: line.values.length < 12, size: 5 },
       })),
@@ -91,7 +92,7 @@ function draw(plot) {
       sync: { key: "report", setSeries: false }, drag: { x: true, y: false, dist: 5 }, focus: { prox: 16 },
       dataIdx: nearestValue, bind: { dblclick: () => () => zoomTo(null) },
     },
-    legend: { markers: { width: 2 } },
+    legend: { markers: { width: 2, dash: (u, series) => ["solid", "dashed", "dotted"][Math.min(2, DASHES.indexOf(plot.lines[series - 1]?.dash ?? DASHES[0]))] ?? "solid" } },
     hooks: {
       setScale: [(u, key) => key === "x" && followZoom(plot, u)],
       draw: [(u) => drawAlarms(plot, u)],

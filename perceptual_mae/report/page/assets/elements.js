@@ -26,7 +26,7 @@ function speak(text) {
 function short(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2);
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return Number(value.toPrecision(digits - 1)).toExponential();
   return String(Number(value.toPrecision(digits)));
 }
 

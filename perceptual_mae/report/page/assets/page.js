@@ -29,7 +29,7 @@ function trained(content) {
 
 function scores(content) {
   if (!content.tables.length) return null;
-  return section("scores", "Scores", content.tables.map(scoreTable),
+  return section("scores", "Scores", make("div", { class: "tables" }, content.tables.map(scoreTable)),
     content.table_notes.length > 0 && make("ul", { class: "note" }, content.table_notes.map((note) => make("li", {}, note))));
 }
 
@@ -170,5 +170,4 @@ async function refresh(tag = "", wait = 3000) {
 
 present(JSON.parse(document.getElementById("content").textContent));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { clearCharts(true); drawRibbons(); });
-addEventListener("beforeprint", () => { for (const details of document.querySelectorAll("details.printed")) details.open = true; });
 if (page.content.live) refresh();

@@ -236,7 +236,7 @@ function rankedImages(content, ranked) {
     return make("div", { class: "ranked" }, make("h4", {}, label), make("div", { class: "strip" }, shots));
   });
   return make("div", {}, make("h3", {}, `${content.runs[ranked.run].name} (${ranked.report})`),
-    make("div", { class: "grid" }, rows));
+    make("div", { class: "grid broad" }, rows));
 }
 
 /* The image; the attention of its class token while it is pointed at or focused. */

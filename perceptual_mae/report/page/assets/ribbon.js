@@ -44,6 +44,7 @@ function phaseRibbon(content) {
   const rows = ribbonRows(content);
   if (!rows.length) return null;
   const table = make("table", { class: "ribbons" }, make("caption", {}, "Which terms were on"),
+    make("colgroup", {}, make("col", { class: "names" }), make("col")),
     make("tbody", {}, rows, make("tr", {}, make("td", {}), make("td", { id: "ribbon-ends", class: "ends" }))));
   new ResizeObserver(drawRibbons).observe(table);
   return make("div", { class: "card wide" }, table);
