@@ -98,6 +98,7 @@ function draw(plot) {
       draw: [(u) => drawAlarms(plot, u)],
     },
   }, data, plot.holder);
+  plot.holder.querySelector(".u-legend").setAttribute("role", "presentation");
 }
 
 /* Lines have their own places on the axis: the cursor takes each one's nearest. */
