@@ -15,7 +15,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.errors import UserError
 from perceptual_mae.report.comparison import RunComparison, compare_records
-from perceptual_mae.report.page import facts, pictures
+from perceptual_mae.report.page import description, pictures
 from perceptual_mae.report.page.metrics_log import Alarm, MetricsLog, read_alarms, read_logs, thin
 from perceptual_mae.report.run_records import RunRecord, read_run_record
 from perceptual_mae.report.tables import Row, Table
@@ -74,8 +74,11 @@ def report(paths: Sequence[Path], *, title: str = "") -> dict[str, Any]:
     content = {
         "title": title or ", ".join(run.name for run in runs),
         "runs": [_run(run) for run in runs],
-        "facts": facts.rows_of(
-            [facts.facts_of(run.config, run.environment, run.steps, run.images_seen, run.is_finished) for run in runs],
+        "facts": description.rows_of(
+            [
+                description.properties_of(run.config, run.environment, run.steps, run.images_seen, run.is_finished)
+                for run in runs
+            ],
         ),
         "curves": curves(runs),
         "meanings": METRICS_KEYS,
@@ -87,7 +90,7 @@ def report(paths: Sequence[Path], *, title: str = "") -> dict[str, Any]:
         "tables": _tables(runs, comparison),
         "cost": [asdict(table) for table in comparison.tables if table.title == COST] if comparison else [],
         "table_notes": comparison.notes if comparison else [],
-        "configuration": facts.rows_of([facts.configuration_of(run.config) for run in runs]),
+        "configuration": description.rows_of([description.configuration_of(run.config) for run in runs]),
     }
     return content | {"notes": budget.notes}
 
@@ -103,11 +106,7 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     logs = read_logs(paths, [config.training.batch_size for config in configs])
     runs = []
     for name, path, config, log in zip(distinct_names(paths), paths, configs, logs, strict=True):
-        try:
-            environment = read_object(path / "environment.json") or {}
-            record: RunRecord | str = read_run_record(path, name)
-        except (UserError, OSError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as failure:
-            environment, record = {}, str(failure) if isinstance(failure, UserError) else f"{path}: {failure!r}"
+        record, environment = _record(path, name)
         seen = max(log.images_seen, record.images_seen if isinstance(record, RunRecord) else 0)
         alarms = read_alarms(path, config.training.batch_size, seen)
         runs.append(ReportedRun(name, path, config, environment, log, alarms, record))
@@ -164,9 +163,21 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def _record(path: Path, name: str) -> tuple[RunRecord | str, dict[str, Any]]:
+    """Return what `pmae compare` reads of a run, or why it reads nothing, and the run's environment."""
+    environment: dict[str, Any] = {}
+    try:
+        environment = read_object(path / "environment.json") or {}
+        return read_run_record(path, name), environment
+    except UserError as mistake:
+        return str(mistake), environment
+    except (OSError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError) as failure:
+        return f"{path}: its records are of another form ({failure!r})", environment
+
+
 def _run(run: ReportedRun) -> dict[str, Any]:
-    words = facts.sentence(run.name, run.config, run.images_seen, run.steps, run.is_finished)
-    return {"name": run.name, "words": words, "code": facts.loading_code(run.path), "seen": run.images_seen}
+    words = description.sentence(run.name, run.config, run.images_seen, run.steps, run.is_finished)
+    return {"name": run.name, "words": words, "code": description.loading_code(run.path), "seen": run.images_seen}
 
 
 def _compare(runs: Sequence[ReportedRun], notes: list[str]) -> RunComparison | None:
@@ -212,7 +223,7 @@ def _baselines(run: ReportedRun) -> Table | None:
 
 
 def _cell(value: Any, spec: str) -> str:
-    return format(value, spec) if type(value) in (int, float) else facts.ABSENT
+    return format(value, spec) if type(value) in (int, float) else description.ABSENT
 
 
 def _samples(runs: Sequence[ReportedRun], budget: pictures.Budget) -> dict[str, Any]:

@@ -195,6 +195,9 @@ def _phases(active: list[tuple[int, tuple[str, ...]]]) -> dict[str, list[Interva
         for term, intervals in phases.items():
             length = sum(end - begin for begin, end, _ in group)
             on = sum(end - begin for begin, end, names in group if term in names)
-            if on:
-                intervals.append((group[0][0], group[-1][1], round(on / max(1, length), 3)))
+            begin, end, share = group[0][0], group[-1][1], round(on / max(1, length), 3)
+            if on and share == 1 and intervals and intervals[-1][1:] == (begin, 1):
+                intervals[-1] = (intervals[-1][0], end, share)
+            elif on:
+                intervals.append((begin, end, share))
     return phases

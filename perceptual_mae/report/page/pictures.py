@@ -20,7 +20,7 @@ from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.decoding import UnreadableImageError, read_header, read_image
 from perceptual_mae.evaluation.reconstruction.best_and_worst import VIEWS
 from perceptual_mae.images import Size, patchify, to_uint8
-from perceptual_mae.report.page.facts import architecture_of
+from perceptual_mae.report.page.description import architecture_of
 from perceptual_mae.visualization.image_grid import GREY, cut
 
 MAX_PIXELS = 2**25

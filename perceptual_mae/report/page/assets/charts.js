@@ -92,13 +92,18 @@ function draw(plot) {
       sync: { key: "report", setSeries: false }, drag: { x: true, y: false, dist: 5 }, focus: { prox: 16 },
       dataIdx: nearestValue, bind: { dblclick: () => () => zoomTo(null) },
     },
-    legend: { markers: { width: 2, dash: (u, series) => ["solid", "dashed", "dotted"][Math.min(2, DASHES.indexOf(plot.lines[series - 1]?.dash ?? DASHES[0]))] ?? "solid" } },
+    legend: { markers: { width: 2, dash: (u, series) => markerOf(plot.lines[series - 1]) } },
     hooks: {
       setScale: [(u, key) => key === "x" && followZoom(plot, u)],
       draw: [(u) => drawAlarms(plot, u)],
     },
   }, data, plot.holder);
   plot.holder.querySelector(".u-legend").setAttribute("role", "presentation");
+}
+
+/* The border of a line's marker in the legend. */
+function markerOf(line) {
+  return ["solid", "dotted", "double"][Math.min(2, Math.max(0, DASHES.indexOf(line?.dash)))];
 }
 
 /* Lines have their own places on the axis: the cursor takes each one's nearest. */

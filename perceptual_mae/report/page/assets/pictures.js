@@ -138,7 +138,7 @@ function samplesViewer(content) {
         radios("Shown of a run", "part", PARTS, chosen.part, change("part")),
         times.length > 1 && timeRange(times, pick.time, ofScene, (value) => change("time")(value)),
       ),
-      make("div", { class: "beside" },
+      make("div", { class: "sides-and-strip" },
         divider(scene, sides, show, labelOf, change),
         make("div", {}, make("h3", {}, "The same image and mask"), make("div", { class: "strip" }, strip),
           chosen.part === "error" && legendOfErrors(),

@@ -235,17 +235,17 @@ def test_the_divider_moves_by_mouse_and_keyboard(opened: Opened) -> None:
 
 def test_time_goes_from_snapshot_to_snapshot_for_all_runs(opened: Opened) -> None:
     tab = opened.tab
-    captions = ".beside .strip figcaption"
+    captions = ".sides-and-strip .strip figcaption"
     assert tab.locator(captions).all_inner_texts()[2:] == [
         f"{name}, epoch 2, 320 images seen" for name in ("first <b>", "second")
     ]
-    after = opened.pixels(".beside .strip figure:nth-child(3) canvas")
+    after = opened.pixels(".sides-and-strip .strip figure:nth-child(3) canvas")
     tab.get_by_role("slider", name="Time of training").focus()
     tab.keyboard.press("ArrowLeft")
     assert tab.locator(captions).all_inner_texts()[2:] == [
         f"{name}, epoch 1, 160 images seen" for name in ("first <b>", "second")
     ]
-    before = opened.pixels(".beside .strip figure:nth-child(3) canvas")
+    before = opened.pixels(".sides-and-strip .strip figure:nth-child(3) canvas")
     assert not torch.equal(before, after)
     assert tab.evaluate("document.activeElement.ariaLabel") == "Time of training"
 
@@ -255,14 +255,16 @@ def test_pictures_are_those_of_the_sheets(opened: Opened) -> None:
     tab.get_by_role("radio", name="image 2").check()
     expected = {name: (images[1] * 255).round().to(torch.uint8) for name, images in samples(22).items()}
     for place, name in ((1, "original"), (2, "masked"), (4, "composite")):
-        assert torch.equal(opened.pixels(f".beside .strip figure:nth-child({place}) canvas")[:3], expected[name]), name
+        assert torch.equal(
+            opened.pixels(f".sides-and-strip .strip figure:nth-child({place}) canvas")[:3], expected[name]
+        ), name
     tab.get_by_role("radio", name="whole output").check()
-    assert torch.equal(opened.pixels(".beside .strip figure:nth-child(4) canvas")[:3], expected["raw"])
+    assert torch.equal(opened.pixels(".sides-and-strip .strip figure:nth-child(4) canvas")[:3], expected["raw"])
 
 
 def test_the_error_map_is_bright_where_hidden_pixels_are_wrong_and_grey_where_they_are_visible(opened: Opened) -> None:
     opened.tab.get_by_role("radio", name="error of hidden pixels").check()
-    shown = opened.pixels(".beside .strip figure:nth-child(4) canvas").float()
+    shown = opened.pixels(".sides-and-strip .strip figure:nth-child(4) canvas").float()
     original, raw = ((samples(22)[name][0] * 255).round() for name in ("original", "raw"))
     error = ((raw - original).abs().mean(0) / 127.5).clamp(max=1)[:, 8:].numpy()
     assert (shown[3, :, :8] == 40).all()

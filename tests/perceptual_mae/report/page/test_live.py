@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,22 @@ def test_no_other_path_is_known(server: Server, path: str) -> None:
     assert answer.status == 404
     assert b"root:" not in body
     assert b"training:" not in body
+
+
+def test_ctrl_c_ends_it_without_a_traceback(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(server: ThreadingHTTPServer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ThreadingHTTPServer, "serve_forever", interrupted)
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    assert main(["report", str(run), "--live", "--port", str(port)]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"http://127.0.0.1:{port}/ shows the report")
+    assert last == "ended"
 
 
 def test_a_port_in_use_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

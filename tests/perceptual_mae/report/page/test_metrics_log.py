@@ -80,7 +80,7 @@ def test_a_term_is_on_from_the_record_before_its_first_to_its_last(tmp_path: Pat
     active = [["l1"], ["l1"], ["l1", "style"], ["l1", "style"], ["l1"]]
     records = [{"step": 10 * step, "active": names} for step, names in enumerate(active, 1)]
     phases = read_log(write(tmp_path, *records), batch_size=1).phases
-    assert phases == {"l1": [(0, 20, 1.0), (20, 40, 1.0), (40, 50, 1.0)], "style": [(20, 40, 1.0)]}
+    assert phases == {"l1": [(0, 50, 1.0)], "style": [(20, 40, 1.0)]}
 
 
 def test_of_many_phases_the_share_of_time_remains(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What was trained: in a sentence, as a table of facts, and as configurations with what differs marked."""
+"""What was trained: in a sentence, as a table of its properties, and as configurations with what differs marked."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,23 +30,25 @@ def sentence(name: str, config: RunConfig, log_seen: int, steps: int, is_finishe
     title = f"{name} ({method.title})" if method and method.title != name else name
     changed = f", other than the shipped method in {', '.join(method.changed)}" if method and method.changed else ""
     seen = f"{log_seen:,} images in {steps:,} steps of {config.training.batch_size}"
-    state = "was trained on" if is_finished else "is unfinished; it has been trained on"
+    state = f"was trained on {seen}" if is_finished else f"is unfinished; it has been trained on {seen}"
+    if not steps:
+        state = "has not been trained here; its configuration names training"
     losses = f"{'losses' if len(dict(config.losses.items())) > 1 else 'loss'} {losses_in_words(config)}"
     return (
         f"{title} is a masked autoencoder{changed}: an encoder of {sizes.depth} blocks, {sizes.width} wide, is shown "
         f"{1 - final_ratio(config.masking):.0%} of the {sizes.patch_size}-pixel patches of {config.data.kind} images "
-        f"of {width}x{height} pixels, and a decoder of {sizes.decoder_depth} blocks paints the rest. It {state} {seen} "
+        f"of {width}x{height} pixels, and a decoder of {sizes.decoder_depth} blocks paints the rest. It {state} "
         f"with the {losses}, {_adversary(config)}."
     )
 
 
-def facts_of(
+def properties_of(
     config: RunConfig, environment: Mapping[str, Any], steps: int, seen: int, is_finished: bool
 ) -> dict[str, str]:
-    """Return the facts of a run by name, "" for those that it has not."""
+    """Return the properties of a run by name, "" for those that it has not."""
     method, sizes, training = method_of(config), architecture_of(config), config.training
     height, width = config.data.size
-    facts = {
+    properties = {
         "method": method.title if method else "none of the shipped ones",
         "state": "finished" if is_finished else f"unfinished, after {steps:,} steps",
         "images": f"{config.data.kind}, {width}x{height} px",
@@ -61,11 +63,11 @@ def facts_of(
         "seed": str(training.seed),
     }
     device, versions = environment.get("device"), environment.get("versions")
-    facts["device"] = f"{device}, precision {environment.get('precision')}" if device else ""
+    properties["device"] = f"{device}, precision {environment.get('precision')}" if device else ""
     known = versions if isinstance(versions, dict) else {}
-    facts["versions"] = ", ".join(f"{name} {known[name]}" for name in ("perceptual-mae", "torch") if name in known)
-    facts["changed on the way"] = "; ".join(_history(environment.get("history")))
-    return facts
+    properties["versions"] = ", ".join(f"{name} {known[name]}" for name in ("perceptual-mae", "torch") if name in known)
+    properties["changed on the way"] = "; ".join(_history(environment.get("history")))
+    return properties
 
 
 def losses_in_words(config: RunConfig) -> str:
@@ -76,10 +78,14 @@ def losses_in_words(config: RunConfig) -> str:
     )
 
 
-def rows_of(facts: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def rows_of(properties: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
     """Return rows of a table with a value for each run, and whether they differ; rows without a value are left out."""
-    keys = dict.fromkeys(key for each in facts for key in each)
-    rows = [(key, [each.get(key) or ABSENT for each in facts]) for key in keys if any(each.get(key) for each in facts)]
+    keys = dict.fromkeys(key for each in properties for key in each)
+    rows = [
+        (key, [each.get(key) or ABSENT for each in properties])
+        for key in keys
+        if any(each.get(key) for each in properties)
+    ]
     return [{"key": key, "values": values, "differs": len(set(values)) > 1} for key, values in rows]
 
 
@@ -126,6 +132,6 @@ def _history(entries: Any) -> list[str]:
     for entry in entries if isinstance(entries, list) else []:
         changed = entry.get("changed") if isinstance(entry, dict) else None
         for key, values in changed.items() if isinstance(changed, dict) else ():
-            before, after = (json.dumps(value, default=str) for value in (values if len(values) == 2 else (values, "")))
-            lines.append(f"step {entry.get('step')}: {key} {before} -> {after}")
+            words = [json.dumps(value, default=str) for value in values] if isinstance(values, list) else [str(values)]
+            lines.append(f"step {entry.get('step')}: {key} {' -> '.join(words)}")
     return lines
