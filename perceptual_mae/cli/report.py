@@ -40,10 +40,11 @@ def report_command(
 
         serve(runs, title, port or PORT, print_lines)
         return
-    from perceptual_mae.files import write_atomically
+    from perceptual_mae.files import replacing
 
     content = report(runs, title=title)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, page(content))
+    with replacing(out) as partial:
+        partial.write_text(page(content), encoding="utf-8")
     print_lines(*(f"warning: {note}" for note in content["notes"]), to_stderr=True)
     print_lines(f"written to {out}: {out.stat().st_size / 1e6:.2f} MB, {len(runs)} run{'s' * (len(runs) > 1)}")

@@ -23,14 +23,14 @@ def architecture_of(config: RunConfig) -> Architecture:
     return replace(SIZES[config.generator.size], **stated)
 
 
-def sentence(name: str, config: RunConfig, log_seen: int, steps: int, is_finished: bool) -> str:
+def sentence(name: str, config: RunConfig, images_seen: int, steps: int, is_finished: bool) -> str:
     """Say in words what was trained on what, for how long and with which losses."""
     height, width = config.data.size
     method, sizes = method_of(config), architecture_of(config)
     title = f"{name} ({method.title})" if method and method.title != name else name
     changed = f", other than the shipped method in {', '.join(method.changed)}" if method and method.changed else ""
-    seen = f"{log_seen:,} images in {steps:,} steps of {config.training.batch_size}"
-    state = f"was trained on {seen}" if is_finished else f"is unfinished; it has been trained on {seen}"
+    budget = f"{images_seen:,} images in {steps:,} steps of {config.training.batch_size}"
+    state = f"was trained on {budget}" if is_finished else f"is unfinished; it has been trained on {budget}"
     if not steps:
         state = "has not been trained here; its configuration names training"
     losses = f"{'losses' if len(dict(config.losses.items())) > 1 else 'loss'} {losses_in_words(config)}"
@@ -43,7 +43,7 @@ def sentence(name: str, config: RunConfig, log_seen: int, steps: int, is_finishe
 
 
 def properties_of(
-    config: RunConfig, environment: Mapping[str, Any], steps: int, seen: int, is_finished: bool
+    config: RunConfig, environment: Mapping[str, Any], steps: int, images_seen: int, is_finished: bool
 ) -> dict[str, str]:
     """Return the properties of a run by name, "" for those that it has not."""
     method, sizes, training = method_of(config), architecture_of(config), config.training
@@ -59,7 +59,7 @@ def properties_of(
         "discriminator": config.discriminator.kind if config.discriminator else "",
         "augmentation of the discriminator's images": config.augment.kind if config.augment else "",
         "penalties": ", ".join(name for name, options in config.penalties.root.items() if options is not None),
-        "budget": f"{seen:,} images seen, {steps:,} steps of {training.batch_size}, {training.epochs} epochs",
+        "budget": f"{images_seen:,} images seen, {steps:,} steps of {training.batch_size}, {training.epochs} epochs",
         "seed": str(training.seed),
     }
     device, versions = environment.get("device"), environment.get("versions")

@@ -107,8 +107,8 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     runs = []
     for name, path, config, log in zip(distinct_names(paths), paths, configs, logs, strict=True):
         record, environment = _record(path, name)
-        seen = max(log.images_seen, record.images_seen if isinstance(record, RunRecord) else 0)
-        alarms = read_alarms(path, config.training.batch_size, seen)
+        known = max(log.images_seen, record.images_seen if isinstance(record, RunRecord) else 0)
+        alarms = read_alarms(path, config.training.batch_size, known)
         runs.append(ReportedRun(name, path, config, environment, log, alarms, record))
     return runs
 
@@ -119,8 +119,8 @@ def curves(runs: Sequence[ReportedRun]) -> dict[str, dict[int, list[list[float]]
     most = max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, count)))
     drawn: dict[str, dict[int, list[list[float]]]] = {}
     for number, run in enumerate(runs):
-        for key, (seen, values) in run.log.columns.items():
-            at, kept = thin(seen, values, most)
+        for key, (images_seen, values) in run.log.columns.items():
+            at, kept = thin(images_seen, values, most)
             rounded = [float(f"{value:.{DIGITS}g}") for value in kept.tolist()]
             drawn.setdefault(key, {})[number] = [list(map(int, at.tolist())), rounded]
     return drawn

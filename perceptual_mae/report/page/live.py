@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -55,6 +56,16 @@ class LiveReport:
         return states
 
 
+class _Server(ThreadingHTTPServer):
+    """A server that a reader may leave in the middle of an answer."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def make_server(live: LiveReport, port: int) -> ThreadingHTTPServer:
     """Return a server of the page at `/` and of its contents at `/content.json`; UserError where the port is in use."""
 
@@ -88,7 +99,7 @@ def make_server(live: LiveReport, port: int) -> ThreadingHTTPServer:
             """Say nothing: a page that refreshes would fill the terminal."""
 
     try:
-        return ThreadingHTTPServer((HOST, port), Handler)
+        return _Server((HOST, port), Handler)
     except OSError as failure:
         why = "is in use" if failure.errno == errno.EADDRINUSE else f"cannot be used ({failure.strerror})"
         raise UserError(f"--port: {port} {why}; name another one with --port") from failure

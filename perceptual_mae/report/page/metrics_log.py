@@ -25,7 +25,7 @@ NOT_DRAWN = ("step", "images_seen")
 """Keys that say where on the axis a record stands."""
 MOST_INTERVALS = 400
 """Of a term's phases; with more, each stands for several records and says on which share of them the term was on."""
-ALARM = re.compile(r"^\S+ \S+ WARNING step (\d+): (.*)$")
+ALARM = re.compile(r"^\S+ \S+ WARNING step (\d{1,15}): (.*)$")
 MOST_ALARMS = 200
 
 Interval = tuple[int, int, float]
@@ -75,28 +75,28 @@ def read_log(path: Path, batch_size: int) -> MetricsLog:
     columns = {}
     for key in dict.fromkeys(chain.from_iterable(chunk.columns for chunk in chunks)):
         parts = [(chunk.images_seen, chunk.columns[key]) for chunk in chunks if key in chunk.columns]
-        seen, values = (np.concatenate(each) for each in zip(*parts, strict=True))
-        is_there = np.isfinite(values) & np.isfinite(seen)
+        images_seen, values = (np.concatenate(each) for each in zip(*parts, strict=True))
+        is_there = np.isfinite(values) & np.isfinite(images_seen)
         if key not in NOT_DRAWN and is_there.any():
-            columns[key] = seen[is_there], values[is_there]
+            columns[key] = images_seen[is_there], values[is_there]
     epochs: dict[int, int] = {}
-    for seen, epoch in zip(*columns.pop("epoch", (np.empty(0), np.empty(0))), strict=True):
-        epochs[int(epoch)] = max(int(seen), epochs.get(int(epoch), 0))
-    active = [(int(seen), names) for chunk in chunks for seen, names in chunk.active if np.isfinite(seen)]
+    for at, epoch in zip(*columns.pop("epoch", (np.empty(0), np.empty(0))), strict=True):
+        epochs[int(epoch)] = max(int(at), epochs.get(int(epoch), 0))
+    active = [(int(at), names) for chunk in chunks for at, names in chunk.active if np.isfinite(at)]
     return MetricsLog(columns, epochs, _phases(active))
 
 
-def thin(seen: Values, values: Values, most: int) -> tuple[Values, Values]:
+def thin(images_seen: Values, values: Values, most: int) -> tuple[Values, Values]:
     """Return at most `most` of the points (N,): the first, the last, and the least and greatest of equal parts."""
     count = len(values)
     if count <= most:
-        return seen, values
+        return images_seen, values
     width = -(-count // max(1, most // 2 - 1))
     rows = np.append(values, np.repeat(values[-1], -count % width)).reshape(-1, width)
     first = np.arange(len(rows)) * width
     kept = np.concatenate([[0], first + rows.argmin(1), first + rows.argmax(1), [count - 1]])
     kept = np.unique(np.minimum(kept, count - 1))
-    return seen[kept], values[kept]
+    return images_seen[kept], values[kept]
 
 
 def read_alarms(path: Path, batch_size: int, images_seen: int) -> list[Alarm]:
@@ -105,8 +105,8 @@ def read_alarms(path: Path, batch_size: int, images_seen: int) -> list[Alarm]:
         text = (path / "log.txt").read_text(errors="replace")
     except OSError:
         return []
-    found = [match for line in text.splitlines() if (match := ALARM.match(line))]
-    alarms = {(int(match[1]), match[2]): None for match in found if int(match[1]) * batch_size <= images_seen}
+    matches = [match for line in text.splitlines() if (match := ALARM.match(line))]
+    alarms = {(int(match[1]), match[2]): None for match in matches if int(match[1]) * batch_size <= images_seen}
     return [Alarm(step * batch_size, step, message) for step, message in sorted(alarms)][:MOST_ALARMS]
 
 
@@ -121,10 +121,11 @@ class _Chunk:
     @classmethod
     def of(cls, records: list[Any], batch_size: int) -> "_Chunk":
         columns = dict(_columns(records))
-        seen = columns.get("step", np.full(len(records), np.nan)) * batch_size
+        images_seen = columns.get("step", np.full(len(records), np.nan)) * batch_size
         terms = [record.get("active") for record in records]
-        active = [(at, tuple(map(str, each))) for at, each in zip(seen, terms, strict=True) if isinstance(each, list)]
-        return cls(seen, columns, active)
+        pairs = zip(images_seen, terms, strict=True)
+        active = [(at, tuple(map(str, each))) for at, each in pairs if isinstance(each, list)]
+        return cls(images_seen, columns, active)
 
 
 def _records(path: Path) -> Iterator[list[Any]]:
@@ -182,12 +183,12 @@ def _phases(active: list[tuple[int, tuple[str, ...]]]) -> dict[str, list[Interva
         return {}
     runs: list[tuple[int, int, tuple[str, ...]]] = []
     start = 0
-    for seen, names in active:
+    for images_seen, names in active:
         if runs and runs[-1][2] == names:
-            runs[-1] = (runs[-1][0], seen, names)
+            runs[-1] = (runs[-1][0], images_seen, names)
         else:
-            runs.append((start, seen, names))
-        start = seen
+            runs.append((start, images_seen, names))
+        start = images_seen
     step = -(-len(runs) // MOST_INTERVALS)
     groups = [runs[at : at + step] for at in range(0, len(runs), step)]
     phases: dict[str, list[Interval]] = {name: [] for names in dict.fromkeys(run[2] for run in runs) for name in names}

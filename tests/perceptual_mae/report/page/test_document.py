@@ -177,7 +177,7 @@ def test_sections_without_data_are_empty_on_the_page(tmp_path: Path) -> None:
     (note,) = content["notes"]
     assert "no table of scores of bare" in note
     assert "has neither a summary nor a whole checkpoint yet" in note
-    assert "is unfinished" in content["runs"][0]["words"]
+    assert "It has not been trained here" in content["runs"][0]["words"]
 
 
 def test_images_of_a_sheet_are_cut_as_they_were_drawn(run: Path) -> None:

@@ -20,6 +20,9 @@ from test_document import samples
 pytestmark = pytest.mark.slow
 
 STEPS = 40
+HEADS = 2
+"""Of the encoder of debug size."""
+
 Browser = Any
 Tab = Any
 """Of playwright, which is no dependency."""
@@ -39,6 +42,8 @@ def make_gan_run(path: Path, seed: int) -> Path:
     (path / "images").mkdir()
     for epoch in (1, 2):
         sheet(samples(10 * seed + epoch)).save(path / f"images/epoch_{epoch:04d}.png")
+    names = ["original", "mean", *(f"head {head + 1}" for head in range(HEADS)), "kept"]
+    sheet(dict(zip(names, attention_views(), strict=True))).save(path / "images/attention_00000040.png")
     return path
 
 
@@ -66,6 +71,11 @@ def browser() -> Iterator[Browser]:
             pytest.skip(f"no Chromium starts: {str(failure).splitlines()[0]}")
         yield browser
         browser.close()
+
+
+def attention_views() -> torch.Tensor:
+    """Return the columns (views, B, 3, H, W) of a sheet of attention: original, mean, heads, kept."""
+    return torch.rand(3 + HEADS, 2, 3, 16, 16, generator=torch.Generator().manual_seed(9))
 
 
 class Opened:
@@ -129,7 +139,7 @@ def test_it_opens_without_a_request_or_an_error_and_fits(browser: Browser, file:
     titles = opened.tab.eval_on_selector_all("h2", "all => all.map((each) => each.textContent)")
     assert titles == [
         *("What was trained", "Scores", "Curves over images seen", "GAN monitor", "Samples over time"),
-        *("Cost", "Configuration", "Load the encoder"),
+        *("Attention", "Cost", "Configuration", "Load the encoder"),
     ]
     opened.context.close()
 
@@ -273,6 +283,19 @@ def test_the_error_map_is_bright_where_hidden_pixels_are_wrong_and_grey_where_th
     for channel in range(3):
         expected = np.interp(error, np.linspace(0, 1, 5), colors[:, channel])
         assert np.abs(shown[channel, :, 8:].numpy() - expected).max() < 1
+
+
+def test_attention_is_shown_where_an_image_is_pointed_at_or_focused(opened: Opened) -> None:
+    shown = ".attention:nth-child(2) canvas"
+    original, mean, *heads = ((view[1] * 255).round().to(torch.uint8) for view in attention_views())
+    assert torch.equal(opened.pixels(shown)[:3], original)
+    opened.tab.locator(shown).first.hover()
+    assert torch.equal(opened.pixels(shown)[:3], mean)
+    opened.tab.get_by_role("radio", name="head 2").first.check()
+    assert torch.equal(opened.pixels(shown)[:3], original)
+    opened.tab.locator(".attention:nth-child(2)").first.focus()
+    assert torch.equal(opened.pixels(shown)[:3], heads[1])
+    assert opened.tab.locator(shown).first.get_attribute("aria-label") == "image 2, attention: head 2"
 
 
 def test_everything_has_a_name_for_a_screen_reader(opened: Opened) -> None:
