@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -44,6 +45,55 @@ def test_a_log_is_the_same_however_many_lines_are_read_at_once(tmp_path: Path, a
         columns = read_log(write(tmp_path, *records), batch_size=1).columns
     assert columns["raw.l1"][1].tolist() == [step / 7 for step in range(9)]
     assert columns["raw.r1"][0].tolist() == [1, 2, 4, 5, 7, 8]
+
+
+def in_layouts(count: int, seed: int) -> list[dict[str, Any]]:
+    """Records of three layouts with numbers of all forms, and names with numbers in them."""
+    draws = np.random.default_rng(seed)
+    records: list[dict[str, Any]] = []
+    for step in range(1, count + 1):
+        values = (draws.normal(size=6) * 10.0 ** draws.integers(-12, 12, size=6)).tolist()
+        record: dict[str, Any] = {
+            "epoch": 1 + step // 7,
+            "step": step,
+            "raw": dict(zip(("l1", "e-3x"), values[:2], strict=True)),
+        }
+        record["levels"] = {"32": {"l1": values[2]}, "16": {"l1": values[3], "r1-e+2": step}}
+        record |= {"evaluation": {"psnr": values[4], "none": None}} if step % 5 == 0 else {}
+        records.append(record | {"active": ["l1", "l2"][: 1 + (step % 3 > 0)], "lr": 1e-05 * step, "flag": True})
+    return records
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_lines_of_one_layout_are_read_as_lines_one_by_one(tmp_path: Path, seed: int) -> None:
+    run = write(tmp_path, *in_layouts(400, seed))
+    log = read_log(run, batch_size=3)
+    with mock.patch.object(metrics_log, "FEWEST_ALIKE", 1000):
+        one_by_one = read_log(run, batch_size=3)
+    assert log.columns.keys() == one_by_one.columns.keys()
+    for key, columns in log.columns.items():
+        for values, expected in zip(columns, one_by_one.columns[key], strict=True):
+            assert values.tolist() == expected.tolist(), key
+    assert (log.epochs, log.phases) == (one_by_one.epochs, one_by_one.phases)
+    assert log.columns["raw.l1"][1].tolist() == [record["raw"]["l1"] for record in in_layouts(400, seed)]
+
+
+@pytest.mark.parametrize(
+    "other", ['"l2": 7', '"l1": 7, "l1": 8', '"l1": [7]', '"l1": "7"', '"l1": -Infinity', '"l1x: 3": 7']
+)
+def test_lines_that_only_seem_to_have_one_layout_are_told_apart(tmp_path: Path, other: str) -> None:
+    lines = [f'{{"step": {step}, "raw": {{"l1": {step}}}}}' for step in range(1, 20)]
+    log = read_log(write(tmp_path, tail="\n".join([*lines, f'{{"step": 20, "raw": {{{other}}}}}', ""])), batch_size=1)
+    expected = json.loads(f"{{{other}}}").get("l1")
+    is_number = isinstance(expected, int)
+    assert log.columns["raw.l1"][1].tolist() == [*range(1, 20), *([expected] if is_number else [])]
+
+
+def test_lines_of_one_layout_that_differ_in_a_name_s_number_are_told_apart(tmp_path: Path) -> None:
+    records = [{"step": step, "raw": {f"l{1 + step % 2}": step}} for step in range(1, 41)]
+    columns = read_log(write(tmp_path, *records), batch_size=1).columns
+    assert columns["raw.l1"][1].tolist() == list(range(2, 41, 2))
+    assert columns["raw.l2"][1].tolist() == list(range(1, 41, 2))
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
