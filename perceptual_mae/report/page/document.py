@@ -27,6 +27,8 @@ MOST_POINTS, FEWEST_POINTS = 2_000, 50
 """Of one curve."""
 ALL_POINTS = 90_000
 """Of all curves together: some 1.3 MB."""
+MOST_KEYS = 1_000
+"""With a curve each; no run of this package logs a tenth of them."""
 DIGITS = 6
 """Of a number on the page: those of float32."""
 PICTURES = 1_400_000
@@ -80,7 +82,7 @@ def report(paths: Sequence[Path], *, title: str = "") -> dict[str, Any]:
                 for run in runs
             ],
         ),
-        "curves": curves(runs),
+        "curves": curves(runs, budget.notes),
         "meanings": METRICS_KEYS,
         "phases": [run.log.phases for run in runs],
         "alarms": [{"run": number, **asdict(alarm)} for number, run in enumerate(runs) for alarm in run.alarms],
@@ -113,13 +115,19 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     return runs
 
 
-def curves(runs: Sequence[ReportedRun]) -> dict[str, dict[int, list[list[float]]]]:
+def curves(runs: Sequence[ReportedRun], notes: list[str]) -> dict[str, dict[int, list[list[float]]]]:
     """Return by dotted key and number of the run the images seen and the values, thinned."""
-    count = sum(len(run.log.columns) for run in runs)
+    keys = list(dict.fromkeys(key for run in runs for key in run.log.columns))
+    if len(keys) > MOST_KEYS:
+        notes.append(f"{MOST_KEYS} of {len(keys)} keys of metrics.jsonl are drawn")
+    shown = set(keys[:MOST_KEYS])
+    count = sum(len(shown & run.log.columns.keys()) for run in runs)
     most = max(FEWEST_POINTS, min(MOST_POINTS, ALL_POINTS // max(1, count)))
     drawn: dict[str, dict[int, list[list[float]]]] = {}
     for number, run in enumerate(runs):
         for key, (images_seen, values) in run.log.columns.items():
+            if key not in shown:
+                continue
             at, kept = thin(images_seen, values, most)
             rounded = [float(f"{value:.{DIGITS}g}") for value in kept.tolist()]
             drawn.setdefault(key, {})[number] = [list(map(int, at.tolist())), rounded]

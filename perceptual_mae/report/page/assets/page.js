@@ -169,5 +169,9 @@ async function refresh(tag = "", wait = 3000) {
 }
 
 present(JSON.parse(document.getElementById("content").textContent));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { clearCharts(true); drawRibbons(); });
+const redraw = () => { clearCharts(true); drawRibbons(); };
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+for (const [event, isPrinted] of [["beforeprint", true], ["afterprint", false]]) { // paper is light
+  addEventListener(event, () => { document.documentElement.classList.toggle("printed", isPrinted); redraw(); });
+}
 if (page.content.live) refresh();

@@ -281,6 +281,14 @@ def test_a_page_stays_under_three_megabytes_however_much_was_logged(run: Path, m
     assert len(page(report([run]))) < 3_000_000 - document.PICTURES
 
 
+def test_of_very_many_keys_the_first_are_drawn_with_a_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(document, "MOST_KEYS", 3)
+    add_log(run, {"epoch": 1, "step": 1, "raw": {f"t{number}": number for number in range(5)}})
+    content = report([run])
+    assert list(content["curves"]) == ["raw.t0", "raw.t1", "raw.t2"]
+    assert "3 of 5 keys of metrics.jsonl are drawn" in content["notes"]
+
+
 def call(*words: str | Path) -> int:
     return main(["report", *map(str, words)])
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from perceptual_mae.report.page.document import page, report
 from perceptual_mae.report.page.live import HOST, LiveReport, make_server
@@ -296,6 +297,29 @@ def test_attention_is_shown_where_an_image_is_pointed_at_or_focused(opened: Open
     opened.tab.locator(".attention:nth-child(2)").first.focus()
     assert torch.equal(opened.pixels(shown)[:3], heads[1])
     assert opened.tab.locator(shown).first.get_attribute("aria-label") == "image 2, attention: head 2"
+
+
+@pytest.mark.parametrize("place", ["#terms figure", ".sides-and-strip"])
+def test_a_picture_can_be_saved(opened: Opened, place: str) -> None:
+    with opened.tab.expect_download() as saving:
+        opened.tab.locator(place).get_by_text("save PNG").first.click()
+    assert saving.value.suggested_filename in {"raw.mse.png", "samples.png"}
+    with Image.open(saving.value.path()) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 300
+        assert len(set(picture.convert("L").tobytes())) > 20  # something is drawn
+
+
+def test_paper_is_light_where_the_screen_is_dark(browser: Browser, file: Path) -> None:
+    opened = Opened(browser, file.as_uri(), color_scheme="dark")
+    colors = [opened.tab.evaluate("getComputedStyle(document.body).backgroundColor")]
+    for event in ("beforeprint", "afterprint"):
+        opened.tab.evaluate(f"dispatchEvent(new Event('{event}'))")
+        colors.append(opened.tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colors == ["rgb(21, 25, 30)", "rgb(255, 255, 255)", "rgb(21, 25, 30)"]
+    assert opened.tab.evaluate("[...charts].every((each) => !each.holder.clientWidth || each.uplot)")
+    assert opened.wrong == []
+    opened.context.close()
 
 
 def test_everything_has_a_name_for_a_screen_reader(opened: Opened) -> None:
