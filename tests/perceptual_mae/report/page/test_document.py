@@ -118,6 +118,24 @@ def test_score_tables_are_those_that_compare_prints(run: Path) -> None:
     assert [table["title"] for table in content["cost"]] == ["Cost"]
 
 
+def test_seeds_of_one_method_are_one_row_with_their_deviation_as_compare_prints(run: Path, tmp_path: Path) -> None:
+    shape = ("data.image_size=16", "generator.patch_size=8", "training.seed=1")
+    other = make_run(tmp_path / "b", *shape, psnr_masked=23.0, scores={"probe_cached": probe(0.75)})
+    printed = {table.title: table.rows for table in compare([run, other], title="").tables}
+    tables = {table["title"]: table["rows"] for table in content_of(page(report([run, other])))["tables"]}
+    (row,) = tables["Held-out scores at the end of training"]
+    assert row["cells"] == printed["Held-out scores at the end of training"][0].cells
+    assert row["cells"][:2] == ["2", "21.50 ± 2.12"]
+    assert tables["Representation: top-1, %"][0]["cells"][1] == "62.50 ± 17.68"
+
+
+def test_runs_that_do_not_compare_are_shown_and_marked(run: Path, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "b", "data.image_size=16", "generator.patch_size=8", "training.epochs=9")
+    content = report([run, other])
+    assert all(heading.startswith("≠ ") for heading in content["tables"][0]["header"][2:])
+    assert any(note.startswith("images seen: ") for note in content["table_notes"])
+
+
 def test_a_page_asks_for_nothing(run: Path) -> None:
     text = page(report([run]))
     without_notice = text.replace("https://github.com/leeoniya/uPlot (v1.6.32)", "")
@@ -153,6 +171,8 @@ def test_what_users_typed_stays_text(run: Path) -> None:
     tags, usual = ([tag for tag, _ in Elements(each).tags] for each in (text, plain))
     assert tags == usual
     held = content_of(text)
+    (raw,) = re.findall(r'id="content">(.*?)</script>', text, re.DOTALL)
+    assert not re.search("[<>&\u2028]", raw)  # `</script ` would end the element, too
     assert held["title"] == HOSTILE
     assert held["runs"][1]["name"] == other.name
     assert held["alarms"][0]["message"] == HOSTILE[:-1]
