@@ -27,6 +27,7 @@ from perceptual_mae.cli import (
     knn,
     pretrain,
     probe,
+    report,
     segment,
     sharpen,
     sweep,
@@ -63,6 +64,7 @@ app.command("segment")(segment.segment_command)
 app.command("embed")(embed.embed_command)
 app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)
+app.command("report")(report.report_command)
 app.command("visualize")(visualize.visualize_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("debug-batch")(debug_batch.debug_batch_command)

@@ -14,7 +14,7 @@ from perceptual_mae.report.columns import (
     summary_columns,
 )
 from perceptual_mae.report.comparability import TRAINING, Difference, find_differences, refuse
-from perceptual_mae.report.cost import cost_of, read_bench
+from perceptual_mae.report.cost import Bench, cost_of, read_bench
 from perceptual_mae.report.published import FOOTNOTE
 from perceptual_mae.report.run_records import RunRecord, read_run_records
 from perceptual_mae.report.seed_groups import Group, group_runs
@@ -81,7 +81,13 @@ def compare(paths: Sequence[Path], *, title: str, bench: Path | None = None, any
     Raises UserError for what is no run and, unless `anyway`, with a line for each fact in which they do not compare.
     """
     measured = read_bench(bench) if bench is not None else None
-    records = read_run_records(list(paths))
+    return compare_records(read_run_records(list(paths)), title=title, measured=measured, anyway=anyway)
+
+
+def compare_records(
+    records: Sequence[RunRecord], *, title: str, measured: Bench | None = None, anyway: bool = False
+) -> RunComparison:
+    """Compare runs that have been read."""
     differences = find_differences(records)
     groups, repeated = group_runs(records)
     if not anyway:

@@ -1,6 +1,7 @@
 """The records of a run's folder, read for a comparison; no network is loaded."""
 
 import json
+import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.folder import distinct_names, read_config
 from perceptual_mae.run.run import read_object
+
+_SPEED = re.compile(rb'"images_per_second": *([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)')
+"""In lines of metrics.jsonl: other keys of long ones need not be read."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,8 @@ def _read_json(path: Path) -> Any:
 
 
 def _median_speed(path: Path) -> float | None:
-    """Return the median of the logged images/s, or None where nothing was logged."""
-    speeds = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue  # the line that is being written
-        speeds += [record.get("images_per_second")] if isinstance(record, dict) else []
-    known = [speed for speed in speeds if speed is not None]
+    """Return the median of the logged images/s, or None where nothing was logged; a last line that is being written
+    counts not."""
+    lines = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
+    known = [float(speed) for speed in _SPEED.findall(lines)]
     return statistics.median(known) if known else None

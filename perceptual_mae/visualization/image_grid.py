@@ -11,7 +11,7 @@ from torch import Tensor
 
 from perceptual_mae.files import replacing
 from perceptual_mae.generator.masked_autoencoder import Reconstruction
-from perceptual_mae.images import mask_image, to_uint8
+from perceptual_mae.images import Size, mask_image, to_uint8
 
 GREY = 0.5
 MARGIN, HEADER, NOTES = 4, 16, 132
@@ -39,8 +39,7 @@ def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
     """
     views = [_magnify(to_uint8(images.cpu())) for images in columns.values()]
     count, _, height, width = views[0].shape
-    names = [textwrap.wrap(name, max(1, width // LETTER)) for name in columns]
-    header = HEADER + LINE * (max(map(len, names)) - 1)
+    names, header = _headings(list(columns), width)
     right = len(views) * (width + MARGIN) + MARGIN
     page = Image.new("RGB", (right + (NOTES if notes else 0), count * (height + MARGIN) + MARGIN + header), "white")
     draw = ImageDraw.Draw(page)
@@ -56,6 +55,24 @@ def sheet(columns: dict[str, Tensor], notes: Sequence[str] = ()) -> Image.Image:
     return page
 
 
+def cut(page: Tensor, names: Sequence[str], size: Size, *, has_notes: bool = False) -> dict[str, Tensor] | None:
+    """Return the columns, uint8 (B, 3, H, W) by name, of a page that `sheet` laid out, or None for any other picture.
+
+    page: uint8 (3, h, w); names: of its columns; size: height and width of the images that it was given.
+    """
+    factor = _magnification(size)
+    height, width = size[0] * factor, size[1] * factor
+    _, header = _headings(names, width)
+    count, excess = divmod(page.shape[1] - MARGIN - header, height + MARGIN)
+    right = len(names) * (width + MARGIN) + MARGIN
+    if excess or count < 1 or page.shape[2] != right + (NOTES if has_notes else 0):
+        return None
+    rows = page[:, header + MARGIN :].unfold(1, height, height + MARGIN)[:, :count]  # (3, B, w, h)
+    columns = rows[:, :, MARGIN:right].unfold(2, width, width + MARGIN)  # (3, B, columns, h, w)
+    images = columns[..., ::factor, ::factor].permute(2, 1, 0, 3, 4)
+    return dict(zip(names, images, strict=True))
+
+
 def save(page: Image.Image, path: Path) -> None:
     """Write a sheet as PNG, complete or not at all; folders on the way are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +80,16 @@ def save(page: Image.Image, path: Path) -> None:
         page.save(partial, format="PNG")
 
 
+def _headings(names: Sequence[str], width: int) -> tuple[list[list[str]], int]:
+    """Return the lines of each heading, and the pixels that all take above the images."""
+    lines = [textwrap.wrap(name, max(1, width // LETTER)) for name in names]
+    return lines, HEADER + LINE * (max(map(len, lines)) - 1)
+
+
+def _magnification(size: Size) -> int:
+    return max(1, -(-SMALLEST_SIDE // min(size)))
+
+
 def _magnify(images: Tensor) -> Tensor:
-    factor = max(1, -(-SMALLEST_SIDE // min(images.shape[2:])))
+    factor = _magnification((images.shape[2], images.shape[3]))
     return F.interpolate(images, scale_factor=factor, mode="nearest") if factor > 1 else images

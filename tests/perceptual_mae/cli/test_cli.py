@@ -31,7 +31,7 @@ def run_without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *arguments], capture_output=True, text=True)
 
 
-HELPFUL = ["", "pretrain", "visualize", "evaluate", "curves", "compare", "sweep", "probe", "knn", "finetune"]
+HELPFUL = ["", "pretrain", "visualize", "evaluate", "curves", "report", "compare", "sweep", "probe", "knn", "finetune"]
 HELPFUL += ["configs", "bench", "weights fetch", "embed", "compare-images", "segment"]
 ALL_LIGHT = """
 import shlex, sys

@@ -136,6 +136,7 @@ def test_what_needs_no_code_works_on_the_tensors_and_records_of_such_a_run(part:
     assert main(["visualize", "theirs", "--count", "1"]) == 0
     assert main(["compare", "theirs", "plain", "--anyway"]) == 0
     assert main(["curves", "theirs", "plain", "--out", "curves.png"]) == 0
+    assert main(["report", "theirs", "plain"]) == 0
     assert not Path("marker").exists()
 
 
@@ -143,6 +144,7 @@ def test_other_data_and_the_records_need_no_code_of_a_folder_that_names_a_data_s
     plant(data={"kind": DATA})
     assert main(["compare", "theirs", "plain", "--anyway"]) == 0
     assert main(["curves", "theirs", "--out", "curves.png"]) == 0
+    assert main(["report", "theirs"]) == 0
     Image.new("RGB", (40, 40), "teal").save("photo.png")
     assert main(["embed", "theirs", "photo.png", "--out", "features.npz"]) == 0
     Path("shapes.yaml").write_text("data: {kind: shapes, size: 32, num_images: 8}\n")
