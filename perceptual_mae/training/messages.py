@@ -93,7 +93,7 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
         lines.append(f"  {summary['unreadable_images']} images could not be read and were left out: see {LIST_NAME}")
     if summary["uses_target_statistics"]:
         lines.append("  (norm_pix: patches were un-normalised with the true patch's mean and deviation)")
-    lines += verdict(summary)
+    lines += learned_nothing(summary)
     lines += [
         f"  scores    {path / 'summary.json'}",
         f"  pictures  {path / 'images'}",
@@ -104,7 +104,7 @@ def final_message(path: Path, summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def verdict(summary: Mapping[str, Any]) -> list[str]:
+def learned_nothing(summary: Mapping[str, Any]) -> list[str]:
     """Return a line for a run whose hidden pixels are worse than the mean colour of the visible ones; else none."""
     hidden, baseline = summary["psnr_masked"], summary["baselines"]["mean_color"]["psnr_masked"]
     if hidden is None or baseline is None or hidden >= baseline:

@@ -1,4 +1,4 @@
-"""The last lines of a run: where its files are, what to do next, and a verdict where it has learned nothing."""
+"""The last lines of a run: where its files are, what to do next, and words where it has learned nothing."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def test_it_says_where_each_thing_is_and_what_comes_next() -> None:
 
 
 def test_a_run_below_the_mean_colour_is_told_so_in_words() -> None:
-    verdict = "  hidden pixels are worse than the mean colour of the visible ones (15.60 dB, 15.70 dB): the run has not"
-    assert verdict in final_message(Path("runs/a"), summary(15.6))
+    words = "  hidden pixels are worse than the mean colour of the visible ones (15.60 dB, 15.70 dB): the run has not"
+    assert words in final_message(Path("runs/a"), summary(15.6))
     assert "worse" not in final_message(Path("runs/a"), summary(15.7))
     assert "worse" not in final_message(Path("runs/a"), summary(None))  # nothing was hidden
