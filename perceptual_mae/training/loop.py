@@ -378,8 +378,8 @@ class Pretraining:
     def close(self) -> None:
         """End the loader's workers and the trackers, and give the folder back once the last checkpoint is written."""
         try:
-            self.loader.close()
             self.writer.close()
+            self.loader.close()
             self.accelerator.end_training()
         finally:
             if self.log_file is not None:

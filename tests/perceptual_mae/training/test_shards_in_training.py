@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import DEBUG, debug_config, run_two_processes
+from conftest import DEBUG, debug_config
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.shard_writing import write_shards
 from perceptual_mae.run.signals import Interrupted
 from photographs import photos
+from processes import run_two_processes
 from test_interruption import Killed, before_step, kill
 from test_loop import stop_after, trained
 
