@@ -16,7 +16,7 @@ import torch._dynamo.config
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from conftest import debug_config, debug_trainer, random_batches, run_two_processes
+from conftest import debug_config, debug_trainer, random_batches
 from discriminators.layers import blur_by_products
 from perceptual_mae import Run, pretrain
 from perceptual_mae.config.layers import list_methods
@@ -27,6 +27,7 @@ from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.compilation import StepDevice
 from perceptual_mae.training.trainer import Trainer
+from processes import run_two_processes
 
 METHODS = sorted(method.name for method in list_methods())
 WARM_UP, STEPS = 9, 18
