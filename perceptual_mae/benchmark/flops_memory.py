@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from perceptual_mae.training.compilation import run_eagerly
 from perceptual_mae.training.trainer import Trainer
 
 
@@ -33,7 +34,7 @@ def count_step(trainer: Trainer, num_images: int, step: Callable[[], object]) ->
     """Run one step of `num_images` images and count it, all networks as they are: compiled ones cannot be counted."""
     judging = getattr(trainer, "unwrapped_discriminator", None)
     generators, discriminators = counted_forwards(trainer.unwrapped_generator), counted_forwards(judging)
-    with generators as generated, discriminators as judged, trainer.step_device.without_compilation():
+    with generators as generated, discriminators as judged, run_eagerly():
         peak, flops = peak_memory(trainer, lambda: count_flops(step))
     return StepCounts(flops, sum(generated) / num_images, sum(judged) / num_images, peak)
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
-from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.errors import fields_of, fixed_kind, inner_keys
 from perceptual_mae.config.from_signature import Choice, derive
 from perceptual_mae.config.known_keys import Keys, Table
@@ -15,6 +14,7 @@ from perceptual_mae.config.schema import (
     DEFAULT_AUGMENTATION,
     DEFAULT_FROZEN,
     FROZEN_NETWORKS,
+    DataSection,
     DiscriminatorSection,
     FeatureTermSection,
     FrozenNetworkSection,

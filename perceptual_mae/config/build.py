@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 from discriminators import Augmentation, Discriminator
 from discriminators.penalties import PathLength, lazy_adam
-from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.from_signature import refuse_untrusted
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import (
+    DataSection,
     DiscriminatorSection,
     GeneratorSection,
     LossesSection,
     LossNetworkSection,
     MaskingSection,
+    RunConfig,
 )
 from perceptual_mae.config.training_sections import (
     AugmentSection,
@@ -82,6 +83,14 @@ def make_discriminator(section: DiscriminatorSection, image: ImageFormat, encode
     """Return the discriminator with weights drawn as the caller's random state says; ValueError for what it refuses."""
     made_of = (encoder,) if section.reads_encoder else ()
     return section.build(*made_of, pyramid_sizes(image.size), image.channels)
+
+
+def discriminator_of(config: RunConfig) -> Any:
+    """Return a run's discriminator, made as `make_discriminator` does; ValueError for what it refuses."""
+    section, image = config.discriminator, config.data.image
+    assert section is not None
+    encoder = make_generator(config.generator, image).encoder if section.reads_encoder else None
+    return make_discriminator(section, image, encoder)
 
 
 def build_objective(losses: LossesSection, telemetry_every: int) -> Objective:

@@ -9,12 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from discriminators import AUGMENTATIONS
 from perceptual_mae.config import layers
-from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.errors import mistakes_of
 from perceptual_mae.config.from_signature import sections_of_options
 from perceptual_mae.config.mistake import Mistake, line_of
 from perceptual_mae.config.own_kinds import EVERYTHING, NOTHING, Trust
 from perceptual_mae.config.schema import (
+    DataSection,
     DiscriminatorSection,
     GeneratorSection,
     LossesSection,

@@ -6,15 +6,13 @@ Each mistake names all the keys it depends on, and is left out where one of them
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 
-from perceptual_mae.config.build import make_discriminator, make_generator, refusals
+from perceptual_mae.config.build import discriminator_of, make_generator, refusals
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
-from perceptual_mae.config.training_checks import check_optimisation, check_step_device
 from perceptual_mae.data import DATASETS
 from perceptual_mae.generator.sizes import SIZES
 from perceptual_mae.images import pyramid_sizes, resolutions
@@ -96,14 +94,7 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
     mistakes = list(refusals(generator, ("generator.*", "data.image_size")))
     yield from mistakes
     if config.discriminator is not None and not (mistakes and config.discriminator.reads_encoder):
-        yield from refusals(partial(_discriminator, config), ("discriminator.*", "data.image_size"))
-
-
-def _discriminator(config: RunConfig) -> Any:
-    section, image = config.discriminator, config.data.image
-    assert section is not None
-    encoder = make_generator(config.generator, image).encoder if section.reads_encoder else None
-    return make_discriminator(section, image, encoder)
+        yield from refusals(partial(discriminator_of, config), ("discriminator.*", "data.image_size"))
 
 
 def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
@@ -182,7 +173,7 @@ def check_heads(config: RunConfig) -> Iterator[Mistake]:
     reads_heads = any(name in always for name in config.losses.discriminator_readers())
     if (section := config.discriminator) is not None and section.pyramid == "heads" and reads_heads:
         with suppress(Exception), torch.device("meta"):
-            if _discriminator(config).levels > 1:
+            if discriminator_of(config).levels > 1:
                 return
     keys = ("generator.rgb_heads", "losses.*", "discriminator")
     yield Mistake(
@@ -264,7 +255,7 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake((key, "discriminator.fake"), message)
     sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
     with suppress(Exception), torch.device("meta"):
-        logits = _discriminator(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
+        logits = discriminator_of(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
             message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
             yield Mistake(
@@ -310,6 +301,10 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
     if low < 0 or high >= 1:
         yield Mistake(("masking.ratio",), f"found {low} to {high}, must stay >= 0 and < 1")
         return
+    if config.training.cuda_graphs and config.training.compile == "all" and low != high:
+        keys = ("training.cuda_graphs", "training.compile", "masking.ratio")
+        message = f"cuda_graphs needs a constant number of visible patches, but masking.ratio goes from {low:g} to "
+        yield Mistake(keys, message + f"{high:g}; set training.compile=discriminator")
     if any(check_image_size(config)):
         return  # reported already
     patch_size = config.generator.patch_size or SIZES[config.generator.size].patch_size
@@ -337,6 +332,39 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
             yield Mistake((f"losses.{name}.region", "masking.ratio"), message)
 
 
+def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
+    optimizer, schedule, training = config.optimizer, config.schedule, config.training
+    if optimizer.lr is not None and optimizer.base_lr is not None:
+        message = f"both base_lr {optimizer.base_lr} and lr {optimizer.lr} are set; set one of them to null"
+        yield Mistake(("optimizer.base_lr", "optimizer.lr"), message)
+    peak = optimizer.lr if optimizer.lr is not None else (optimizer.base_lr or 0) * training.batch_size / 256
+    if schedule.min_lr > peak:
+        rates = ("schedule.min_lr", "optimizer.lr", "optimizer.base_lr", "training.batch_size")
+        yield Mistake(rates, f"min_lr {schedule.min_lr:g} is above the peak learning rate {peak:g}; lower it")
+    if schedule.warmup_epochs is not None and schedule.warmup_ratio is not None:
+        keys = ("schedule.warmup_ratio", "schedule.warmup_epochs")
+        yield Mistake(keys, "both warmup_ratio and warmup_epochs are set; set one of them to null")
+    elif schedule.warmup_epochs is not None and schedule.warmup_epochs > training.epochs:
+        yield Mistake(
+            ("schedule.warmup_epochs", "training.epochs"),
+            f"a warm-up of {schedule.warmup_epochs:g} epochs is longer than the run of {training.epochs}; "
+            "shorten it or set schedule.warmup_ratio",
+        )
+    if training.batch_size % training.accumulation:
+        yield Mistake(
+            ("training.accumulation", "training.batch_size"),
+            f"batch_size {training.batch_size} cannot be divided into {training.accumulation} equal micro-batches",
+        )
+    if training.epoch_images is not None and training.epoch_images < training.batch_size:
+        yield Mistake(
+            ("training.epoch_images", "training.batch_size"),
+            f"an epoch of {training.epoch_images} images is less than one batch of {training.batch_size}",
+        )
+    if training.cuda_graphs and training.compile == "off":
+        message = "cuda_graphs records compiled networks, but compile is off; set training.compile=all"
+        yield Mistake(("training.cuda_graphs", "training.compile"), message)
+
+
 CHECKS: tuple[Check, ...] = (
     check_image_size,
     check_channels,
@@ -353,7 +381,6 @@ CHECKS: tuple[Check, ...] = (
     check_frozen_encoder,
     check_masking,
     check_optimisation,
-    check_step_device,
 )
 
 

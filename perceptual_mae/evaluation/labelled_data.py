@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.config import build
-from perceptual_mae.config.data_section import DataSection
 from perceptual_mae.config.from_signature import imported_kinds
 from perceptual_mae.config.layers import Merged, find_layer, list_recipes, read_yaml
 from perceptual_mae.config.own_kinds import Trust
 from perceptual_mae.config.parsing import RunConfig, parse_config
+from perceptual_mae.config.schema import DataSection
 from perceptual_mae.data import kind_of_folder
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.subsets import limited

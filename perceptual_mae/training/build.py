@@ -95,12 +95,12 @@ def build_trainer(
         adversary,
         networks,
         draw_drop_path_masks,
-        step_device,
         order=training.order,
         clip_norm=optimizer.clip_norm,
         ema_decay=build.ema_decay(training),
     )
     step_device.compile_generator(generator, networks)  # now: averaged weights are a copy of it as it is
+    step_device.set_up_steps(trainer)
     return trainer
 
 

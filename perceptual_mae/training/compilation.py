@@ -6,10 +6,11 @@ float32 where no autocast is.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -20,10 +21,27 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.evaluation.open_run import allow_tf32
 from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.loss_networks import FrozenNetwork, LossNetworks
+from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.adversary import Adversary
+from perceptual_mae.training.metrics import Scalars
+
+if TYPE_CHECKING:
+    from perceptual_mae.data.batch import Batch
+    from perceptual_mae.training.trainer import Trainer
 
 PARTS = {"off": (), "discriminator": ("discriminator",), "all": ("discriminator", "generator")}
 """What is compiled, by the value of `training.compile`; frozen loss networks count with the generator."""
+_EAGER = ContextVar("networks run as they are", default=False)
+
+
+@contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Run networks as they are, compiled or not: for second derivatives, and for counting."""
+    token = _EAGER.set(True)
+    try:
+        yield
+    finally:
+        _EAGER.reset(token)
 
 
 class StepDevice:
@@ -58,6 +76,22 @@ class StepDevice:
         self.tf32, self.cudnn_benchmark = tf32 and on_gpu, cudnn_benchmark and on_gpu
         self._compiled_now: tuple[str, ...] = ()
 
+    def set_up_steps(self, trainer: "Trainer") -> None:
+        """Have a trainer's steps begin and end here, where there is anything to set up."""
+        if not (self.parts or self.tf32 or self.cudnn_benchmark):
+            return
+        own = trainer.step
+
+        @wraps(own)
+        def step(batches: "Sequence[Batch]", progress: TrainingProgress) -> Scalars:
+            self.begin_step(trainer.adversary, progress.step)
+            try:
+                return own(batches, progress)
+            finally:
+                self.end_step()
+
+        trainer.step = step  # type: ignore[method-assign]
+
     def begin_step(self, adversary: Adversary | None, step: int) -> None:
         """Compute as training does from here on."""
         penalties = (adversary.r1, adversary.r2) if adversary is not None else ()
@@ -70,10 +104,6 @@ class StepDevice:
         if self.cudnn_benchmark:
             torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
 
-    def run_as_they_are(self) -> None:
-        """Run all networks as they are for the rest of the step."""
-        self._compiled_now = ()
-
     def end_step(self) -> None:
         """Compute as scores are computed from here on."""
         self._compiled_now = ()
@@ -81,15 +111,6 @@ class StepDevice:
             allow_tf32(False)
         if self.cudnn_benchmark:
             torch.backends.cudnn.benchmark = False
-
-    @contextmanager
-    def without_compilation(self) -> Iterator[None]:
-        """Take steps in which networks run as they are."""
-        parts, self.parts = self.parts, ()
-        try:
-            yield
-        finally:
-            self.parts = parts
 
     def compile_discriminator(self, discriminator: nn.Module) -> None:
         """Compile a discriminator, before Accelerate puts autocast around its forward pass."""
@@ -114,7 +135,7 @@ class StepDevice:
 
         @wraps(own)
         def either(*arguments: Any, **options: Any) -> Any:
-            return (compiled if part in self._compiled_now else own)(*arguments, **options)
+            return (compiled if part in self._compiled_now and not _EAGER.get() else own)(*arguments, **options)
 
         setattr(owner, name, either)
 

@@ -71,12 +71,6 @@ METRICS_KEYS: dict[str, str] = {
 """What stands in metrics.jsonl, one object a log interval: means over the steps that report a key, nested at `/`."""
 
 
-def mean_of(scalars: Sequence[Scalars]) -> Scalars:
-    """Average each scalar over the micro-batches that report it."""
-    names = {name: None for each in scalars for name in each}
-    return {name: torch.stack([each[name] for each in scalars if name in each]).mean() for name in names}
-
-
 @torch.no_grad()
 def discriminator_statistics(real_scores: Tensor, fake_scores: Tensor, center: float) -> Scalars:
     """Return mean scores and accuracies against `center`; a score is an image's mean logit (B,), see `image_scores`."""

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from discriminators.penalties import PathLength, path_noise
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.seeding import stream
+from perceptual_mae.training.compilation import run_eagerly
 from perceptual_mae.training.metrics import Scalars
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ def path_length_step(
     """Keep steps of the decoder's input equally long in features: update the generator once, on some of the images."""
     assert trainer.adversary is not None
     trainer.unwrapped_discriminator.requires_grad_(False).eval()
-    trainer.step_device.run_as_they_are()  # compiled networks have no second derivative
     losses = []
     for batch in trainer.micro_batches(prepared, trainer.generator):
         part = slice(0, penalty.num_images(len(batch.images)))
         coordinates = [(trainer.adversary.seed, progress.step, index) for index in batch.indices[part].tolist()]
-        with sdpa_kernel(SDPBackend.MATH):  # the other attention kernels have no second derivative
+        # Other attention kernels and compiled networks have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH), run_eagerly():
             drop_path_masks = None if batch.drop_path_masks is None else batch.drop_path_masks[part]
             reconstruction = trainer.generator(batch.images[part], batch.mask[part], drop_path_masks)
             fake = trainer.fake_images(replace(batch, images=batch.images[part]), reconstruction)

@@ -27,8 +27,7 @@ from perceptual_mae.schedules import TrainingProgress, set_learning_rate
 from perceptual_mae.seeding import stream
 from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.averaged_weights import AveragedWeights
-from perceptual_mae.training.compilation import StepDevice
-from perceptual_mae.training.metrics import Scalars, discriminator_statistics, mean_of, output_diversity
+from perceptual_mae.training.metrics import Scalars, discriminator_statistics, output_diversity
 from perceptual_mae.training.path_length_step import path_length_step
 
 Augment = Callable[[Sequence[Tensor]], Pyramid]
@@ -75,7 +74,6 @@ class Trainer:
         adversary: Adversary | None = None,
         networks: LossNetworks | None = None,
         draw_drop_path_masks: DrawDropPathMasks | None = None,
-        step_device: StepDevice | None = None,
         *,
         order: Order,
         clip_norm: float | None = None,
@@ -84,7 +82,6 @@ class Trainer:
         if order not in get_args(Order):
             raise ValueError(f"unknown order {order!r} of a step; choose from: {', '.join(get_args(Order))}")
         self.accelerator, self.objective, self.adversary = accelerator, objective, adversary
-        self.step_device = step_device or StepDevice(accelerator.device)
         self.draw_masks, self.draw_drop_path_masks = draw_masks, draw_drop_path_masks
         self.learning_rate, self.order, self.clip_norm = learning_rate, order, clip_norm
         self.networks = (networks or LossNetworks()).to(accelerator.device)
@@ -179,7 +176,6 @@ class Trainer:
 
     def prepare(self, batches: Sequence[Batch], progress: TrainingProgress) -> list[MicroBatch]:
         """Set this step's learning rates, and move micro-batches to the device with their masks."""
-        self.step_device.begin_step(self.adversary, progress.step)
         self.skipped, self.step_losses = torch.zeros((), device=self.accelerator.device), []
         set_learning_rate(self.optimizer, self.lr_scale * self.learning_rate(progress.step))
         if self.adversary is not None:
@@ -382,7 +378,6 @@ class Trainer:
                 scalars |= self.adapt(augmentation.controller, prepared)
         if self.ema is not None:
             self.ema.update_parameters(self.unwrapped_generator)
-        self.step_device.end_step()
         return scalars
 
     def adapt(self, controller: Controller, prepared: Sequence[MicroBatch]) -> Scalars:
@@ -396,3 +391,9 @@ class Trainer:
 
     def sum_over_processes(self, tensor: Tensor) -> Tensor:
         return cast(Tensor, self.accelerator.reduce(tensor, reduction="sum"))
+
+
+def mean_of(scalars: Sequence[Scalars]) -> Scalars:
+    """Average each scalar over the micro-batches that report it."""
+    names = {name: None for each in scalars for name in each}
+    return {name: torch.stack([each[name] for each in scalars if name in each]).mean() for name in names}

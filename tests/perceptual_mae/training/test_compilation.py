@@ -25,7 +25,7 @@ from perceptual_mae.errors import UserError
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
-from perceptual_mae.training.compilation import StepDevice
+from perceptual_mae.training.compilation import StepDevice, run_eagerly
 from perceptual_mae.training.trainer import Trainer
 from processes import run_two_processes
 
@@ -246,7 +246,7 @@ def test_held_out_images_are_scored_by_networks_as_they_are(tmp_path: Path, comp
 
 def test_a_trainer_that_is_counted_runs_networks_as_they_are(compiled_calls: Counter[str]) -> None:
     trainer = debug_trainer("mse", "training.compile=all")
-    with trainer.step_device.without_compilation():
+    with run_eagerly():
         trainer.step(random_batches(2), TrainingProgress(1, 1, 0.1))
     assert not compiled_calls
     trainer.step(random_batches(2), TrainingProgress(1, 2, 0.1))
