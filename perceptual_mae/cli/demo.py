@@ -50,10 +50,10 @@ def demo_command(
     text = page(content_of(demo, live=True))
     with make_server(demo.routes(text), port or PORT) as server:
         address = f"http://{HOST}:{server.server_port}/"
-        print_lines(f"{address} shows the demo to this machine alone; Ctrl-C ends it")
-        if browser:
-            open_browser(address)
         try:
+            print_lines(f"{address} shows the demo to this machine alone; Ctrl-C ends it")
+            if browser:
+                open_browser(address)
             server.serve_forever()
         except KeyboardInterrupt:
             print_lines("ended")

@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,7 +27,7 @@ HEADERS = {
 PATIENCE = 30
 """Seconds that a visitor may be silent in the middle of a request."""
 PATIENCE_WITH_REFUSED = 10
-"""Seconds in which a body that is too large is read and dropped: a client reads no answer while it still sends."""
+"""Seconds in which the body of a refused request is read and dropped: a client reads no answer while it still sends."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
 
     class Handler(BaseHTTPRequestHandler):
         timeout = PATIENCE
+        unread: float = 0
+        """Bytes of the body that have not been read."""
 
         def do_GET(self) -> None:
             self.respond()
@@ -71,6 +74,9 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
 
         def respond(self) -> None:
             """Answer by the table; every refusal is a sentence in JSON."""
+            stated = self.headers.get("Content-Length", "")
+            is_stated = stated.isascii() and stated.isdigit() and len(stated) < 20
+            self.unread = 0 if self.command == "GET" else int(stated) if is_stated else math.inf
             try:
                 self.check_visitor()
                 route = routes.get((self.command, self.path))
@@ -83,7 +89,7 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
                 self.refuse(HTTPStatus.UNPROCESSABLE_ENTITY, str(mistake))
             except MemoryError:
                 self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "this needs more memory than there is")
-            except ConnectionError:
+            except (ConnectionError, TimeoutError):
                 raise
             except Exception:
                 logger.exception("a request could not be answered")
@@ -98,17 +104,13 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
                 raise Refusal(HTTPStatus.FORBIDDEN, "this server answers to its own page alone")
 
         def body(self, largest: int) -> bytes:
-            if self.command == "GET":
-                return b""
-            stated = self.headers.get("Content-Length", "")
-            if not (stated.isascii() and stated.isdigit()):
+            if self.unread == math.inf:
                 raise Refusal(HTTPStatus.LENGTH_REQUIRED, "the request does not say how long it is")
-            length = int(stated[:20])
+            length = int(self.unread)
             if length > largest:
                 sentence = f"{length:,} bytes are more than {largest:,}, the limit"
-                self.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
-                self.drop(length)
-                raise ConnectionAbortedError(sentence)
+                raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+            self.unread = 0
             try:
                 body = self.rfile.read(length)
             except TimeoutError:
@@ -117,16 +119,14 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
                 raise Refusal(HTTPStatus.BAD_REQUEST, f"the request broke off after {len(body):,} of {length:,} bytes")
             return body
 
-        def drop(self, count: int) -> None:
-            """Read and forget what a client sends although it was refused."""
+        def refuse(self, status: int, sentence: str) -> None:
+            """Answer with a sentence, then read and forget what the client still sends."""
+            self.send(status, "application/json", json.dumps({"error": sentence}))
             end = time.monotonic() + PATIENCE_WITH_REFUSED
             self.connection.settimeout(1)
             with suppress(OSError):
-                while count > 0 and time.monotonic() < end and (part := self.rfile.read1(2**20)):
-                    count -= len(part)
-
-        def refuse(self, status: int, sentence: str) -> None:
-            self.send(status, "application/json", json.dumps({"error": sentence}))
+                while self.unread > 0 and time.monotonic() < end and (part := self.rfile.read1(2**20)):
+                    self.unread -= len(part)
 
         def send(self, status: int, kind: str, text: str) -> None:
             body = text.encode()

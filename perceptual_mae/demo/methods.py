@@ -53,7 +53,7 @@ class Method:
         return self.transform.size, self.transform.resize
 
     def fill(self, image: Tensor, mask: Tensor, grid: Size) -> Filling:
-        """Fill in an image, uint8 (3, H, W) of its size, under the mask of its own grid nearest to a mask (L,) of `grid`.
+        """Fill in an image, uint8 (3, H, W) of its size, under its nearest mask to a mask (L,) of `grid`.
 
         Raises UserError where the reconstruction is not finite. Callers in several threads wait for each other.
         """

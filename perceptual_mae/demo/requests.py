@@ -1,7 +1,6 @@
 """What the page asks for: photographs taken in, masks drawn, images filled in."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -63,7 +62,7 @@ class Demo:
         kind, ratio, seed = wanted.get("kind"), wanted.get("ratio"), wanted.get("seed")
         if kind not in masks.KINDS:
             raise _bad(f"kind is one of {', '.join(masks.KINDS)}")
-        if not isinstance(ratio, int | float) or not math.isfinite(ratio):
+        if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
             raise _bad("ratio is a number in [0, 1)")
         if not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise _bad("seed is a whole number from 0 on")
