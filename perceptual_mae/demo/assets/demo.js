@@ -6,7 +6,7 @@ const most = content.grid[0] * content.grid[1];
 const LARGEST_RATIO = Math.floor(20 * (1 - 1 / most)) / 20;
 const state = {
   image: null, file: null, maskNumber: 0, kind: "random", seed: 0, ratio: Math.min(content.ratio, LARGEST_RATIO),
-  part: "composite", shown: new Set(content.methods.keys()), answers: new Map(), isAsking: false, isAskedAgain: false, asked: 0,
+  part: "composite", shown: new Set(content.methods.keys()), answers: new Map(), isAsking: false, isAskedAgain: false,
 };
 const problem = make("p", { id: "problem", class: "problem", role: "alert" });
 const status = make("p", { id: "status", role: "status" });
@@ -42,7 +42,6 @@ async function answersOf(mask, methods) {
 
 /* Have the painted mask filled in. There is one request at a time: what was painted meanwhile is asked for after it. */
 async function ask() {
-  state.asked++;
   if (state.isAsking) { state.isAskedAgain = true; return; }
   state.isAsking = true;
   do {
@@ -73,7 +72,6 @@ async function askOnce() {
   const scores = methods.map((method) => `${content.methods[method].name} ${decibels(state.answers.get(method).psnr)}`);
   const time = content.live ? `, in ${seconds.toFixed(2)} s` : "";
   status.textContent = `${brush.hidden} of ${most} patches hidden (${Math.round(100 * brush.hidden / most)} %)${time}.`;
-  status.dataset.answered = state.asked;
   speak(`PSNR of hidden pixels: ${scores.join(", ")}`);
 }
 

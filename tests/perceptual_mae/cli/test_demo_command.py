@@ -1,5 +1,6 @@
 """`pmae demo`: what it serves and writes, what it refuses, and how it ends."""
 
+import csv
 import json
 import re
 import signal
@@ -12,8 +13,11 @@ from unittest import mock
 
 import pytest
 
+from perceptual_mae import masking
 from perceptual_mae.cli import main
 from perceptual_mae.demo.local_server import HOST, LocalServer
+from perceptual_mae.demo.methods import open_methods
+from perceptual_mae.seeding import stream
 from running_demo import make_run, make_runs, png, serving
 
 
@@ -143,3 +147,19 @@ def test_a_signal_of_the_terminal_ends_the_process_without_a_traceback(runs: lis
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (0, "ended\n", "")
+
+
+@pytest.mark.slow
+def test_the_psnr_is_the_one_of_pmae_evaluate(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "run", "training.precision=no")
+    assert main(["evaluate", str(path), "--metrics", "psnr", "--limit", "3"]) == 0
+    (table,) = (path / "evaluation").glob("*.csv")
+    with table.open(newline="") as lines:
+        expected = {int(row["index"]): float(row["masked_psnr"]) for row in csv.DictReader(lines)}
+    assert len(expected) == 3
+    (method,) = open_methods([path])
+    images = method.run.config.data.build(method.run.config.evaluation.split)
+    for index, psnr in expected.items():
+        mask = masking.random((4, 4), 12, stream("evaluation mask", method.run.config.evaluation.seed, index))
+        filling = method.fill(method.transform(images[index][0]), mask, (4, 4))
+        assert filling.psnr == pytest.approx(psnr, abs=1e-4)
