@@ -371,3 +371,25 @@ def test_everything_has_a_name_for_a_screen_reader(opened: Opened) -> None:
     ids = opened.tab.eval_on_selector_all("[id]", "all => all.map((each) => each.id)")
     assert len(ids) == len(set(ids))
     assert opened.tab.get_attribute("canvas.brush", "tabindex") == "0"
+
+
+def test_without_offered_images_it_begins_with_a_photograph_of_ones_own(browser: Browser, runs: list[Path]) -> None:
+    with serving(runs, count=0) as visitor:
+        opened = Opened(browser, f"http://127.0.0.1:{visitor.port}/")
+        assert opened.tab.inner_text("#status") == "Choose, drop or paste a photograph to begin."
+        assert opened.score(0) == ""
+        encoded = png()
+        opened.tab.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": encoded})
+        opened.wait()
+        check_shown(opened, visitor, visitor.demo.album.add(encoded).key, opened.mask)
+        assert opened.wrong == []
+        opened.context.close()
+
+
+def test_a_demo_that_has_ended_is_a_sentence(browser: Browser, runs: list[Path]) -> None:
+    with serving(runs, count=1) as visitor:
+        opened = Opened(browser, f"http://127.0.0.1:{visitor.port}/")
+    opened.tab.get_by_role("button", name="nothing").click()
+    opened.tab.wait_for_timeout(500)
+    assert opened.tab.inner_text("#problem").startswith("The demo does not answer; it may have been ended")
+    opened.context.close()
