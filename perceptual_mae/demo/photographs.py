@@ -1,6 +1,7 @@
 """The images of the demo: held-out ones and files that are offered, and what visitors send."""
 
 import hashlib
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from perceptual_mae.data.decoding import UnreadableImageError, decode_image, read_image
+from perceptual_mae.data.decoding import EncodedImage, UnreadableImageError, read_header, read_image
 from perceptual_mae.data.subsets import random_subset
 from perceptual_mae.demo.methods import Method
 from perceptual_mae.errors import UserError
@@ -52,7 +53,7 @@ class Album:
         """Return the photograph of a file's bytes, which is kept. Raises UnreadableImageError."""
         key = hashlib.sha256(encoded).hexdigest()
         with self._decoding:  # one at a time, for the sake of memory
-            photograph = self._prepare(decode_image(encoded, max_pixels=MAX_PIXELS), key, "your photograph")
+            photograph = self._prepare(_decode(encoded), key, "your photograph")
         with self._lock:
             self._sent[key] = photograph
             while len(self._sent) > MOST_KEPT:
@@ -100,6 +101,16 @@ def offer_files(album: Album, paths: Sequence[Path]) -> None:
             mistakes.append(f"{path}: cannot be read ({failure.reason}); give another image file or leave it out")
     if mistakes:
         raise UserError("\n".join(mistakes))
+
+
+def _decode(encoded: bytes) -> Tensor:
+    """Return the image of a file's bytes, uint8 (3, H, W). Raises UnreadableImageError."""
+    source = EncodedImage("a visitor's file", encoded)
+    header = read_header(source, max_pixels=sys.maxsize)  # our own limit, in words for visitors
+    if header.width * header.height > MAX_PIXELS:
+        size = f"{header.width} x {header.height} pixels are more than {MAX_PIXELS:,}, the limit"
+        raise UnreadableImageError(source.name, size)
+    return read_image(source, max_pixels=MAX_PIXELS)
 
 
 def _changes(size: Size, view: Tensor) -> str:

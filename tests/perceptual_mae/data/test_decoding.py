@@ -16,14 +16,7 @@ import torch
 from PIL import Image
 
 from perceptual_mae.data import decoding
-from perceptual_mae.data.decoding import (
-    HEIF_REMEDY,
-    MAX_PIXELS,
-    UnreadableImageError,
-    decode_image,
-    read_header,
-    read_image,
-)
+from perceptual_mae.data.decoding import HEIF_REMEDY, MAX_PIXELS, UnreadableImageError, read_header, read_image
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
 
@@ -52,34 +45,6 @@ def test_usual_files_become_rgb_bytes(tmp_path: Path, suffix: str) -> None:
     within = 6 if suffix in ("jpg", "webp") else 0
     assert_colour(image, 10, 4, RED, within)
     assert_colour(image, 10, 40, BLUE, within)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tif", "gif", "jpg"])
-def test_the_bytes_of_a_file_are_decoded_as_the_file_is(tmp_path: Path, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[274] = 6
-    path = tmp_path / f"image.{suffix}"
-    two_colours().save(path, **({} if suffix == "gif" else {"exif": exif}))
-    assert torch.equal(decode_image(path.read_bytes()), read_image(path))
-
-
-@pytest.mark.parametrize(
-    ("encoded", "reason"),
-    [(b"", "an empty file"), (b"<svg/>", "no image of a known format"), (b"\xff\xd8\xff\xe0", "no image")],
-)
-def test_bytes_that_are_no_image_are_refused_with_the_reason_alone(encoded: bytes, reason: str) -> None:
-    with pytest.raises(UnreadableImageError) as refused:
-        decode_image(encoded)
-    assert refused.value.path == ""
-    assert reason in refused.value.reason
-
-
-def test_bytes_of_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    buffer = io.BytesIO()
-    two_colours().save(buffer, "JPEG")
-    monkeypatch.setattr(decoding, "_decode", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(UnreadableImageError, match="48 x 32 pixels are more than 1,000, the limit"):
-        decode_image(buffer.getvalue(), max_pixels=1000)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
