@@ -90,8 +90,6 @@ def _method(demo: Demo, number: int) -> dict[str, Any]:
     height, width = method.transform.size
     words = f"step {method.run.step}, {'averaged weights, ' if method.run.has_ema else ''}{rows} x {columns} patches"
     notes = []
-    if method.grid != demo.grid:
-        notes.append("the nearest mask of its own patches")
     if method.preparation != demo.methods[0].preparation:
         notes.append(f"its own images of {width} x {height} pixels")
     if method.generator.norm_pix:

@@ -75,15 +75,14 @@ def test_photographs_are_offered_before_held_out_images(runs: list[Path], tmp_pa
     assert content["images"][0]["note"] == "48 x 40 pixels, scaled and cropped in the middle to 32 x 32"
 
 
-def test_runs_of_other_patches_and_images_say_so(tmp_path: Path) -> None:
+def test_runs_of_other_patches_and_images_have_their_own_and_it_is_said(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a")
     other = make_run(tmp_path / "b", "data.size=48", "data.image_size=48", "generator.patch_size=16")
     assert main(["demo", str(first), str(other), "--count", "1", "--share-folder", str(tmp_path / "out")]) == 0
     content = content_of((tmp_path / "out/index.html").read_text())
-    assert [each["notes"] for each in content["methods"]] == [
-        [],
-        ["the nearest mask of its own patches", "its own images of 48 x 48 pixels"],
-    ]
+    assert [each["grid"] for each in content["methods"]] == [[4, 4], [3, 3]]
+    assert [each["notes"] for each in content["methods"]] == [[], ["its own images of 48 x 48 pixels"]]
+    assert [len(each["mask"]) for each in content["answers"][0][0]] == [16, 9]
     assert [each["view"] for each in content["methods"]] == [0, 1]
     assert len(content["images"][0]["views"]) == 2
 
