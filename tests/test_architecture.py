@@ -27,7 +27,7 @@ FLOORS = (
     ("evaluation",),
     ("training",),
     ("transfer",),
-    ("report", "sweep", "benchmark"),
+    ("report", "sweep", "benchmark", "demo"),
     ("cli",),
 )
 FLOOR_OF = {package: number for number, packages in enumerate(FLOORS) for package in packages}

@@ -16,6 +16,7 @@ from perceptual_mae.cli import (
     curves,
     data,
     debug_batch,
+    demo,
     detect,
     doctor,
     embed,
@@ -66,6 +67,7 @@ app.command("compare")(compare.compare_command)
 app.command("curves")(curves.curves_command)
 app.command("report")(report.report_command)
 app.command("visualize")(visualize.visualize_command)
+app.command("demo")(demo.demo_command)
 app.command("doctor")(doctor.doctor_command)
 app.command("debug-batch")(debug_batch.debug_batch_command)
 app.add_typer(data.data, name="data")

@@ -54,6 +54,7 @@ load = Run.generator
         ["visualize", "RUN", "--count", "2"],
         ["visualize", "RUN", "photo.png"],
         ["visualize", "RUN", "--attention", "--count", "2"],
+        ["demo", "RUN", "--image", "photo.png", "--share-folder", "new"],
         ["embed", "RUN", "photo.png", "--out", "new/features.npz"],
         ["embed", "RUN", "photo.png", "--layer", "1", "--out", "new/features.npz"],
     ],

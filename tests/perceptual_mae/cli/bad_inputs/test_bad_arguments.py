@@ -15,13 +15,14 @@ from refusal import check_refusal
 HUGE = "1" + 20 * "0"
 TRAIN = ["pretrain", DEBUG, "mse", "training.epochs=1", "training.epoch_images=8", "evaluation.limit=2"]
 SCORING = ("evaluate", "probe", "knn", "finetune")
+OF_A_RUN = (*SCORING, "visualize", "curves", "compare", "sharpen")
 
 # The command line and what its line says; RUN is a finished run.
 ARGUMENTS = [
     # A run that is none
-    *((f"{command} nowhere", "does not exist") for command in (*SCORING, "visualize", "curves", "compare", "sharpen")),
-    *((f"{command} empty", "empty") for command in (*SCORING, "visualize", "curves", "compare", "sharpen")),
-    *((f"{command} notes.txt", "notes.txt") for command in (*SCORING, "visualize", "curves", "compare", "sharpen")),
+    *((f"{command} nowhere", "does not exist") for command in OF_A_RUN),
+    *((f"{command} empty", "empty") for command in OF_A_RUN),
+    *((f"{command} notes.txt", "notes.txt") for command in OF_A_RUN),
     # Numbers out of range
     *((f"{command} RUN --limit {value}", "limit") for command in ("probe", "knn", "finetune")
       for value in ("0", "-5", "x", "1.5")),
@@ -115,6 +116,14 @@ ARGUMENTS = [
     *((f"visualize RUN {name}", name) for name in (
         "nowhere.png", "empty.png", "notes.txt", "html.jpg", "truncated.jpg", "truncated.png", "empty")),
     ("visualize RUN photo.png --out empty", "empty"),
+    *((f"demo {name} --share-folder new", name) for name in ("nowhere", "empty", "notes.txt")),
+    *((f"demo RUN {words}", names) for words, names in (
+        ("--share-folder", "requires an argument"), ("--port 0", "--port"), ("--port 65536", "--port"),
+        ("--count -1", "--count"), ("nowhere", "nowhere"),
+        ("--share-folder new --image html.jpg", "html.jpg: cannot be read"),
+        ("--share-folder new --image nowhere.png", "nowhere.png: cannot be read"),
+        ("--share-folder new --count 0", "no image to show"), ("--share-folder new --port 8000", "leave out --port"),
+        ("--share-folder RUN", "holds files already"), ("--share-folder notes.txt", "is a file"))),
     *((f"bench DEBUG mse {words}", words.split()[0].strip("-")) for words in (
         "--rounds 0", f"--rounds {HUGE}", "--warmup 0", "--threads 0", f"--threads {HUGE}", "--batch-size 0",
         "--json empty", "--json nowhere/x.json")),
@@ -246,7 +255,7 @@ def test_a_command_line_that_cannot_work_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("command", ["evaluate", "probe", "knn", "finetune", "visualize", "embed"])
+@pytest.mark.parametrize("command", ["evaluate", "probe", "knn", "finetune", "visualize", "demo", "embed"])
 def test_a_damaged_run_is_refused_in_one_line(
     command: str, damage: Callable[[Path], None], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -254,8 +263,8 @@ def test_a_damaged_run_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     damage(Path(shutil.copytree(finished, tmp_path / "run")))
     Image.new("RGB", (40, 40)).save("photo.png")
-    more = ["photo.png", "--out", "x.npz"] if command == "embed" else []
-    check_refusal([command, "run", *more], "run", tmp_path, capsys)
+    more = {"embed": ["photo.png", "--out", "x.npz"], "demo": ["--share-folder", "new"]}
+    check_refusal([command, "run", *more.get(command, [])], "run", tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
