@@ -150,9 +150,8 @@ def test_steps_are_equal_with_other_parts_of_the_generator_and_other_masks(
         check_equal_steps(without_compiler, *options)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler, g++")
-@pytest.mark.parametrize("precision", ["no", pytest.param("bf16", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("precision", [pytest.param("no", marks=tier(True)), pytest.param("bf16", marks=tier(False))])
 def test_compiled_gradients_are_those_of_networks_as_they_are(precision: str, graphs: Counter[str]) -> None:
     gradients: list[list[Tensor]] = []
     for compile_ in ("off", "all"):
