@@ -33,7 +33,7 @@ def demo_command(
         check_run(path)
     if share_folder is not None:
         check_share_folder(share_folder, port)
-    from perceptual_mae.demo.local_server import HOST, make_server
+    from perceptual_mae.local_server import make_server, serve
 
     if share_folder is None:
         make_server({}, port or PORT).server_close()  # a port in use is known before PyTorch is loaded
@@ -49,14 +49,7 @@ def demo_command(
         return
     text = page(content_of(demo, live=True))
     with make_server(demo.routes(text), port or PORT) as server:
-        address = f"http://{HOST}:{server.server_port}/"
-        try:
-            print_lines(f"{address} shows the demo to this machine alone; Ctrl-C ends it")
-            if browser:
-                open_browser(address)
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print_lines("ended")
+        serve(server, "the demo to this machine alone", print_lines, open_browser if browser else str)
 
 
 def open_browser(address: str) -> None:

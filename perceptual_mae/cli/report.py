@@ -36,9 +36,9 @@ def report_command(
     from perceptual_mae.report.page.document import page, report
 
     if live:
-        from perceptual_mae.report.page.live import serve
+        from perceptual_mae.report.page.live import serve_live
 
-        serve(runs, title, port or PORT, print_lines)
+        serve_live(runs, title, port or PORT, print_lines)
         return
     from perceptual_mae.files import replacing
 

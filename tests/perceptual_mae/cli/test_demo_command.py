@@ -15,8 +15,8 @@ import pytest
 
 from perceptual_mae import masking
 from perceptual_mae.cli import main
-from perceptual_mae.demo.local_server import HOST, LocalServer
 from perceptual_mae.demo.methods import open_methods
+from perceptual_mae.local_server import HOST, LocalServer
 from perceptual_mae.seeding import stream
 from running_demo import make_run, make_runs, png, serving
 
@@ -139,7 +139,11 @@ def test_a_port_in_use_is_one_line_before_any_network_is_loaded(
 def test_a_signal_of_the_terminal_ends_the_process_without_a_traceback(runs: list[Path]) -> None:
     words = ["demo", str(runs[0]), "--count", "0", "--no-browser", "--port", free_port()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "perceptual_mae.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "perceptual_mae.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )
     assert process.stdout is not None
     assert "Ctrl-C ends it" in process.stdout.readline()

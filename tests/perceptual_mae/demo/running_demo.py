@@ -15,9 +15,9 @@ from PIL import Image
 from conftest import debug_config
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.demo.content import content_of, open_demo
-from perceptual_mae.demo.local_server import HOST, make_server
 from perceptual_mae.demo.page import page
 from perceptual_mae.demo.requests import Demo
+from perceptual_mae.local_server import HOST, make_server
 from perceptual_mae.run import checkpoint, folder
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from perceptual_mae.demo.local_server import HOST
 from perceptual_mae.demo.requests import LARGEST_FILE
+from perceptual_mae.local_server import HOST
 from running_demo import Visitor, make_runs, png, serving
 
 MASK = "1100110000000001"

@@ -31,7 +31,7 @@ from perceptual_mae.training.trainer import Trainer
 from processes import run_two_processes
 
 METHODS = sorted(method.name for method in list_methods())
-SOONER = ("mse", "msg_gan_p", "stylegan2_ada_p")
+SOONER = ("msg_gan_p",)
 """Methods that are compiled in the slow tier already."""
 WARM_UP, STEPS = 9, 18
 """Within the first steps every kind of step has come; R1 is due again at 16."""

@@ -245,7 +245,7 @@ def test_a_data_worker_that_dies_is_started_again_and_nothing_changes(
 ) -> None:
     def kill_a_worker() -> None:
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
+        os.kill(int(children[-1]), signal.SIGKILL)  # the youngest: others may be a test's own
 
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     before_step(monkeypatch, 1, kill_a_worker)

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from perceptual_mae.local_server import HOST
 from perceptual_mae.report.page.document import page, report
-from perceptual_mae.report.page.live import HOST, LiveReport, make_server
+from perceptual_mae.report.page.live import LiveReport, make_live_server
 from perceptual_mae.visualization.image_grid import sheet
 from run_folders import make_run
 from test_document import samples
@@ -352,7 +353,7 @@ def test_a_live_page_shows_what_was_logged_meanwhile_and_keeps_what_was_chosen(
     browser: Browser, tmp_path: Path
 ) -> None:
     run = make_gan_run(tmp_path / "run", 1)
-    server = make_server(LiveReport([run], ""), 0)
+    server = make_live_server(LiveReport([run], ""), 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from perceptual_mae.cli import main
-from perceptual_mae.report.page.live import HOST, LiveReport, make_server
+from perceptual_mae.local_server import HOST
+from perceptual_mae.report.page.live import LiveReport, make_live_server
 from run_folders import make_run
 
 
@@ -33,7 +34,7 @@ class Server:
     """A server of one run, and the answers it gives."""
 
     def __init__(self, run: Path) -> None:
-        self.server = make_server(LiveReport([run], ""), 0)
+        self.server = make_live_server(LiveReport([run], ""), 0)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()
 

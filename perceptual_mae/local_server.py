@@ -1,6 +1,7 @@
 """An HTTP server for this machine alone: a table of addresses, and none of them a file of the disk."""
 
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -129,9 +130,13 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
                     self.unread -= len(part)
 
         def send(self, status: int, kind: str, text: str) -> None:
-            body = text.encode()
+            body, tag = text.encode(), {}
+            if self.command == "GET" and status == HTTPStatus.OK:
+                tag = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"'}
+                if self.headers.get("If-None-Match") == tag["ETag"]:
+                    status, body = HTTPStatus.NOT_MODIFIED, b""
             self.send_response(status)
-            for name, value in {**HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+            for name, value in {**HEADERS, **tag, "Content-Type": kind, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -142,10 +147,23 @@ def make_server(routes: Mapping[tuple[str, str], Route], port: int) -> LocalServ
             self.refuse(code, message or HTTPStatus(code).phrase)
 
         def log_message(self, *arguments: Any) -> None:
-            """Say nothing: each stroke of a brush is a request."""
+            """Say nothing: a page that refreshes, or follows a brush, would fill the terminal."""
 
     try:
         return LocalServer((HOST, port), Handler)
     except OSError as failure:
         why = "is in use" if failure.errno == errno.EADDRINUSE else f"cannot be used ({failure.strerror})"
         raise UserError(f"--port: {port} {why}; name another one with --port") from failure
+
+
+def serve(
+    server: LocalServer, what: str, say: Callable[[str], None], when_ready: Callable[[str], object] = str
+) -> None:
+    """Say where the server shows what, call `when_ready` with the address, and answer requests until Ctrl-C."""
+    address = f"http://{HOST}:{server.server_port}/"
+    try:
+        say(f"{address} shows {what}; Ctrl-C ends it")
+        when_ready(address)
+        server.serve_forever()
+    except KeyboardInterrupt:
+        say("ended")
