@@ -188,12 +188,15 @@ def without_weights(method: str) -> list[str]:
 def recipes_and_methods() -> list[ParameterSet]:
     """All pairs of a shipped recipe and a method; by default each recipe with ls_gan_p and cifar10 with a few.
 
+    Of the others one in three is in the slow tier.
+
     Left out is a method whose loss teaches the encoder with the recipe that freezes it.
     """
     pairs = [(recipe.name, method.name) for recipe in list_recipes() for method in list_methods()]
     pairs.remove(("sharpen_published", "improved_mae"))
     quick = {("cifar10", method) for method in QUICK_METHODS} | {(recipe, "ls_gan_p") for recipe, _ in pairs}
-    return [pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in quick)) for pair in pairs]
+    later = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.exhaustive]
+    return [pytest.param(*pair, marks=[] if pair in quick else [later[n % 3]]) for n, pair in enumerate(pairs)]
 
 
 @cache

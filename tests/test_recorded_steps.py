@@ -14,10 +14,11 @@ BY_TWO = "test_two_processes_take_the_recorded_steps"
 
 
 def marked(case: Case) -> object:
-    """Give a case its tier: CI takes half of those that are not quick, the rest is for changes of the step."""
+    """Give a case its tier: CI takes a part of those that are not quick, the rest is for changes of the step."""
     if case.processes == 1 and (case.method, case.order, case.accumulation) in QUICK:
         return pytest.param(case, id=str(case))
-    in_ci = (case.order, case.accumulation) in {("lean", 1), ("sequential", 2)}
+    of_two = {("sequential", 2)}
+    in_ci = (case.order, case.accumulation) in (of_two if case.processes == 2 else of_two | {("lean", 1)})
     return pytest.param(case, id=str(case), marks=[pytest.mark.slow if in_ci else pytest.mark.exhaustive])
 
 

@@ -77,7 +77,7 @@ def test_a_run_killed_in_mid_epoch_comes_to_the_same_weights(
     assert all(torch.equal(value, weights[name]) for name, value in expected.items())
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_with_workers_come_to_the_same_weights_on_shards_and_on_the_folder(
     pair: Path, tmp_path: Path
 ) -> None:
