@@ -114,7 +114,7 @@ def _warnings(images: CheckedImages, crop: Size) -> list[str]:
 
 @dataclass(frozen=True)
 class _Item:
-    """What decoding one image told; `reason`: why it cannot be read."""
+    """The result of decoding one image; `reason`: why it cannot be read."""
 
     name: str
     label: int = -1

@@ -1,4 +1,4 @@
-"""The index of a shard: where each image of a tar lies in it, so that images are read at random without unpacking.
+"""The index of a shard: where each image of a tar is in it, so that images are read at random without unpacking.
 
 A shard is an ordinary tar in webdataset's layout: members `key.jpg` (or another image) and, where there are labels,
 `key.cls` with the number of the class; a key ends at the first dot of a name. Other members of a key are left alone.

@@ -43,7 +43,7 @@ class Shards:
 
     A folder's `*.tar` are its shards, in the order of their names; their images have the order of their members. With
     `key.cls`, the number of a class, they are labelled; `classes.txt` names the classes, a line each. Where each image
-    lies in its shard is kept in an index next to it (`pmae data shard` writes shards, `pmae data check` reads all).
+    is in its shard is kept in an index next to it (`pmae data shard` writes shards, `pmae data check` reads all).
 
     Options:
         root: folder of the shards, or of folders of shards for each split [none]

@@ -47,7 +47,7 @@ def nearest_mask(mask: Tensor, grid: Size, own: Size) -> Tensor:
 
 
 def overlap(count: int, own: int) -> Tensor:
-    """Return shares (own, count): how much of each of `own` equal parts of a line lies in each of `count`."""
+    """Return shares (own, count): how much of each of `own` equal parts of a line is in each of `count`."""
     edges, own_edges = (torch.arange(parts + 1, dtype=torch.float64) / parts for parts in (count, own))
     start = torch.maximum(own_edges[:-1, None], edges[None, :-1])
     end = torch.minimum(own_edges[1:, None], edges[None, 1:])
