@@ -17,7 +17,7 @@ PRODUCT = ROOT / "perceptual_mae"
 
 # From the ground up; a package (or a module at the root) may import from its own floor and from those below.
 FLOORS = (
-    ("errors", "files", "images", "seeding", "progress", "local_server"),
+    ("errors", "files", "images", "seeding", "progress", "pages"),
     ("schedules", "masking", "pretrained_weights", "losses"),
     ("generator", "loss_networks"),
     ("objective", "data", "visualization"),

@@ -33,7 +33,7 @@ def demo_command(
         check_run(path)
     if share_folder is not None:
         check_share_folder(share_folder, port)
-    from perceptual_mae.local_server import make_server, serve
+    from perceptual_mae.pages.local_server import make_server, serve
 
     if share_folder is None:
         make_server({}, port or PORT).server_close()  # a port in use is known before PyTorch is loaded

@@ -1,16 +1,15 @@
-"""Images as data URIs, and the page that shows them: its template, styles and scripts in one text of ASCII."""
+"""Images as data URIs, and the page that shows them."""
 
 import base64
-import hashlib
 import io
-import json
-import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
 from PIL import Image, features
 from torch import Tensor
+
+from perceptual_mae.pages.html_page import html_page
 
 LOSSLESS_SIDE = 64
 """Larger images may be compressed with losses."""
@@ -32,26 +31,12 @@ def encode(image: Tensor, *, lossy: bool = False) -> str:
 
 def page(content: Mapping[str, Any]) -> str:
     """Return the HTML of the demo. With `live` in its content it asks its own server, otherwise it asks for nothing."""
-    folder = files("perceptual_mae.demo") / "assets"
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    style = (folder / "page.css").read_text(encoding="utf-8")
-    source = "'self'" if content["live"] else "'none'"
-    parts = {
-        "POLICY": f"default-src 'none'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)}; "
-        f"connect-src {source}; base-uri 'none'; form-action 'none'",
-        "STYLE": style,
-        "CONTENT": to_script(content),
-        "SCRIPT": script,
-    }
-    template = (folder / "page.html").read_text(encoding="utf-8")
-    return re.sub("%%([A-Z]+)%%", lambda mark: parts[mark[1]], template)
-
-
-def to_script(content: Any) -> str:
-    """Return JSON that may stand in a script element: nothing in it ends the element, and it is strict."""
-    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return html_page(
+        "perceptual-mae demo",
+        '<main id="demo"></main>',
+        files("perceptual_mae.demo") / "assets",
+        scripts=SCRIPTS,
+        styles=("page.css",),
+        content=content,
+        live=bool(content["live"]),
+    )

@@ -12,7 +12,7 @@ from perceptual_mae.demo import masks
 from perceptual_mae.demo.methods import Method
 from perceptual_mae.demo.page import encode
 from perceptual_mae.demo.photographs import Album, Photograph
-from perceptual_mae.local_server import Refusal, Route
+from perceptual_mae.pages.local_server import Refusal, Route
 
 LARGEST_FILE = 2**25
 """Bytes of a photograph: 32 MiB."""

@@ -1,10 +1,6 @@
 """The page: what run folders hold as JSON, put into the template together with its styles and scripts."""
 
-import base64
-import hashlib
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -14,6 +10,7 @@ from typing import Any
 from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.errors import UserError
+from perceptual_mae.pages.html_page import html_page
 from perceptual_mae.report.comparison import RunComparison, compare_records
 from perceptual_mae.report.page import description, pictures
 from perceptual_mae.report.page.metrics_log import Alarm, MetricsLog, read_alarms, read_logs, thin
@@ -136,39 +133,18 @@ def curves(runs: Sequence[ReportedRun], notes: list[str]) -> dict[str, dict[int,
 
 def page(content: Mapping[str, Any], *, live: bool = False) -> str:
     """Return the HTML of a report. It asks for nothing; with `live` it asks its own server for newer contents."""
-    folder = files("perceptual_mae.report.page") / "assets"
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    style = "\n".join((folder / name).read_text(encoding="utf-8") for name in STYLES)
-    source = "'self'" if live else "'none'"
-    parts = {
-        "POLICY": f"default-src 'none'; img-src data:; script-src {_hash(script)}; style-src {_hash(style)}; "
-        f"connect-src {source}; base-uri 'none'; form-action 'none'",
-        "NOTICE": (folder / "uPlot.LICENSE").read_text(encoding="utf-8").strip(),
-        "STYLE": style,
-        "CONTENT": to_script({**content, "live": live}),
-        "SCRIPT": script,
-    }
-    template = (folder / "page.html").read_text(encoding="utf-8")
-    return re.sub("%%([A-Z]+)%%", lambda mark: parts[mark[1]], template)
-
-
-def to_script(content: Any) -> str:
-    """Return JSON that may stand in a script element: nothing in it ends the element, and it is strict."""
-    text = json.dumps(_strict(content), separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _strict(tree: Any) -> Any:
-    """Put null where a number is not finite, and plain containers everywhere."""
-    if isinstance(tree, Mapping):
-        return {str(key): _strict(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_strict(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    assets = files("perceptual_mae.report.page") / "assets"
+    licence = (assets / "uPlot.LICENSE").read_text(encoding="utf-8").strip()
+    return html_page(
+        "perceptual-mae report",
+        '<div id="report"></div>',
+        assets,
+        scripts=SCRIPTS,
+        styles=STYLES,
+        content={**content, "live": live},
+        live=live,
+        notice=f"The curves are drawn by uPlot 1.6.32:\n\n{licence}",
+    )
 
 
 def _record(path: Path, name: str) -> tuple[RunRecord | str, dict[str, Any]]:

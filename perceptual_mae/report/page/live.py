@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from perceptual_mae.errors import UserError
-from perceptual_mae.local_server import LocalServer, Route, make_server, serve
-from perceptual_mae.report.page.document import page, report, to_script
+from perceptual_mae.pages.html_page import to_script
+from perceptual_mae.pages.local_server import LocalServer, Route, make_server, serve
+from perceptual_mae.report.page.document import page, report
 
 READ = ("config.yaml", "metrics.jsonl", "summary.json", "environment.json", "log.txt", "images/*.png", "evaluation/*")
 """Files of a run folder whose change makes a new report."""

@@ -16,7 +16,7 @@ import pytest
 from perceptual_mae import masking
 from perceptual_mae.cli import main
 from perceptual_mae.demo.methods import open_methods
-from perceptual_mae.local_server import HOST, LocalServer
+from perceptual_mae.pages.local_server import HOST, LocalServer
 from perceptual_mae.seeding import stream
 from running_demo import make_run, make_runs, png, serving
 

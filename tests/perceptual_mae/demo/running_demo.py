@@ -17,7 +17,7 @@ from perceptual_mae.config.build import build_generator
 from perceptual_mae.demo.content import content_of, open_demo
 from perceptual_mae.demo.page import page
 from perceptual_mae.demo.requests import Demo
-from perceptual_mae.local_server import HOST, make_server
+from perceptual_mae.pages.local_server import HOST, make_server
 from perceptual_mae.run import checkpoint, folder
 
 

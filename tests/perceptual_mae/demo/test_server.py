@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from perceptual_mae.demo.requests import LARGEST_FILE
-from perceptual_mae.local_server import HOST
+from perceptual_mae.pages.local_server import HOST
 from running_demo import Visitor, make_runs, png, serving
 
 MASK = "1100110000000001"

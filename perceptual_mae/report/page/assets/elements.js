@@ -1,26 +1,10 @@
 "use strict";
-/* Elements, numbers as text, and what the reader has chosen, which survives an update of the contents. */
+/* Numbers as text, folded parts and choices, and what the reader has chosen, which survives an update of the contents. */
 
 const chosen = {
   hidden: new Set(), zoom: null, open: {}, scene: 0, image: 0, time: 1, part: "composite",
   left: "original", right: null, divider: 50, attention: "mean", differing: true, filter: "",
 };
-
-/* Make an element. Text is always set as text: names of runs and files are whatever their owners typed. */
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, value);
-  }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
-}
-
-function speak(text) {
-  document.getElementById("spoken").textContent = text;
-}
 
 /* A number in at most `digits` significant digits. */
 function short(value, digits = 4) {

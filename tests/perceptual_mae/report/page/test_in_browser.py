@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perceptual_mae.local_server import HOST
+from perceptual_mae.pages.local_server import HOST
 from perceptual_mae.report.page.document import page, report
 from perceptual_mae.report.page.live import LiveReport, make_live_server
 from perceptual_mae.visualization.image_grid import sheet

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from perceptual_mae.cli import main
-from perceptual_mae.local_server import HOST
+from perceptual_mae.pages.local_server import HOST
 from perceptual_mae.report.page.live import LiveReport, make_live_server
 from run_folders import make_run
 
