@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -337,3 +338,17 @@ def paintings(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     with zipfile.ZipFile(shared_data / "wikiart_paintings.zip") as members:
         members.extractall(folder)
     return folder / "wikiart_paintings"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, driven by playwright, which is no dependency."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as started:
+        try:
+            browser = started.chromium.launch(executable_path=installed, args=["--no-sandbox"])
+        except playwright.Error as failure:
+            pytest.skip(f"no Chromium starts: {str(failure).splitlines()[0]}")
+        yield browser
+        browser.close()

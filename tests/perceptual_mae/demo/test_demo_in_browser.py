@@ -1,7 +1,6 @@
 """The demo's page in headless Chromium: painted, uploaded to and switched by mouse and keyboard."""
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,6 @@ Tab = Any
 """Of playwright, which is no dependency."""
 
 HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])  # of inferno
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as started:
-        try:
-            browser = started.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        except playwright.Error as failure:
-            pytest.skip(f"no Chromium starts: {str(failure).splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

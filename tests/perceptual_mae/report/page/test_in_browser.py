@@ -1,7 +1,6 @@
 """The report page in headless Chromium with the network off: it opens, and does what mouse and keyboard ask for."""
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,19 +59,6 @@ def file(runs: list[Path]) -> Path:
     path = runs[0].parent / "report.html"
     path.write_text(page(report(runs)), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    installed = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as started:
-        try:
-            browser = started.chromium.launch(executable_path=installed, args=["--no-sandbox"])
-        except playwright.Error as failure:
-            pytest.skip(f"no Chromium starts: {str(failure).splitlines()[0]}")
-        yield browser
-        browser.close()
 
 
 def attention_views() -> torch.Tensor:
