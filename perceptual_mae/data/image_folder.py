@@ -2,17 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import cast
 
-from torch import Tensor
-
-from perceptual_mae.data.dataset import MAX_UNREADABLE, MaxPixels, Seed, check_limits, check_split
+from perceptual_mae.data.dataset import MAX_UNREADABLE, MaxPixels, Seed
 from perceptual_mae.data.decoding import MAX_PIXELS
 from perceptual_mae.data.image_tree import ImageTree, class_names
 from perceptual_mae.data.splits import FolderSplit
 
 
-class ImageFolder:
+class ImageFolder(FolderSplit[ImageTree]):
     """Image files in a folder: split by its subfolders where there are any, else by seeded shares.
 
     Links are followed and class folders give labels (see `ImageTree`). "train" is the folder train or training, else
@@ -49,10 +46,7 @@ class ImageFolder:
         max_pixels: MaxPixels = MAX_PIXELS,
         max_unreadable: float = MAX_UNREADABLE,
     ) -> None:
-        check_split(split)
-        check_limits(max_pixels, max_unreadable)
-        self.max_pixels, self.max_unreadable = max_pixels, max_unreadable
-        self._split = FolderSplit(
+        super().__init__(
             split,
             partial(ImageTree, max_pixels=max_pixels),
             class_names,
@@ -62,25 +56,11 @@ class ImageFolder:
             holdout=holdout,
             split_fractions=split_fractions,
             seed=seed,
+            max_pixels=max_pixels,
+            max_unreadable=max_unreadable,
         )
-        self._tree = cast(ImageTree, self._split.images)
-        self.classes: tuple[str, ...] = self._tree.classes
-        self.listing, self.stray_image = self._tree.listing, self._tree.stray_image
-        self.more_images = self._split.more_images
-
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self._tree[self._split.place(index)]
+        self.listing, self.stray_image = self.images.listing, self.images.stray_image
 
     def file_path(self, index: int) -> Path:
         """Return the path of an image's file."""
-        return self._tree.file_path(self._split.place(index))
-
-    def label(self, index: int) -> int:
-        return self._tree.label(self._split.place(index))
-
-    def file_name(self, index: int) -> str:
-        """Return the path of an image's file, relative to the folder of its split."""
-        return self._tree.file_name(self._split.place(index))
+        return self.images.file_path(self.place(index))

@@ -158,7 +158,7 @@ class CachedImages:
 
     def _times(self) -> list[list[str | int]]:
         """Return the names and times of the files that hold several images."""
-        shards: list[Path] = getattr(getattr(self._dataset, "folder", None), "shards", [])
+        shards: list[Path] = getattr(self._dataset, "shards", [])
         return [[os.path.abspath(shard), shard.stat().st_mtime_ns] for shard in shards]
 
     def _entry(self, index: int) -> bytes:

@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceptual_mae.data.dataset import MAX_UNREADABLE, MaxPixels, Seed, check_limits, check_split
+from perceptual_mae.data.dataset import MAX_UNREADABLE, MaxPixels, Seed
 from perceptual_mae.data.decoding import MAX_PIXELS, EncodedImage, UnreadableImageError, check_num_bytes, read_image
 from perceptual_mae.data.shard_cache import LocalCopies, ShardCache
 from perceptual_mae.data.shard_index import ShardIndex, index_of
@@ -38,7 +37,7 @@ SECONDS_TO_A_COPY = 300.0
 """After so many seconds a shard that was read where it is may be read from a copy."""
 
 
-class Shards:
+class Shards(FolderSplit["ShardFolder"]):
     """Webdataset tars (key.jpg, key.cls), read at random and never unpacked; splits as those of image_folder.
 
     A folder's `*.tar` are its shards, in the order of their names; their images have the order of their members. With
@@ -77,10 +76,7 @@ class Shards:
         max_unreadable: float = MAX_UNREADABLE,
         shard_cache: ShardCache | None = None,
     ) -> None:
-        check_split(split)
-        check_limits(max_pixels, max_unreadable)
-        self.max_pixels, self.max_unreadable = max_pixels, max_unreadable
-        self._split = FolderSplit(
+        super().__init__(
             split,
             partial(ShardFolder, max_pixels=max_pixels, cache=shard_cache),
             _class_names,
@@ -90,36 +86,27 @@ class Shards:
             holdout=holdout,
             split_fractions=split_fractions,
             seed=seed,
+            max_pixels=max_pixels,
+            max_unreadable=max_unreadable,
         )
-        self.folder = cast(ShardFolder, self._split.images)
-        self.classes: tuple[str, ...] = self.folder.classes
-        self.more_images = self._split.more_images
 
-    def __len__(self) -> int:
-        return len(self._split)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.folder[self._split.place(index)]
-
-    def label(self, index: int) -> int:
-        return self.folder.label(self._split.place(index))
+    @property
+    def shards(self) -> list[Path]:
+        """The files that hold the images."""
+        return self.images.shards
 
     @property
     def summary(self) -> str:
         """What there is, in words."""
-        return f"{len(self):,} images of {len(self.folder.shards):,} shards in {self.folder.root}"
-
-    def file_name(self, index: int) -> str:
-        """Return the shard and the member of an image, with "/" between them."""
-        return self.folder.file_name(self._split.place(index))
+        return f"{len(self):,} images of {len(self.shards):,} shards in {self.images.root}"
 
     def file_size(self, index: int) -> int:
         """Return the bytes of an image's member."""
-        return self.folder.file_size(self._split.place(index))
+        return self.images.file_size(self.place(index))
 
     def encoded(self, index: int) -> EncodedImage:
         """Return an image as it is stored; raises UnreadableImageError."""
-        return self.folder.encoded(self._split.place(index))
+        return self.images.encoded(self.place(index))
 
 
 class ShardFolder:

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from perceptual_mae.data.dataset import check_split
+from perceptual_mae.data.dataset import check_limits, check_split
 from perceptual_mae.data.image_tree import check_root, find_folder
 from perceptual_mae.data.subsets import Fractions, check_fractions, split_by_fractions
 from perceptual_mae.errors import UserError
@@ -39,10 +39,14 @@ class Images(Protocol):
     def file_name(self, index: int) -> str: ...
 
 
-class OpenFolder(Protocol):
+AnyImages = TypeVar("AnyImages", bound=Images)
+AnyImages_co = TypeVar("AnyImages_co", bound=Images, covariant=True)
+
+
+class OpenFolder(Protocol[AnyImages_co]):
     """Returns the images of a folder; classes: their names and order, where they are prescribed."""
 
-    def __call__(self, folder: Path, *, classes: tuple[str, ...] | None, exclude: Sequence[Path]) -> Images: ...
+    def __call__(self, folder: Path, *, classes: tuple[str, ...] | None, exclude: Sequence[Path]) -> AnyImages_co: ...
 
 
 class ClassNames(Protocol):
@@ -51,8 +55,8 @@ class ClassNames(Protocol):
     def __call__(self, folder: Path, *, exclude: Sequence[Path]) -> tuple[str, ...]: ...
 
 
-class FolderSplit:
-    """Which images of a root folder a split has; the options are those of `ImageFolder`.
+class FolderSplit(Generic[AnyImages]):
+    """The images of a split of a root folder; the options are those of `ImageFolder`.
 
     images: those of the split's folder, of which the split has all or (indices) a share. more_images: what gives it
     more. Raises UserError for options that do not fit the folder.
@@ -61,7 +65,7 @@ class FolderSplit:
     def __init__(
         self,
         split: str,
-        open_folder: OpenFolder,
+        open_folder: OpenFolder[AnyImages],
         class_names: ClassNames,
         *,
         root: str,
@@ -70,8 +74,12 @@ class FolderSplit:
         holdout: float | None,
         split_fractions: Fractions | None,
         seed: int,
+        max_pixels: int,
+        max_unreadable: float,
     ) -> None:
         check_split(split)
+        check_limits(max_pixels, max_unreadable)
+        self.max_pixels, self.max_unreadable = max_pixels, max_unreadable
         if holdout is not None and not 0 <= holdout < 0.5:
             raise UserError(f"data.holdout is {holdout}; it is a share of the images, at least 0 and below 0.5")
         folder = check_root(root, "set data.root to the folder that holds the images")
@@ -90,7 +98,7 @@ class FolderSplit:
         self.indices: list[int] | None = None
         if own_folder is not None:
             names = class_names(source, exclude=others) or None
-            self.images = open_folder(own_folder, classes=names, exclude=())
+            self.images: AnyImages = open_folder(own_folder, classes=names, exclude=())
         elif split != "train" and holdout == 0:
             raise UserError(f"no {split} folder in {folder}; name one with data.{split}, or set data.holdout=0.05")
         else:
@@ -104,6 +112,7 @@ class FolderSplit:
             self.indices = shares[split]
             if not self.indices:
                 raise UserError(f"data.split_fractions leaves no {split} image of {len(self.images)}; change it")
+        self.classes: tuple[str, ...] = self.images.classes
         self.more_images = "hold out more with data.holdout"
         if own_folder is not None:
             self.more_images = f"put more into {own_folder}, or name another folder with data.{split}"
@@ -112,6 +121,16 @@ class FolderSplit:
 
     def __len__(self) -> int:
         return len(self.images) if self.indices is None else len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[self.place(index)]
+
+    def label(self, index: int) -> int:
+        return self.images.label(self.place(index))
+
+    def file_name(self, index: int) -> str:
+        """Return the name of an image in the folder of its split: a path, or a shard and its member."""
+        return self.images.file_name(self.place(index))
 
     def place(self, index: int) -> int:
         """Return the index in `images` of the split's image at `index`."""

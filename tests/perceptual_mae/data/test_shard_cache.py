@@ -104,9 +104,9 @@ def test_what_was_read_from_the_mount_is_read_from_a_copy_later(tmp_path: Path) 
     with mock.patch.object(shards, "SECONDS_TO_A_COPY", -1.0):
         with mock.patch.object(shard_cache.LocalCopies, "_is_copied", return_value=True):
             dataset[0]
-        assert not dataset.folder._files._files[0].is_copy
+        assert not dataset.images._files._files[0].is_copy
         dataset[0]
-    assert dataset.folder._files._files[0].is_copy
+    assert dataset.images._files._files[0].is_copy
 
 
 def test_a_full_disk_warns_once_and_the_shards_are_read_where_they_are(

@@ -109,7 +109,7 @@ def test_global_batches_are_those_of_the_folder(pair: tuple[Path, Path], workers
 def test_a_process_opens_its_shards_itself(pair: tuple[Path, Path]) -> None:
     dataset = Shards("train", root=str(pair[1]))
     whole = dataset[0][0]
-    files = dataset.folder._files
+    files = dataset.images._files
     before = dict(files._files)
     if (child := os.fork()) == 0:
         same = torch.equal(dataset[0][0], whole) and not set(map(id, before.values())) & set(
