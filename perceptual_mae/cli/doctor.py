@@ -104,7 +104,11 @@ def configuration(config: "RunConfig", name: str) -> Iterator[str]:
     for kind in candidate.kinds:
         scalars = candidate.trainer.step(candidate.batches, kind.progress(0))
         wrong += [f"{key} (step {kind.label})" for key, value in scalars.items() if not _is_finite(value)]
-    yield f"- losses that are not finite: {', '.join(wrong)}" if wrong else "- all losses and gradients are finite"
+    yield (
+        f"- losses that are not finite: {', '.join(wrong)}"
+        if wrong
+        else "- all recorded losses and gradient norms are finite"
+    )
 
 
 def _is_finite(value: object) -> bool:

@@ -10,9 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
-def test_ten_faults_change_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts/soak.py"), "--faults", "10", "--minutes", "8", "--out"]
+@pytest.mark.parametrize(
+    "faults", [pytest.param(10, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.exhaustive)]
+)
+def test_faults_change_nothing(faults: int, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts/soak.py"), "--faults", str(faults), "--minutes", "8", "--out"]
     result = subprocess.run(
         [*command, str(tmp_path / "soak")],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

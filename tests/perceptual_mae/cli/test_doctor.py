@@ -2,6 +2,7 @@
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from conftest import DEBUG
 from perceptual_mae.benchmark import machine
 from perceptual_mae.cli import main
 from perceptual_mae.pretrained_weights.registry import FOREIGN_WEIGHTS
+from perceptual_mae.training.metrics import Scalars
+from perceptual_mae.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -56,16 +59,23 @@ def test_a_configuration_is_checked_by_a_step_of_it(
     assert "training images" in printed
     assert "images/s, at most" in printed
     assert "- the whole run: 0.0 hours" in printed
-    assert "- all losses and gradients are finite\n" in printed
+    assert "- all recorded losses and gradient norms are finite\n" in printed
 
 
 def test_losses_that_are_not_finite_are_named(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "SIDE", {"cpu": 8, "cuda": 8})
-    monkeypatch.setattr("perceptual_mae.cli.doctor._is_finite", lambda value: False)
+    own = Trainer.step
+
+    def broken(trainer: Trainer, *arguments: Any) -> Scalars:
+        return own(trainer, *arguments) | {"raw/mse": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(Trainer, "step", broken)
     assert main(["doctor", DEBUG, "mse", "--seconds", "0.01"]) == 0
-    assert "- losses that are not finite: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "- losses that are not finite: raw/mse (step odd)" in printed
+    assert "finite: total" not in printed
 
 
 def test_a_mistaken_layer_is_answered_before_anything_is_measured(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("empty")
 
 
-@fuzzed(400)
+@fuzzed(800)
 @given(
     st.sampled_from(METHODS),
     st.lists(st.tuples(st.one_of(st.sampled_from(KEYS), st.text(max_size=8)), TEXTS), min_size=1, max_size=3),
@@ -97,7 +97,7 @@ VALUES = st.recursive(
 SECTION = st.one_of(VALUES, st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=4))
 
 
-@fuzzed(300)
+@fuzzed(600)
 @given(st.dictionaries(st.one_of(st.sampled_from(SECTIONS), st.text(max_size=5)), SECTION, max_size=4))
 def test_configuration_files(empty: Path, tree: dict[str, Any]) -> None:
     with chdir(empty):
@@ -108,7 +108,7 @@ def test_configuration_files(empty: Path, tree: dict[str, Any]) -> None:
         check(["pretrain", DEBUG, "mse", "mine.yaml", "--dry-run"])
 
 
-@fuzzed(100)
+@fuzzed(200)
 @given(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass"))))
 def test_files_of_any_bytes(empty: Path, content: bytes) -> None:
     with chdir(empty):
@@ -133,7 +133,7 @@ COMMANDS = [["evaluate", "."], ["probe", "."], ["knn", "."], ["finetune", "."], 
             ["weights", "check"], ["weights", "fetch", "nothing"], []]  # fmt: skip
 
 
-@fuzzed(200)
+@fuzzed(400)
 @given(
     st.sampled_from(COMMANDS),
     st.lists(
