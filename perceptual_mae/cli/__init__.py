@@ -36,7 +36,7 @@ from perceptual_mae.cli import (
     weights,
 )
 from perceptual_mae.cli.options import AgainstCommand
-from perceptual_mae.cli.output import print_version
+from perceptual_mae.cli.output import leave_processes, print_version
 from perceptual_mae.errors import LostProcessError, UserError
 
 app = typer.Typer(
@@ -85,6 +85,13 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0 when done, 2 for the user's mistakes, 130 when interrupted, 1 for what is not."""
+    code = _run(arguments)
+    if code != 1:  # after a fault the others may not answer any more
+        leave_processes()
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="pmae", standalone_mode=False)
         sys.stdout.flush()

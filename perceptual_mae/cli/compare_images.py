@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perceptual_mae.cli.options import FeatureNetworks, Metrics, Require, TrustCode, check_image_folder, read_size
-from perceptual_mae.cli.output import check_out, leave_processes, print_lines
+from perceptual_mae.cli.output import check_out, print_lines
 from perceptual_mae.cli.score_tables import closing_notes, score_table
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_json
@@ -69,7 +69,6 @@ def compare_images_command(
         )
     if accelerator.is_main_process:
         write(result, files["A"], out)
-    leave_processes()
 
 
 def write(result: "FolderScores", first: "ImageFiles", out: Path | None) -> None:

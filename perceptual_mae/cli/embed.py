@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perceptual_mae.cli.options import Ema, Folder, TrustCode, check_run
-from perceptual_mae.cli.output import check_out, leave_processes, print_lines
+from perceptual_mae.cli.output import check_out, print_lines
 from perceptual_mae.errors import UserError
 
 if TYPE_CHECKING:
@@ -77,7 +77,6 @@ def embed_command(
         out.parent.mkdir(parents=True, exist_ok=True)
         write_embedding(embedding, out, half=half)
         print_lines(*summary(embedding, out))
-    leave_processes()
 
 
 def summary(embedding: "Embedding", out: Path) -> list[str]:

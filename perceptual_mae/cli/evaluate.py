@@ -136,8 +136,6 @@ def score(
         ]
         usual = report_path(run, "evaluate", data.name, data.split, [data.limit], scored.ema, *differing)
         write(evaluation, data, out or usual)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def write(evaluation: "Evaluation", data: "HeldOut", path: Path) -> None:

@@ -1,5 +1,6 @@
 """What several commands print and write: lines, tables, score files."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -62,7 +63,6 @@ def showing_progress(*, is_main_process: bool) -> Iterator["ProgressBar"]:
     except Interrupted as stopped:
         if is_main_process:
             print_lines(str(stopped), to_stderr=True)
-        leave_processes()
         raise typer.Exit(EXIT_CODE) from None
 
 
@@ -104,15 +104,19 @@ def write_scores(
         if warning := few_images_warning(report["test_images"], evaluation.data.more_images, accuracy):
             print_lines(f"warning: {warning}", to_stderr=True)
         print_lines(headline(report), "", table(report), "", *closing)
-    leave_processes()
 
 
 def leave_processes() -> None:
-    """Part from the other processes of a launcher, where there are any."""
-    import torch
+    """Part from the other processes of a launcher, where there are any, and end the threads that served them.
 
-    if torch.distributed.is_initialized():
+    A network that was trained by several processes is part of a cycle and keeps the group's threads: one that still
+    runs while the interpreter ends may abort the process, after all its work was done.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if "RANK" in os.environ:
+        gc.collect()
 
 
 def percent(share: float | None, std: float | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import typer
 
 from perceptual_mae.cli.options import Ema, Fresh, TrustCode, read_numbers
-from perceptual_mae.cli.output import leave_processes, percent, print_lines, showing_progress
+from perceptual_mae.cli.output import percent, print_lines, showing_progress
 from perceptual_mae.files import write_json
 
 if TYPE_CHECKING:
@@ -140,7 +140,6 @@ def write_report(
         checkpoints.discard()
         written = f"written to {files.folder}: {files.result.name}, {files.pictures.name} (best, worst and first ones)"
         print_lines(headline(report), "", *lines(report), "", written)
-    leave_processes()
 
 
 def headline(report: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.run.run import Run
 from perceptual_mae.training import messages
 from perceptual_mae.training.loop import pretrain
-from processes import launch_two_processes
+from processes import launch_two_processes, run_two_processes
 
 
 @pytest.mark.slow
@@ -22,6 +22,25 @@ def test_a_launchers_processes_train_one_run_together(tmp_path: Path, monkeypatc
     finished = launch_two_processes(*command)
     assert "(2 processes x 1 micro-batch x 4 images)" in finished.stdout + finished.stderr
     assert Run(tmp_path / "run").step == 4
+
+
+ENDING = """
+import sys
+from pathlib import Path
+from perceptual_mae.cli import main
+assert main(sys.argv[1:]) == 0
+print("threads:", sorted(file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads that are not Python's are only listed there")
+def test_no_thread_of_the_process_group_is_left_to_the_interpreters_end(tmp_path: Path) -> None:
+    script = tmp_path / "end.py"
+    script.write_text(ENDING)
+    finished = run_two_processes(script, "pretrain", DEBUG, "mse", "training.epochs=1", "--out", tmp_path / "run")
+    assert finished.stdout.count("threads:") == 2
+    assert "gloo" not in finished.stdout
 
 
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "no")])
