@@ -87,8 +87,6 @@ def score(
     out: Path | None,
 ) -> None:
     """Score a run, write report, lines and pictures into its folder (or to `out`) and print the table."""
-    import torch
-
     from perceptual_mae.evaluation.image_check import check_scored_images
     from perceptual_mae.evaluation.metrics.selection import names_of
     from perceptual_mae.evaluation.open_run import check_ema, make_accelerator, report_path
