@@ -1,5 +1,6 @@
 """Shared fixtures: one thread, a fresh Accelerate for every test, runs of debug size."""
 
+import gc
 import importlib
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -63,6 +65,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is no garbage: no collection need look at it."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +192,14 @@ def slow(*values: object) -> ParameterSet:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+def halved(rows: Sequence[Any]) -> list[ParameterSet]:
+    """Rows of a long test as its parameters: every other one is in the slow tier, the rest is run by hand."""
+    return [
+        pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=later)
+        for row, later in zip(rows, cycle((pytest.mark.slow, pytest.mark.exhaustive)))
+    ]
+
+
 def without_weights(method: str) -> list[str]:
     """A method with what it needs to be a configuration where no file of weights is at hand."""
     return [method, *UNTRAINED.get(method, [])]
@@ -189,15 +208,15 @@ def without_weights(method: str) -> list[str]:
 def recipes_and_methods() -> list[ParameterSet]:
     """All pairs of a shipped recipe and a method; by default each recipe with ls_gan_p and cifar10 with a few.
 
-    Of the others one in three is in the slow tier.
+    Of the others one in five is in the slow tier.
 
     Left out is a method whose loss teaches the encoder with the recipe that freezes it.
     """
     pairs = [(recipe.name, method.name) for recipe in list_recipes() for method in list_methods()]
     pairs.remove(("sharpen_published", "improved_mae"))
     quick = {("cifar10", method) for method in QUICK_METHODS} | {(recipe, "ls_gan_p") for recipe, _ in pairs}
-    later = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.exhaustive]
-    return [pytest.param(*pair, marks=[] if pair in quick else [later[n % 3]]) for n, pair in enumerate(pairs)]
+    later = [pytest.mark.slow, *[pytest.mark.exhaustive] * 4]
+    return [pytest.param(*pair, marks=[] if pair in quick else [later[n % 5]]) for n, pair in enumerate(pairs)]
 
 
 @cache

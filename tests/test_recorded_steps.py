@@ -2,7 +2,7 @@
 
 import pytest
 
-from record_steps import STEPS, Case, cases, find_differences, load, record, record_by_two
+from record_steps import METHODS, STEPS, Case, cases, find_differences, is_adversarial, load, record, record_by_two
 
 QUICK = {("mse", "lean", 2), ("ls_gan_p", "lean", 1)}
 """Cases without and with a discriminator, and of both accumulations, in seconds."""
@@ -17,8 +17,9 @@ def marked(case: Case) -> object:
     """Give a case its tier: CI takes a part of those that are not quick, the rest is for changes of the step."""
     if case.processes == 1 and (case.method, case.order, case.accumulation) in QUICK:
         return pytest.param(case, id=str(case))
-    of_two = {("sequential", 2)}
-    in_ci = (case.order, case.accumulation) in (of_two if case.processes == 2 else of_two | {("lean", 1)})
+    in_turn = bool(METHODS.index(case.method) % 2) and is_adversarial(case.method)
+    in_ci = (case.order, case.accumulation) == (("sequential", 2) if in_turn else ("lean", 1))
+    in_ci &= in_turn or case.processes == 1
     return pytest.param(case, id=str(case), marks=[pytest.mark.slow if in_ci else pytest.mark.exhaustive])
 
 

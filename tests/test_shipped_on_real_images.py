@@ -54,7 +54,7 @@ def train(words: list[str], out: Path) -> dict[str, float]:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_trains_on_cifar10(method: str, cifar10: Path, shared_data: Path, tmp_path: Path) -> None:
     needed = [word.format(nets=shared_data / "nets") for word in NEEDED.get(method, [])]
-    words = ["cifar10", method, *needed, f"data.root={cifar10}", "training.batch_size=8", "training.epoch_images=16"]
+    words = ["cifar10", method, *needed, f"data.root={cifar10}", "training.batch_size=4", "training.epoch_images=4"]
     words.append("training.epochs=2")  # where every term that takes turns is on
     assert train(words, tmp_path / "run")
 

@@ -41,7 +41,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(art_mae, "recipe", lambda model: DEBUG)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_improved_mae_with_a_warm_start(tmp_path: Path) -> None:
     words = [*LITTLE, *LABELS, *TUNED, "--warm-start", "1"]
     scores = run(improved_mae, words, tmp_path)

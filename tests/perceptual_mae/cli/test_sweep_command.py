@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from conftest import DEBUG, KilledError, killed_at
+from conftest import DEBUG, KilledError, halved, killed_at
 from perceptual_mae import Run
 from perceptual_mae.cli import main
 from perceptual_mae.run.signals import StopSignal
@@ -218,27 +218,23 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return left_by(out)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "number"),
-    [
-        ("perceptual_mae.run.folder.describe", 1),  # the first cell's folder has a log alone
-        ("perceptual_mae.training.held_out.score_training", 2),  # the second cell is trained and not scored
-        ("perceptual_mae.cli.sweep.write_json", 1),  # between both files of the table
-        *(
-            pytest.param(place, number, marks=pytest.mark.slow)
-            for place, number in (
-                ("perceptual_mae.training.trainer_state.state_dict", 2),
-                ("perceptual_mae.training.loop.write_json", 1),  # scored, and its summary not written
-                ("perceptual_mae.training.loop.write_json", 2),
-                ("perceptual_mae.sweep.folder.write_json", 1),  # nothing is recorded
-                ("perceptual_mae.sweep.folder.write_json", 2),  # the first cell is finished and not recorded
-                ("perceptual_mae.sweep.folder.write_json", 3),
-                ("perceptual_mae.cli.sweep.write_atomically", 1),
-                ("perceptual_mae.sweep.results.save_figure", 1),
-            )
-        ),
-    ],
+    halved(
+        [
+            ("perceptual_mae.run.folder.describe", 1),  # the first cell's folder has a log alone
+            ("perceptual_mae.training.trainer_state.state_dict", 2),
+            ("perceptual_mae.training.held_out.score_training", 2),  # the second cell is trained and not scored
+            ("perceptual_mae.training.loop.write_json", 2),
+            ("perceptual_mae.training.loop.write_json", 1),  # scored, and its summary not written
+            ("perceptual_mae.sweep.folder.write_json", 3),
+            ("perceptual_mae.cli.sweep.write_json", 1),  # between both files of the table
+            ("perceptual_mae.sweep.folder.write_json", 1),  # nothing is recorded
+            ("perceptual_mae.sweep.folder.write_json", 2),  # the first cell is finished and not recorded
+            ("perceptual_mae.cli.sweep.write_atomically", 1),
+            ("perceptual_mae.sweep.results.save_figure", 1),
+        ]
+    ),
 )
 def test_a_sweep_that_was_killed_goes_on_to_what_an_unbroken_one_leaves(
     place: str, number: int, cells: InProcess, tmp_path: Path, unbroken: dict[str, Any]

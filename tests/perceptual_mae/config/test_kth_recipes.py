@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import generator_of
+from conftest import generator_of, halved
 from perceptual_mae import Run, pretrain
 from perceptual_mae.config.build import build_plan, build_timetable, generator_adam
 from perceptual_mae.config.parsing import load_config
@@ -44,7 +44,7 @@ def test_its_rate_rises_over_a_fifth_of_the_steps_and_ends_at_a_hundredth(recipe
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", halved(RECIPES))
 def test_it_trains_on_a_few_images_of_cifar10(recipe: str, cifar10: Path, tmp_path: Path) -> None:
     few = ["training.epochs=2", "training.epoch_images=512", "evaluation.every=0", "evaluation.limit=64"]
     few.append("evaluation.probe_images=64")

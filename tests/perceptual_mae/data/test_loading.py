@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from conftest import halved
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.draws import DropPathMasks, TrainingMasks
 from perceptual_mae.data.image_folder import ImageFolder
@@ -266,8 +267,7 @@ def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places()
     assert batch.labels.tolist() == [shapes[index][1] for index in (17, 3, 11)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("ending", halved(["SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"]))
 def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> None:
     script = textwrap.dedent(
         f"""
@@ -379,6 +379,7 @@ def test_an_image_of_floats_that_are_not_finite_is_named_at_the_door(
     assert "image 7: 1 pixels are not finite" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_batch_that_finds_no_room_in_shared_memory_ends_the_epoch_in_one_line() -> None:
     """Containers give /dev/shm 64 MB: torch drops such a batch, and whoever waits for it would wait for ever."""
     script = textwrap.dedent(

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from conftest import debug_config
+from conftest import debug_config, halved
 from foreign_networks import randomise
 from perceptual_mae import Run, UserError
 from perceptual_mae.cli import main
@@ -250,8 +250,7 @@ def test_a_run_that_started_from_imported_weights_inherits_too(make_run: MakeRun
     assert "license: cc-by-nc-4.0" in (tmp_path / "out/README.md").read_text()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", ["timm", "transformers", "torchscript", "onnx", "safetensors"])
+@pytest.mark.parametrize("form", halved(["timm", "torchscript", "transformers", "safetensors", "onnx"]))
 def test_the_lines_of_the_card_run_in_a_process_without_this_package(form: str, make_run: MakeRun) -> None:
     for package in exporting.FORMS[form].needs:
         pytest.importorskip(package)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from conftest import debug_trainer, random_batches, term_inputs
+from conftest import debug_trainer, random_batches, slow, term_inputs
 from perceptual_mae.objective.gradient_balance import GradientBalance, Norms
 from perceptual_mae.schedules import Balanced, TrainingProgress
 
@@ -130,7 +130,7 @@ def test_an_overflow_does_not_stay() -> None:
     assert float(balance.norms["l1"]) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("order", ["lean", slow("sequential")])
 @pytest.mark.parametrize("anchor", ["l1", "reconstruction"])
 @pytest.mark.parametrize("at", ["decoder_input", "decoder", "last_layer"])
 def test_the_trained_ratio_is_the_one_asked_for(at: str, anchor: str, order: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, slow
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.run import lock
@@ -183,7 +183,7 @@ def test_a_command_that_trains_refuses_a_folder_in_use_in_one_line_and_writes_no
     assert files_of(busy) == before
 
 
-@pytest.mark.parametrize("command", ["sweep", "finetune", "sharpen"])
+@pytest.mark.parametrize("command", ["sweep", slow("finetune"), slow("sharpen")])
 def test_other_commands_that_train_refuse_a_folder_in_use(
     command: str, busy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

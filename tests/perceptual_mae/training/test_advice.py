@@ -82,6 +82,7 @@ def test_micro_batches_are_advised_only_where_the_batch_can_be_cut_so(
     assert (f"with training.accumulation{advice}" in message) if advice else ("repeat" not in message)
 
 
+@pytest.mark.slow
 def test_the_command_that_a_nan_advises_trains(run: Path) -> None:
     advice = explain(run, "l1", 5, 5, read_config(run))
     (words,) = re.findall(r"pmae (pretrain .*? optimizer\.lr=\S+)", advice)

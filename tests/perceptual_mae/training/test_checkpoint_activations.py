@@ -97,6 +97,7 @@ def held_after_forward(config: RunConfig, act: Callable[[Any], None]) -> int:
     return footprint._now
 
 
+@pytest.mark.slow
 def test_the_estimate_of_memory_follows() -> None:
     options = ("mse", "generator.depth=8", "generator.decoder_depth=8")
     estimates = []

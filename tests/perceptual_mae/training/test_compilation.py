@@ -117,13 +117,8 @@ def test_steps_of_compiled_networks_are_those_of_networks_as_they_are(
     check_equal_steps(without_compiler, method)
 
 
-@pytest.mark.parametrize(
-    ("order", "compile_"),
-    [
-        pytest.param(*pair, marks=tier(pair == ("lean", "all")))
-        for pair in product(("lean", "sequential"), ("discriminator", "all"))
-    ],
-)
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("order", "compile_"), list(product(("lean", "sequential"), ("discriminator", "all"))))
 def test_steps_are_equal_in_both_orders_with_micro_batches_and_averaged_weights(
     order: str, compile_: str, without_compiler: Counter[str]
 ) -> None:

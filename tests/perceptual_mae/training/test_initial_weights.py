@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from conftest import DEBUG, debug_config
+from conftest import DEBUG, debug_config, slow
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli import main
 from perceptual_mae.evaluation.open_run import make_accelerator
@@ -140,7 +140,7 @@ MISFITS = {
 
 
 @pytest.mark.parametrize("misfit", MISFITS)
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize("dry", [[], slow(["--dry-run"])])
 def test_an_encoder_that_does_not_fit_is_one_line_exit_two_and_nothing_written(
     misfit: str, dry: list[str], other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,7 +129,7 @@ def test_a_hangup_that_nohup_ignores_is_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("method", ["score", "draw", "finish"])
+@pytest.mark.parametrize("method", ["score", slow("draw"), slow("finish")])
 @pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
 def test_what_a_kill_after_a_checkpoint_cost_is_made_again(
     method: str, after: bool, unbroken: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,7 +164,7 @@ def test_a_run_killed_in_mid_epoch_goes_on_from_its_checkpoint_by_time(
     assert left_by(tmp_path / "run") == unbroken
 
 
-@pytest.mark.parametrize(("minutes", "steps"), [("1e-9", [*range(1, 9)]), ("0", [4, 8]), ("null", [4, 8])])
+@pytest.mark.parametrize(("minutes", "steps"), [("1e-9", [*range(1, 9)]), slow("0", [4, 8]), slow("null", [4, 8])])
 def test_checkpoints_come_by_time_beside_those_of_epochs(minutes: str, steps: list[int], tmp_path: Path) -> None:
     config = debug_config("mse", *OPTIONS, f"training.checkpoint_minutes={minutes}")
     pretrain(config, tmp_path / "run", quiet=True)
@@ -358,7 +358,7 @@ time.sleep(2)
 """
 
 
-@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), slow("has an error", True), slow("is done", False)])
+@pytest.mark.parametrize(("does", "is_ended"), [("waits", True), ("has an error", True), ("is done", False)])
 def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(
     does: str, is_ended: bool, tmp_path: Path
 ) -> None:

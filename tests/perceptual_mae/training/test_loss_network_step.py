@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from conftest import PERCEPTUAL, debug_config, debug_trainer, inputs_of, random_batches, real_levels, term_inputs
+from conftest import PERCEPTUAL, debug_config, debug_trainer, inputs_of, random_batches, real_levels, slow, term_inputs
 from perceptual_mae import Run
 from perceptual_mae.cli.pretrain import describe
 from perceptual_mae.config import build
@@ -46,7 +46,7 @@ def only(networks: nn.ModuleDict) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("order", ["lean", slow("sequential")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_terms_of_the_same_settings_share_one_network_and_one_pass_each_over_real_and_fake(
     kind: str, order: str
@@ -75,7 +75,7 @@ def test_terms_of_other_settings_have_networks_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", PERCEPTUAL)
+@pytest.mark.parametrize("name", ["feature_matching", slow("style")])
 def test_a_term_reaches_every_tensor_of_the_generator_through_each_network(name: str, kind: str) -> None:
     trainer = debug_trainer("ls_gan_p", *through(KINDS[kind]), "generator.skips=true")
     trainer.objective.lines = {name: trainer.objective.lines[name]}

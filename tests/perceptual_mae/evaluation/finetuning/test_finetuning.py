@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from conftest import debug_config
+from conftest import debug_config, slow
 from perceptual_mae import Run, UserError, pretrain
 from perceptual_mae.cli.representation_tables import finetune_table
 from perceptual_mae.evaluation.finetuning.classifier import Classifier, fresh_encoder, open_classifier
@@ -52,7 +52,7 @@ def report(run: Run, data: LabelledData) -> dict[str, Any]:
     return finetune(run, data, *EVERYTHING, seeds=(0, 1))
 
 
-@pytest.mark.parametrize("pool", ["mean", "class_token"])
+@pytest.mark.parametrize("pool", ["mean", slow("class_token")])
 def test_everything_learns_and_sees_every_patch(pool: str, run: Run, data: LabelledData) -> None:
     classifier = Classifier(run.generator().encoder, 10, pool=pool)  # type: ignore[arg-type]
     before = {name: parameter.detach().clone() for name, parameter in classifier.named_parameters()}

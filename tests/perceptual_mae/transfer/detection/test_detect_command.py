@@ -198,7 +198,7 @@ def coco(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "coco"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.data
 def test_a_vit_b_takes_a_step_of_two_images_of_coco_at_512_pixels(here: Path, coco: Path) -> None:
     """Two minutes on a core that others use, and 6 GB: this step, and the scoring of an image."""
