@@ -66,3 +66,4 @@ TERMS: dict[str, Term] = {
     ),
     "uniformity": Term(uniformity, reads=("tokens",)),
 }
+"""name -> loss function and the fields that it is called with; one line a term."""
