@@ -29,6 +29,7 @@ PAGES = [
     "SECURITY.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 ]
+RESULTS = sorted(f"docs/results/{path.name}" for path in (ROOT / "docs/results").glob("*.md"))
 COMMANDS = typer.main.get_command(app)
 
 # Words of nobody's trade, each with what to say instead.
@@ -158,7 +159,7 @@ def test_the_loss_that_the_readme_adds_trains_by_two_edits(monkeypatch: pytest.M
     assert f"pmae pretrain quickstart losses.{name}=0.5" in text
 
 
-@pytest.mark.parametrize("document", PAGES)
+@pytest.mark.parametrize("document", [*PAGES, "CHANGELOG.md", *RESULTS])
 def test_links_lead_somewhere(document: str) -> None:
     text = (ROOT / document).read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

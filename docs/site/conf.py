@@ -38,6 +38,8 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 autodoc_inherit_docstrings = False
 python_use_unqualified_type_names = True
+add_module_names = False
+maximum_signature_line_length = 100
 
 myst_heading_anchors = 4
 nb_execution_mode = "off"  # a test runs the notebook
@@ -57,6 +59,7 @@ def navigation(index: str) -> str:
 def add_navigation(app: "Sphinx", name: str, source: list[str]) -> None:
     """Put the navigation at the end of the home page."""
     if name == root_doc:
+        app.env.note_dependency(str(ROOT / f"{INDEX}.md"))
         source[0] += "\n\n" + navigation((ROOT / f"{INDEX}.md").read_text())
 
 
@@ -65,6 +68,16 @@ def escape_signs(app: "Sphinx", what: str, name: str, target: object, options: o
     for number, line in enumerate(lines):
         parts = re.split("(`[^`]*`)", line)
         lines[number] = "".join(part if part.startswith("`") else re.sub(r"([|*])", r"\\\1", part) for part in parts)
+
+
+def plain_types(
+    app: "Sphinx", what: str, name: str, target: object, options: object, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Write `int` for an int with bounds, which docs/configuration.md has, and `...` for a function as a default."""
+    if signature is not None:
+        signature = re.sub(r"Annotated\[(\w+), (?:[^][]|\[[^][]*\])*\]", r"\1", signature)
+        signature = re.sub(r"<function .*?>(?=[,)])", "...", signature)
+    return signature, returned
 
 
 def copy_home(app: "Sphinx", failure: Exception | None) -> None:
@@ -76,4 +89,5 @@ def copy_home(app: "Sphinx", failure: Exception | None) -> None:
 def setup(app: "Sphinx") -> None:
     app.connect("source-read", add_navigation)
     app.connect("autodoc-process-docstring", escape_signs, priority=400)  # before napoleon writes stars
+    app.connect("autodoc-process-signature", plain_types)
     app.connect("build-finished", copy_home)
