@@ -29,8 +29,10 @@ MOST_INTERVALS = 400
 ALARM = re.compile(r"^\S+ \S+ WARNING step (\d{1,15}): (.*)$")
 MOST_ALARMS = 200
 
-_BLANK = bytes(byte if byte in b"0123456789.+-" else ord("e" if byte == 0 else " ") for byte in range(256))
-_TOKEN, _NUMBER = re.compile(rb"[^ ]+"), re.compile(rb"[:\[,] *(-?[0-9][0-9.eE+-]*)")
+_KEPT = b"\0:,+-.0123456789"
+_OTHER = bytes(byte for byte in range(256) if byte not in _KEPT)
+_PLAIN = bytes.maketrans(b"\0:", b"e,")
+_NUMBER = re.compile(rb"([:\[,] *)-?[0-9][0-9.eE+-]*")
 FEWEST_ALIKE = 16
 """Lines of one layout; fewer are read one by one."""
 
@@ -140,13 +142,12 @@ class _Chunk:
         """
         first = from_json(lines[0])
         keys = list(dict(_columns([first])))
-        tokens = [match.start() for match in _TOKEN.finditer(_blank(lines[0]))]
-        numbers = {match.start(1) for match in _NUMBER.finditer(lines[0])}
         try:
-            table = np.fromstring(_blank(b"".join(lines)), sep=" ").reshape(len(lines), len(tokens))
-        except ValueError:
+            ones, twos = (_numbers(_NUMBER.sub(rb"\g<1>" + digit, lines[0])) for digit in (b"1", b"2"))
+            is_number = ones != twos
+            table = _numbers(b"".join(lines)).reshape(len(lines), len(is_number))
+        except (ValueError, OverflowError):
             return None
-        is_number = np.array([start in numbers for start in tokens])
         if len(keys) != is_number.sum() or (table != table[0])[:, ~is_number].any():
             return None
         columns = dict(zip(keys, np.ascontiguousarray(table[:, is_number].T), strict=True))
@@ -191,9 +192,15 @@ def _damaged(path: Path) -> UserError:
     return UserError(f"{path}: line {number} is no JSON object; remove that line")
 
 
-def _blank(text: bytes) -> bytes:
-    """Return text with blanks for all but numbers; the e of an exponent, which has a sign after it, stays."""
-    return text.replace(b"e-", b"\0-").replace(b"e+", b"\0+").translate(_BLANK)
+def _numbers(text: bytes) -> Values:
+    """Return all numbers of a text, those in names, too; ValueError where a name's are none, such as 1.2.3.
+
+    Letters go, but for the e of an exponent, which has a sign after it.
+    """
+    text = text.replace(b"e-", b"\0-").replace(b"e+", b"\0+").translate(_PLAIN, _OTHER)
+    while b",," in text:
+        text = text.replace(b",,", b",")
+    return np.array(from_json(b"[" + text.strip(b",") + b"]"), np.float64)
 
 
 def _columns(records: Sequence[dict[str, Any]], prefix: str = "") -> Iterator[tuple[str, Values]]:
