@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,11 @@ def read_run_records(paths: list[Path]) -> list[RunRecord]:
     return [read_run_record(path, name) for path, name in zip(paths, names, strict=True)]
 
 
-def read_run_record(path: Path, name: str) -> RunRecord:
-    """Read one run folder. Scores of another step than the run's last are left out, with a note."""
+def read_run_record(path: Path, name: str, speeds: Sequence[float] | None = None) -> RunRecord:
+    """Read one run folder. Scores of another step than the run's last are left out, with a note.
+
+    speeds: images/s of metrics.jsonl where they have been read; None: they are read here.
+    """
     if path.parent.name == "checkpoints":
         raise UserError(f"{path}: is a checkpoint; what is compared stands in its run folder, {path.parent.parent}")
     config, notes = read_config(path), list[str]()
@@ -85,7 +89,7 @@ def read_run_record(path: Path, name: str) -> RunRecord:
         (metadata or {}).get("training_images"),
         summary,
         scores,
-        _median_speed(path / "metrics.jsonl"),
+        _median(_logged_speeds(path / "metrics.jsonl") if speeds is None else speeds),
         environment,
         notes,
     )
@@ -111,9 +115,11 @@ def _read_json(path: Path) -> Any:
         raise UserError(f"{path}: is no JSON ({error}); remove it or make it again") from error
 
 
-def _median_speed(path: Path) -> float | None:
-    """Return the median of the logged images/s, or None where nothing was logged; a last line that is being written
-    counts not."""
+def _logged_speeds(path: Path) -> list[float]:
+    """Return the logged images/s; a last line that is being written counts not."""
     lines = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    known = [float(speed) for speed in _SPEED.findall(lines)]
-    return statistics.median(known) if known else None
+    return [float(speed) for speed in _SPEED.findall(lines)]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None

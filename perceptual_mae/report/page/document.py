@@ -34,6 +34,7 @@ SCRIPTS = ("uPlot.iife.min.js", "elements.js", "charts.js", "ribbon.js", "pictur
 STYLES = ("uPlot.min.css", "page.css")
 NO_COMPARISON = "no table of scores"
 COST = "Cost"
+SPEED = "images_per_second"
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
     logs = read_logs(paths, [config.training.batch_size for config in configs])
     runs = []
     for name, path, config, log in zip(distinct_names(paths), paths, configs, logs, strict=True):
-        record, environment = _record(path, name)
+        record, environment = _record(path, name, log)
         known = max(log.images_seen, record.images_seen if isinstance(record, RunRecord) else 0)
         alarms = read_alarms(path, config.training.batch_size, known)
         runs.append(ReportedRun(name, path, config, environment, log, alarms, record))
@@ -147,12 +148,13 @@ def page(content: Mapping[str, Any], *, live: bool = False) -> str:
     )
 
 
-def _record(path: Path, name: str) -> tuple[RunRecord | str, dict[str, Any]]:
+def _record(path: Path, name: str, log: MetricsLog) -> tuple[RunRecord | str, dict[str, Any]]:
     """Return what `pmae compare` reads of a run, or why it reads nothing, and the run's environment."""
     environment: dict[str, Any] = {}
     try:
         environment = read_object(path / "environment.json") or {}
-        return read_run_record(path, name), environment
+        speeds = log.columns[SPEED][1].tolist() if SPEED in log.columns else []
+        return read_run_record(path, name, speeds), environment
     except UserError as mistake:
         return str(mistake), environment
     except (OSError, UnicodeDecodeError, LookupError, TypeError, AttributeError, RecursionError) as failure:

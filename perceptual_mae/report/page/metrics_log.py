@@ -32,7 +32,7 @@ MOST_ALARMS = 200
 _KEPT = b"\0:,+-.0123456789"
 _OTHER = bytes(byte for byte in range(256) if byte not in _KEPT)
 _PLAIN = bytes.maketrans(b"\0:", b"e,")
-_NUMBER = re.compile(rb"([:\[,] *)-?[0-9][0-9.eE+-]*")
+_NUMBER = re.compile(rb"([:\[,] *)-?[0-9][0-9.eE+\0-]*")
 FEWEST_ALIKE = 16
 """Lines of one layout; fewer are read one by one."""
 
@@ -139,18 +139,24 @@ class _Chunk:
         """Read lines that have the same layout at once, some three times as fast; None where they may not have it.
 
         All numbers of the text are read, those in names, such as 1 in l1, too: these must be the same in all lines.
+        Nor may a line have another count of e, which would be an exponent without a sign.
         """
+        text, line = _marked(b"".join(lines)), _marked(lines[0])
+        if text.count(b"e") != len(lines) * line.count(b"e"):
+            return None
         first = from_json(lines[0])
-        keys = list(dict(_columns([first])))
+        expected = dict(_columns([first]))
         try:
-            ones, twos = (_numbers(_NUMBER.sub(rb"\g<1>" + digit, lines[0])) for digit in (b"1", b"2"))
+            ones, twos = (_numbers(_NUMBER.sub(rb"\g<1>" + digit, line)) for digit in (b"1", b"2"))
             is_number = ones != twos
-            table = _numbers(b"".join(lines)).reshape(len(lines), len(is_number))
+            table = _numbers(text).reshape(len(lines), len(is_number))
         except (ValueError, OverflowError):
             return None
-        if len(keys) != is_number.sum() or (table != table[0])[:, ~is_number].any():
+        if len(expected) != is_number.sum() or (table != table[0])[:, ~is_number].any():
             return None
-        columns = dict(zip(keys, np.ascontiguousarray(table[:, is_number].T), strict=True))
+        if table[0, is_number].tolist() != [value for (value,) in expected.values()]:
+            return None
+        columns = dict(zip(expected, np.ascontiguousarray(table[:, is_number].T), strict=True))
         alike = cls.of([first])
         steps = columns.get("step", np.full(len(lines), np.nan))
         return cls(steps, columns, [(step, names) for step in steps.tolist() for _, names in alike.active])
@@ -192,12 +198,14 @@ def _damaged(path: Path) -> UserError:
     return UserError(f"{path}: line {number} is no JSON object; remove that line")
 
 
-def _numbers(text: bytes) -> Values:
-    """Return all numbers of a text, those in names, too; ValueError where a name's are none, such as 1.2.3.
+def _marked(text: bytes) -> bytes:
+    """Return a text whose exponents have a zero byte for their e; one without a sign keeps it."""
+    return text.replace(b"e-", b"\0-").replace(b"e+", b"\0+")
 
-    Letters go, but for the e of an exponent, which has a sign after it.
-    """
-    text = text.replace(b"e-", b"\0-").replace(b"e+", b"\0+").translate(_PLAIN, _OTHER)
+
+def _numbers(marked: bytes) -> Values:
+    """Return all numbers of a text, those in names, too; ValueError where a name's are none, such as 1.2.3."""
+    text = marked.translate(_PLAIN, _OTHER)
     while b",," in text:
         text = text.replace(b",,", b",")
     return np.array(from_json(b"[" + text.strip(b",") + b"]"), np.float64)

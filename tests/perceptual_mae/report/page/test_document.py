@@ -100,6 +100,7 @@ def test_the_numbers_of_the_page_are_those_of_the_files(run: Path) -> None:
 
 
 def test_score_tables_are_those_that_compare_prints(run: Path) -> None:
+    add_log(run, *({"step": step, "images_per_second": 100.0 + step} for step in range(4)))
     printed = {
         table.title: (table.header, [[row.label, *row.cells] for row in table.rows])
         for table in compare([run], title="").tables
@@ -115,7 +116,9 @@ def test_score_tables_are_those_that_compare_prints(run: Path) -> None:
         ["a", "21.00", "20.00", "0.500"],
         ["mean color", "-", "12.00", "-"],
     ]
-    assert [table["title"] for table in content["cost"]] == ["Cost"]
+    (cost,) = content["cost"]
+    assert (cost["header"], [[row["label"], *row["cells"]] for row in cost["rows"]]) == printed["Cost"]
+    assert any("102" in cell or "101" in cell for cell in cost["rows"][0]["cells"])
 
 
 def test_seeds_of_one_method_are_one_row_with_their_deviation_as_compare_prints(run: Path, tmp_path: Path) -> None:

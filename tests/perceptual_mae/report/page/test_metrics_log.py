@@ -89,6 +89,30 @@ def test_lines_that_only_seem_to_have_one_layout_are_told_apart(tmp_path: Path, 
     assert log.columns["raw.l1"][1].tolist() == [*range(1, 20), *([expected] if is_number else [])]
 
 
+@pytest.mark.parametrize("number", ["1" + "0" * 400, "-1" + "0" * 400, "1e999"])
+def test_a_number_that_no_float_reaches_is_no_point_among_lines_of_one_layout(tmp_path: Path, number: str) -> None:
+    lines = [f'{{"step": {step}, "total": {step if step != 9 else number}}}' for step in range(1, 40)]
+    columns = read_log(write(tmp_path, tail="\n".join([*lines, ""])), batch_size=1).columns
+    assert columns["total"][1].tolist() == [step for step in range(1, 40) if step != 9]
+
+
+@pytest.mark.parametrize("form", ["{}e1", "{}E1", "{}e+01", "{}E-2", "-{}.5e0", "{}.0", "0.{}e2"])
+@pytest.mark.parametrize("others", ["{}", "same"])
+def test_numbers_of_any_form_are_read_as_lines_one_by_one(tmp_path: Path, form: str, others: str) -> None:
+    texts = [form.format(step) if others == "same" or step == 9 else others.format(step) for step in range(1, 40)]
+    lines = [f'{{"step": {step}, "total": {text}}}' for step, text in enumerate(texts, 1)]
+    columns = read_log(write(tmp_path, tail="\n".join([*lines, ""])), batch_size=1).columns
+    assert columns["total"][1].tolist() == list(map(float, texts))
+
+
+@pytest.mark.parametrize("name", ["1.2.3", "block01", "a-b", "x.5", "e-3", "e+", "2e-3", "4,5", "n: 6", "[7", "é8", ""])
+def test_names_of_any_form_are_read_as_lines_one_by_one(tmp_path: Path, name: str) -> None:
+    records = [{"step": step, name: step / 7, "raw": {name: -step, "": 1e-300}} for step in range(1, 40)]
+    columns = read_log(write(tmp_path, *records), batch_size=1).columns
+    assert columns[name][1].tolist() == [step / 7 for step in range(1, 40)]
+    assert columns[f"raw.{name}"][1].tolist() == [1e-300 if name == "" else -step for step in range(1, 40)]
+
+
 def test_lines_of_one_layout_that_differ_in_a_name_s_number_are_told_apart(tmp_path: Path) -> None:
     records = [{"step": step, "raw": {f"l{1 + step % 2}": step}} for step in range(1, 41)]
     columns = read_log(write(tmp_path, *records), batch_size=1).columns
