@@ -23,6 +23,8 @@ KEEP = 0.6
 COLUMNS = ("original", "masked", "mean", "kept")
 """What no run may be called on a sheet: these columns belong to all."""
 LONGEST_NAME = 100
+MAPPED = 4
+"""Images of which the attention of each patch is kept for the report."""
 
 
 def visualize_command(
@@ -89,6 +91,8 @@ def visualize_command(
         about = f"ratio {ratio:g}, mask seed {seed}" + (f", {view} of each run" if others and view != "both" else "")
     out = out or default_path(first, names[1:], "attention" if attention else "visualize")
     save(sheet(columns), out)
+    if attention and out == default_path(first, [], "attention"):
+        save_patch_maps(batch.images[:MAPPED], generators[0], default_path(first, [], "attention_by_patch"))
     lines = [f"{out}: {len(batch.images)} images, {about}"]
     lines += [changes] if changes else []
     if attention:
@@ -135,6 +139,19 @@ def attention_sheet(images: "Tensor", generators: dict[str, "MaskedAutoencoder"]
         for kind, pictures in attention_columns(images, weights, one.grid, keep).items():
             columns[kind if kind == "original" or not name else f"{name} {kind}"] = pictures
     return columns
+
+
+def save_patch_maps(images: "Tensor", generator: "MaskedAutoencoder", path: Path) -> None:
+    """Write what each patch attends to, one image below the other, as a grey PNG (B * L, L): the report shows it."""
+    import torch
+    from PIL import Image
+
+    from perceptual_mae.visualization.attention import patch_maps
+    from perceptual_mae.visualization.image_grid import save
+
+    with torch.no_grad():
+        maps = patch_maps(generator.encoder.last_attention(images))
+    save(Image.fromarray(maps.flatten(0, 1).numpy()), path)
 
 
 def default_path(first: "Run", others: list[str], kind: str) -> Path:

@@ -152,10 +152,17 @@ class Encoder(nn.Module):
 
         images: (B, C, H, W) in [0, 1], as `forward` takes them; all patches are visible.
         """
+        return self.last_attention(images)[:, :, 0]
+
+    def last_attention(self, images: Tensor) -> Tensor:
+        """Attention of the last block in whole images: (B, heads, 1+L, 1+L), class token first, rows sum to 1.
+
+        images: (B, C, H, W) in [0, 1], as `forward` takes them; all patches are visible.
+        """
         last, previous = self.blocks[-1], len(self.blocks) - 1
         assert isinstance(last, Block)
         _, tapped = self.encode(images, taps=(previous,))
-        return last.attention(tapped[previous], self._pairs(self._grid_of(images), None))[:, :, 0]
+        return last.attention(tapped[previous], self._pairs(self._grid_of(images), None))
 
     def _checked(self, images: Tensor) -> Tensor:
         """Return the images (B, C, H, W); raise ValueError for channels or sides that the patches do not fit."""

@@ -30,6 +30,16 @@ def attention_columns(images: Tensor, attention: Tensor, grid: Size, keep: float
     return columns | {"kept": torch.lerp(images * DIMMED, images, kept_pixels)}
 
 
+def patch_maps(attention: Tensor) -> Tensor:
+    """Return what each patch attends to among the patches, uint8 (B, L, L): the mean of the heads, rows up to 255.
+
+    attention: (B, heads, 1+L, 1+L), as `Encoder.last_attention` gives it. Each row goes from 0 to its own largest.
+    """
+    maps = attention[:, :, 1:, 1:].mean(1)
+    share = maps / maps.amax(dim=2, keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    return (share * 255).round().to(torch.uint8)
+
+
 def kept_patches(attention: Tensor, keep: float) -> Tensor:
     """Return which patches (..., L) are kept: the fewest, strongest first, that hold the share `keep` of the mass.
 

@@ -262,6 +262,9 @@ def _attention(runs: Sequence[ReportedRun], budget: pictures.Budget) -> list[dic
     for number, run in enumerate(runs):
         maps = pictures.read_attention(run.path, run.config, budget.notes)
         if maps is not None and budget.take(list(maps["views"].values())):
+            if "patches" in maps and not budget.take([maps["patches"]]):
+                del maps["patches"], maps["mapped"]
+                budget.notes.append(f"{run.name}: what each patch attends to is too large for the page")
             shown.append({"run": number, **maps})
         elif maps is not None:
             budget.notes.append(f"{run.name}: its attention maps are too large for the page")

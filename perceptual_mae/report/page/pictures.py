@@ -115,7 +115,10 @@ def read_ranked(path: Path, config: RunConfig, report: dict[str, Any], stem: str
 
 
 def read_attention(path: Path, config: RunConfig, notes: list[str]) -> dict[str, Any] | None:
-    """Return the newest attention maps that `pmae visualize --attention` drew of a run alone, or None."""
+    """Return the newest attention maps that `pmae visualize --attention` drew of a run alone, or None.
+
+    `patches` has what each patch of the first images attends to, where that is there.
+    """
     files = sorted(file for file in _files(path / "images", "attention_*.png") if ATTENTION.fullmatch(file.name))
     if not files:
         return None
@@ -128,7 +131,26 @@ def read_attention(path: Path, config: RunConfig, notes: list[str]) -> dict[str,
         return None
     count = min(MOST_IMAGES, len(views["original"]))
     strips = {name: encode(images[:count]) for name, images in views.items()}
-    return {"views": strips, "count": count, **_geometry(config), "file": files[-1].name}
+    shown = {"views": strips, "count": count, **_geometry(config), "file": files[-1].name}
+    by_patch = files[-1].with_name(files[-1].name.replace("attention_", "attention_by_patch_"))
+    if by_patch.is_file():
+        try:
+            shown |= _patch_maps(by_patch, math.prod(_grid(config)), count)
+        except (UnreadableImageError, OSError, ValueError) as failure:
+            notes.append(_left_out(by_patch, failure))
+    return shown
+
+
+def _patch_maps(file: Path, patches: int, most: int) -> dict[str, Any]:
+    """Return what each patch attends to, a grey picture as a data URI, and of how many images: at most so many."""
+    header = read_header(file, max_pixels=MAX_PIXELS)
+    if header.width != patches or not header.height or header.height % patches:
+        raise ValueError(f"{header.width}x{header.height} pixels are no maps of {patches} patches")
+    maps = read_image(file, max_pixels=MAX_PIXELS)[0, : most * patches]
+    buffer = io.BytesIO()
+    Image.fromarray(maps.numpy()).save(buffer, "PNG", optimize=True)
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"patches": uri, "mapped": len(maps) // patches}
 
 
 def geometry_of(config: RunConfig, samples: Samples) -> dict[str, Any]:

@@ -37,7 +37,11 @@ def test_attention_has_a_column_for_each_head_and_a_file_of_its_own(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["visualize", str(run), "--attention", "--count", "2"]) == 0
-    assert drawn(run) == {"attention_00000001.png"}
+    assert drawn(run) == {"attention_00000001.png", "attention_by_patch_00000001.png"}
+    with Image.open(run / "images/attention_by_patch_00000001.png") as maps:
+        patches = 16
+        assert (maps.mode, maps.size) == ("L", (patches, 2 * patches))
+        assert all(maps.crop((0, row, patches, row + 1)).getextrema()[1] == 255 for row in range(2 * patches))
     with Image.open(run / "images/attention_00000001.png") as page:
         assert page.width == 4 + 5 * 100  # original, mean, two heads, kept
     printed = capsys.readouterr().out

@@ -32,3 +32,7 @@ def test_class_attention_is_what_the_last_block_puts_into_its_class_token(depth,
     values = outputs["qkv"].split(16, dim=-1)[2].view(2, 7, 4, 4).transpose(1, 2)
     mixed = (attention[:, :, None] @ values).flatten(1)  # the class token's row, head after head
     torch.testing.assert_close(last.proj(mixed), outputs["mixed"][:, 0])
+
+    whole = encoder.last_attention(images)
+    assert torch.equal(whole[:, :, 0], attention)
+    torch.testing.assert_close(last.proj((whole @ values).transpose(1, 2).flatten(2)), outputs["mixed"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from matplotlib import colormaps
 
-from perceptual_mae.visualization.attention import attention_columns, kept_patches
+from perceptual_mae.visualization.attention import attention_columns, kept_patches, patch_maps
 
 MASS = torch.tensor([[0.1, 0.4, 0.2, 0.3], [4.0, 0.0, 4.0, 2.0]])  # the second sums to 10
 
@@ -47,3 +47,18 @@ def test_columns_are_the_original_the_mean_each_head_and_the_kept_patches():
     assert torch.equal(columns["kept"][0, :, :2, :2], images[0, :, :2, :2])  # of a mass of 0.65, 0.3 is too little
     assert torch.equal(columns["kept"][0, :, 2:, 2:], images[0, :, 2:, 2:])
     torch.testing.assert_close(columns["kept"][0, :, :2, 2:], 0.2 * images[0, :, :2, 2:])
+
+
+def test_maps_of_patches_are_the_mean_of_heads_without_the_class_token_each_row_up_to_its_largest():
+    attention = torch.tensor(
+        [[[[0.2, 0.3, 0.5], [0.6, 0.3, 0.1], [0.2, 0.0, 0.8]], [[1.0, 0, 0], [0.1, 0.1, 0.8], [1.0, 0, 0]]]]
+    )
+    maps = patch_maps(attention)  # means of rows: .2, .45 and 0, .4
+    assert maps.dtype == torch.uint8
+    assert maps.tolist() == [[[113, 255], [0, 255]]]
+
+
+def test_maps_of_patches_that_attend_to_the_class_token_alone_are_dark():
+    attention = torch.zeros(1, 2, 3, 3)
+    attention[..., 0] = 1
+    assert patch_maps(attention).tolist() == [[[0, 0], [0, 0]]]

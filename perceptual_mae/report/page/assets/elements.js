@@ -3,7 +3,7 @@
 
 const chosen = {
   hidden: new Set(), zoom: null, open: {}, scene: 0, image: 0, time: 1, part: "composite",
-  left: "original", right: null, divider: 50, attention: "mean", differing: true, filter: "",
+  left: "original", right: null, divider: 50, attention: "patch", differing: true, filter: "",
 };
 
 /* A number in at most `digits` significant digits. */

@@ -124,7 +124,8 @@ function ranked(content) {
 function attention(content) {
   if (!content.attention.length) return null;
   return section("attention", "Attention", make("p", { class: "note" },
-    "Point at an image or focus it: the attention of the encoder's class token to its patches, nothing hidden."),
+    "Point at an image or focus it: the attention of the encoder's class token to its patches, nothing hidden",
+    content.attention.some((each) => each.patches) && ", or that of the patch pointed at; arrow keys move it", "."),
   content.attention.map((each) => attentionMaps(content, each)));
 }
 

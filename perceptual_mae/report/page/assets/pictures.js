@@ -239,26 +239,70 @@ function rankedImages(content, ranked) {
     make("div", { class: "grid broad" }, rows));
 }
 
-/* The image; the attention of its class token while it is pointed at or focused. */
+/* What one patch attends to, laid over the image: from dark (0) to bright (the largest), its own place outlined. */
+function paintPatch(canvas, picture, attention, index, patch) {
+  const [rows, columns] = attention.grid, patches = rows * columns;
+  const row = make("canvas", { width: patches, height: 1 }).getContext("2d");
+  row.drawImage(picture, 0, index * patches + patch, patches, 1, 0, 0, patches, 1);
+  const { data } = row.getImageData(0, 0, patches, 1);
+  const context = canvas.getContext("2d"), height = canvas.height / rows, width = canvas.width / columns;
+  const corner = (at) => [at % columns * width, Math.floor(at / columns) * height];
+  context.globalAlpha = 0.8;
+  for (let at = 0; at < patches; at++) {
+    context.fillStyle = `rgb(${heat(data[4 * at] / 255).join(" ")})`;
+    context.fillRect(...corner(at), width, height);
+  }
+  context.globalAlpha = 1;
+  context.strokeStyle = "white";
+  context.strokeRect(...corner(patch).map((side) => side + 0.5), width - 1, height - 1);
+}
+
+/* The image; while it is pointed at or focused the attention of its class token, or of a patch. */
+function attentionFigure(attention, index) {
+  const name = `image ${index + 1}`, [rows, columns] = attention.grid;
+  const canvas = pictureCanvas(attention, name, 128);
+  const hasPatches = index < (attention.mapped || 0);
+  let patch = Math.floor(rows / 2) * columns + Math.floor(columns / 2), latest = 0;
+  const show = async (kind) => {
+    const byPatch = kind === "patch" && hasPatches, [height, width] = attention.size;
+    const view = byPatch ? "original" : kind in attention.views ? kind : "mean";
+    const turn = ++latest;
+    const picture = await strip(attention.views[view]), maps = byPatch && await strip(attention.patches);
+    if (turn !== latest) return;
+    canvas.getContext("2d").drawImage(picture, 0, index * height, width, height, 0, 0, width, height);
+    if (byPatch) paintPatch(canvas, maps, attention, index, patch);
+    const place = `the patch in row ${Math.floor(patch / columns) + 1}, column ${patch % columns + 1}`;
+    canvas.setAttribute("aria-label", `${name}, ${kind === "original" ? kind : `attention: ${byPatch ? place : view}`}`);
+  };
+  const point = (event) => {
+    const box = canvas.getBoundingClientRect();
+    const at = (place, count) => Math.min(count - 1, Math.max(0, Math.floor(place * count)));
+    patch = at((event.clientY - box.top) / box.height, rows) * columns + at((event.clientX - box.left) / box.width, columns);
+    show(chosen.attention);
+  };
+  const move = async (event) => {
+    const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+    if (chosen.attention !== "patch" || !hasPatches || !(event.key in steps)) return;
+    event.preventDefault();
+    const [down, right] = steps[event.key];
+    const row = Math.floor(patch / columns) + down, column = patch % columns + right;
+    if (row < 0 || row >= rows || column < 0 || column >= columns) return;
+    patch = row * columns + column;
+    await show("patch");
+    speak(canvas.getAttribute("aria-label"));
+  };
+  show("original");
+  return make("figure", { class: "shot attention", tabindex: 0, onpointerenter: point, onpointermove: point,
+    onkeydown: move, onfocus: () => show(chosen.attention),
+    onpointerleave: () => show("original"), onblur: () => show("original") }, canvas);
+}
+
 function attentionMaps(content, attention) {
-  const { views } = attention, maps = Object.keys(views).filter((name) => name !== "original");
-  if (!maps.includes(chosen.attention)) chosen.attention = maps[0];
-  const figures = Array.from({ length: attention.count }, (_, index) => {
-    const name = `image ${index + 1}`;
-    const canvas = pictureCanvas(attention, name, 128);
-    const show = async (kind) => {
-      const picture = await strip(views[kind]), [height, width] = attention.size;
-      canvas.getContext("2d").drawImage(picture, 0, index * height, width, height, 0, 0, width, height);
-      canvas.setAttribute("aria-label", `${name}, ${kind === "original" ? kind : `attention: ${kind}`}`);
-    };
-    show("original");
-    const figure = make("figure", { class: "shot attention", tabindex: 0,
-      onpointerenter: () => show(chosen.attention), onfocus: () => show(chosen.attention),
-      onpointerleave: () => show("original"), onblur: () => show("original") }, canvas);
-    return figure;
-  });
+  const kinds = Object.keys(attention.views).filter((name) => name !== "original").map((name) => [name, name]);
+  if (attention.patches) kinds.unshift(["patch", "the patch pointed at"]);
+  const current = kinds.some(([name]) => name === chosen.attention) ? chosen.attention : "mean";
   return make("div", {}, make("h3", {}, `${content.runs[attention.run].name} (${attention.file})`),
-    radios("Attention of", `attention-${attention.run}`, maps.map((name) => [name, name]), chosen.attention,
+    radios("Attention of", `attention-${attention.run}`, kinds, current,
       (name) => { chosen.attention = name; }),
-    make("div", { class: "strip" }, figures));
+    make("div", { class: "strip" }, Array.from({ length: attention.count }, (_, index) => attentionFigure(attention, index))));
 }

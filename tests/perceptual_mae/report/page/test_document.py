@@ -1,5 +1,7 @@
 """The report page: what it holds, that it asks for nothing, and what becomes of damaged folders."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -233,6 +235,41 @@ def test_pictures_that_are_no_sheets_are_left_out_with_a_sentence(run: Path, mon
         "epoch_0001.png",
         "epoch_0002.png",
     ]
+
+
+def add_attention(path: Path, maps: Image.Image) -> Path:
+    views = torch.rand(4 + 1, 2, 3, 16, 16)
+    names = ["original", "mean", "head 1", "head 2", "kept"]
+    sheet(dict(zip(names, views, strict=True))).save(path / "images/attention_00000006.png")
+    maps.save(path / "images/attention_by_patch_00000006.png")
+    return path
+
+
+def test_what_each_patch_attends_to_is_on_the_page_of_its_own_step(run: Path) -> None:
+    add_attention(run, Image.new("L", (4, 4), 7))
+    (run / "images/attention_by_patch_00000005.png").write_text("of an earlier step")
+    (held,) = report([run])["attention"]
+    assert (held["file"], held["mapped"]) == ("attention_00000006.png", 1)
+    with Image.open(io.BytesIO(base64.b64decode(held["patches"].partition(",")[2]))) as picture:
+        assert (picture.mode, picture.size, picture.getextrema()) == ("L", (4, 4), (7, 7))
+
+
+@pytest.mark.parametrize("size", [(4, 6), (3, 8), (9, 9)])
+def test_maps_of_other_patches_are_left_out_with_a_sentence(run: Path, size: tuple[int, int]) -> None:
+    content = report([add_attention(run, Image.new("L", size))])
+    assert "patches" not in content["attention"][0]
+    (note,) = content["notes"]
+    reason = f"{size[0]}x{size[1]} pixels are no maps of 4 patches"
+    assert note.endswith(f"attention_by_patch_00000006.png: left out ({reason})")
+
+
+def test_maps_of_patches_that_are_too_large_cost_themselves_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_attention(run, Image.effect_noise((4, 8), 90))
+    (held,) = report([run])["attention"]
+    monkeypatch.setattr(document, "PICTURES", sum(map(len, held["views"].values())))
+    (alone,) = report([run])["attention"]
+    assert "patches" not in alone
+    assert "mapped" not in alone
 
 
 def test_the_best_and_worst_images_carry_their_scores(run: Path) -> None:

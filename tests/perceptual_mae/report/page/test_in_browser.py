@@ -1,6 +1,7 @@
 """The report page in headless Chromium with the network off: it opens, and does what mouse and keyboard ask for."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,6 +285,54 @@ def test_attention_is_shown_where_an_image_is_pointed_at_or_focused(opened: Open
     opened.tab.locator(".attention:nth-child(2)").first.focus()
     assert torch.equal(opened.pixels(shown)[:3], heads[1])
     assert opened.tab.locator(shown).first.get_attribute("aria-label") == "image 2, attention: head 2"
+
+
+def test_the_attention_of_a_patch_is_shown_where_it_is_pointed_at_or_moved_to_by_keys(
+    browser: Browser, runs: list[Path], tmp_path: Path
+) -> None:
+    maps = torch.arange(32, dtype=torch.uint8).view(8, 4) * 8  # of two images of 2x2 patches
+    run = shutil.copytree(runs[0], tmp_path / "mapped")
+    Image.fromarray(maps.numpy()).save(run / "images/attention_by_patch_00000040.png")
+    (tmp_path / "report.html").write_text(page(report([run, runs[1]])), encoding="utf-8")
+    opened = Opened(browser, (tmp_path / "report.html").as_uri())
+    figure = opened.tab.locator("#attention figure").nth(1)
+    shown = "#attention figure:nth-child(2) canvas"
+    original = (attention_views()[0, 1] * 255).round()
+    colors = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)])  # of inferno
+
+    def expected(patch: int, of: int) -> np.ndarray[Any, Any]:
+        """The middle of a patch (3, 4, 4): its colour over the original."""
+        share = maps[4 + of, patch].item() / 255
+        heat = np.array([np.interp(share, np.linspace(0, 1, 5), colors[:, channel]) for channel in range(3)])
+        top, left = 8 * (patch // 2) + 2, 8 * (patch % 2) + 2
+        below = original[:, top : top + 4, left : left + 4].numpy()
+        return 0.8 * heat[:, None, None] + 0.2 * below
+
+    def check(of: int) -> None:
+        pixels = opened.pixels(shown)[:3].numpy().astype(float)
+        for patch in range(4):
+            top, left = 8 * (patch // 2) + 2, 8 * (patch % 2) + 2
+            assert np.abs(pixels[:, top : top + 4, left : left + 4] - expected(patch, of)).max() < 3
+        place = f"row {of // 2 + 1}, column {of % 2 + 1}"
+        assert figure.locator("canvas").get_attribute("aria-label") == f"image 2, attention: the patch in {place}"
+
+    box = figure.locator("canvas").bounding_box()
+    assert box is not None
+    figure.hover(position={"x": 0.75 * box["width"], "y": 0.25 * box["height"]})
+    check(1)
+    figure.focus()
+    for key, patch in (("ArrowLeft", 0), ("ArrowUp", 0), ("ArrowDown", 2), ("ArrowRight", 3)):
+        opened.tab.keyboard.press(key)
+        check(patch)
+    opened.tab.mouse.move(0, 0)
+    opened.tab.evaluate("document.activeElement.blur()")
+    assert torch.equal(opened.pixels(shown)[:3].float(), original)
+    other = opened.tab.locator("#attention figure").nth(3)
+    other.focus()
+    opened.tab.wait_for_timeout(200)
+    assert other.locator("canvas").get_attribute("aria-label") == "image 2, attention: mean"
+    assert opened.wrong == []
+    opened.context.close()
 
 
 @pytest.mark.parametrize("place", ["#terms figure", ".sides-and-strip"])
