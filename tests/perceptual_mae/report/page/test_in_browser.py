@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from perceptual_mae.pages.local_server import HOST
+from perceptual_mae.report.page import document
 from perceptual_mae.report.page.document import page, report
 from perceptual_mae.report.page.live import LiveReport, make_live_server
 from perceptual_mae.visualization.image_grid import sheet
@@ -130,6 +131,30 @@ def test_it_opens_without_a_request_or_an_error_and_fits(browser: Browser, file:
         *("What was trained", "Scores", "Curves over images seen", "GAN monitor", "Samples over time"),
         *("Attention", "Cost", "Configuration", "Load the encoder"),
     ]
+    opened.context.close()
+
+
+def test_a_page_of_as_many_points_as_it_holds_opens_in_three_seconds(browser: Browser, tmp_path: Path) -> None:
+    """Six runs of 10,000 records are thinned to as many points as six of 100,000 are."""
+    runs = [make_run(tmp_path / f"run_{number}", f"training.seed={number}") for number in range(6)]
+    draws = np.random.default_rng(0)
+    for run in runs:
+        values = draws.random((10_000, 8)).tolist()
+        lines = [
+            {"epoch": 1, "step": step, "raw": {f"t{key}": value for key, value in enumerate(row)}}
+            for step, row in enumerate(values, 1)
+        ]
+        (run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    content = report(runs)
+    points = sum(len(seen) for by_run in content["curves"].values() for seen, _ in by_run.values())
+    assert points > 0.95 * document.ALL_POINTS
+    (tmp_path / "report.html").write_text(page(content), encoding="utf-8")
+    opened = Opened(browser, (tmp_path / "report.html").as_uri())
+    opened.tab.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    session = opened.context.new_cdp_session(opened.tab)
+    session.send("Performance.enable")
+    measured = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    assert 0.05 < measured["ProcessTime"] < 3  # CPU time of the page's own process
     opened.context.close()
 
 
