@@ -18,6 +18,11 @@ class DiscriminatorOutput(NamedTuple):
     features: tuple[Tensor, ...]
     """(B, C_j, H_j, W_j), shallow to deep."""
 
+    @property
+    def image_logits(self) -> Tensor:
+        """One number an image (B,): the mean of its logits, whatever map they are."""
+        return self.logits.flatten(1).mean(1)
+
     def detach(self) -> "DiscriminatorOutput":
         """Return the same values without their graph."""
         return DiscriminatorOutput(self.logits.detach(), tuple(feature.detach() for feature in self.features))

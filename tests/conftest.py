@@ -38,7 +38,8 @@ from perceptual_mae.objective.term_inputs import TermInputs
 from perceptual_mae.run import checkpoint
 from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer
-from perceptual_mae.training.trainer import MicroBatch, Trainer
+from perceptual_mae.training.micro_batch import MicroBatch
+from perceptual_mae.training.trainer import Trainer
 
 ON_WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 """Whether numbers are added up in the order of the processors that made the fixtures of old runs."""
@@ -155,12 +156,17 @@ FORMS = {
         *("ls_gan_p", "discriminator={kind: projected, width: 8}"),
         "discriminator.network={kind: named, name: squeezenet1_0, layers: [features.4], weights: random}",
     ),
+    "shared": (
+        *("msg_gan_p", "discriminator.batch_share=0.5", "discriminator.minibatch_group=2"),
+        "penalties={r1: {every: 1, batch_share: 0.5}, r2: {every: 3, batch_share: 0.5}}",
+    ),
+    "cropped": ("ls_gan_p", "discriminator.crop=16", "discriminator.every=3", "augment={kind: ada, initial_p: 0.5}"),
     "balanced_at_weights": ("ls_gan_p", "losses.adversarial.weight={balanced: 0.3, at: decoder, every: 4}"),
 }
 """Ways to the discriminator and back, other than those of the paper."""
 
 
-QUICK_FORMS = ("pooled", "relativistic")
+QUICK_FORMS = ("pooled", "relativistic", "cropped")
 """With these a test of all forms passes through every new part of the step."""
 
 

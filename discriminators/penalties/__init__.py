@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from discriminators.penalties.batch_share import check_batch_share, share_of_images
 from discriminators.penalties.input_gradients import R1, R2, auto_gamma, gradient_penalty, leaves_of, r1
 from discriminators.penalties.le_cam import LeCam, lecam
 from discriminators.penalties.path import PathLength, lazy_adam, path_length, path_lengths, path_noise
@@ -20,6 +21,7 @@ __all__ = [
     "LeCam",
     "PathLength",
     "auto_gamma",
+    "check_batch_share",
     "gradient_penalty",
     "lazy_adam",
     "leaves_of",
@@ -28,4 +30,5 @@ __all__ = [
     "path_lengths",
     "path_noise",
     "r1",
+    "share_of_images",
 ]

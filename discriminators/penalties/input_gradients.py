@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from discriminators.penalties.batch_share import check_batch_share, share_of_images
 from discriminators.precision import full_precision
 from discriminators.ramp import Ramp, range_of, value_at
 
@@ -27,6 +28,7 @@ class _GradientPenalty:
         *,
         gamma: float | Literal["auto"] | Ramp = "auto",
         every: int = 16,
+        batch_share: float = 1.0,
     ) -> None:
         name = type(self).__name__.lower()
         self.gamma = auto_gamma(size, batch_size) if gamma == "auto" else gamma
@@ -35,11 +37,21 @@ class _GradientPenalty:
             raise ValueError(f"{name}'s gamma {lowest:g} is negative; use auto or a number such as 0.01")
         if every < 1:
             raise ValueError(f"{name}'s every {every} must be at least 1 step")
-        self.every = every
+        check_batch_share(name, batch_share)
+        self.every, self.batch_share = every, batch_share
 
     def is_due(self, step: int) -> bool:
         """Return whether the penalty is computed at this step, counted from 0."""
         return step % self.every == 0 and self._largest > 0
+
+    def part(self, images: Images) -> tuple[Tensor, ...]:
+        """Return leaves: of levels (B, C, H_s, W_s) those images that it is computed on, the first ones, detached.
+
+        Where they are not all of the batch, their logits come from a pass of their own: a gradient through the pass of
+        all images would cost as much as that of all.
+        """
+        first = share_of_images(len(images[0]), self.batch_share)
+        return tuple(level[:first].detach().requires_grad_() for level in images)
 
     def __call__(self, logits: Tensor, leaves: Images, fraction: float = 0.0) -> Tensor:
         """Return the penalty of a due step, times `every`, of logits (B, ...) and leaves (B, C, H_s, W_s).
@@ -60,11 +72,13 @@ class R1(_GradientPenalty):
     Options:
         gamma: weight of the penalty, or a ramp of it; "auto" is 0.0002 x pixels / images of the global batch
             [StyleGAN2-ADA]
-        every: steps between two penalties, each multiplied by this number [StyleGAN2]
+        every: updates of the discriminator from one penalty to the next, each multiplied by this number [StyleGAN2]
         leaf: images the gradient is taken at: those "received" by the discriminator, or the "clean_image" before
-            pooling and augmentation [ours]
+            pooling and augmentation; that of a share of the batch is "received" [ours]
+        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least; below 1 these go
+            through the discriminator once more for it, and its cost is in proportion to their number [ours]
 
-    Raises ValueError for options out of range.
+    Raises ValueError for options out of range and for those that do not go together.
     """
 
     def __init__(
@@ -75,14 +89,23 @@ class R1(_GradientPenalty):
         gamma: float | Literal["auto"] | Ramp = "auto",
         every: int = 16,
         leaf: Literal["received", "clean_image"] = "received",
+        batch_share: float = 1.0,
     ) -> None:
-        super().__init__(size, batch_size, gamma=gamma, every=every)
+        super().__init__(size, batch_size, gamma=gamma, every=every, batch_share=batch_share)
+        if leaf == "clean_image" and batch_share < 1:
+            raise ValueError(f"r1 at the clean_image takes the whole batch, not a batch_share of {batch_share:g}")
         self.leaf = leaf
 
     def require_input_gradients(
         self, real: Images, augment: Callable[[Images], Images] = tuple
     ) -> tuple[Images, Images]:
-        """Return the leaves and the pyramid for the discriminator, of clean images (B, C, H_s, W_s), largest first."""
+        """Return the leaves and the pyramid for the discriminator, of clean images (B, C, H_s, W_s), largest first.
+
+        With a `batch_share` below 1 the leaves are those of `part`, and the penalty is that of their own logits.
+        """
+        if self.batch_share < 1:
+            shown = tuple(augment(real))
+            return self.part(shown), shown
         if self.leaf == "received":
             leaves = tuple(level.detach().requires_grad_() for level in augment(real))
             return leaves, leaves
@@ -102,7 +125,10 @@ class R2(_GradientPenalty):
 
     Options:
         gamma: weight of the penalty, or a ramp of it; "auto" is 0.0002 x pixels / images of the global batch [ours]
-        every: steps between two penalties, each multiplied by this number; R3GAN's is 1 [ours]
+        every: updates of the discriminator from one penalty to the next, each multiplied by this number; R3GAN's is 1
+            [ours]
+        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least; below 1 these go
+            through the discriminator once more for it, and its cost is in proportion to their number [ours]
 
     Raises ValueError for options out of range.
     """

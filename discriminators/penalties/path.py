@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from discriminators.penalties.batch_share import check_batch_share, share_of_images
 from discriminators.penalties.running_mean import RunningMean
 from discriminators.precision import full_precision
 
@@ -53,8 +54,7 @@ class PathLength(RunningMean):
             raise ValueError(
                 f"path_length needs weight >= 0, every >= 1 and 0 < decay <= 1, not {weight}, {every} and {decay}"
             )
-        if not 0 < batch_share <= 1:
-            raise ValueError(f"path_length needs a batch_share above 0 and at most 1, not {batch_share}")
+        check_batch_share("path_length", batch_share)
         super().__init__(share=decay)
         self.weight, self.every, self.target, self.batch_share = weight, every, target, batch_share
 
@@ -64,7 +64,7 @@ class PathLength(RunningMean):
 
     def num_images(self, batch: int) -> int:
         """Return how many images of a micro-batch it is computed on."""
-        return max(1, int(batch * self.batch_share + 1e-6))
+        return share_of_images(batch, self.batch_share)
 
     def __call__(self, features: Images, latent: Tensor, noise: Images) -> Tensor:
         """Return the penalty of a due step, times `every`; see `path_lengths` for shapes."""

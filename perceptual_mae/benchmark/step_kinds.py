@@ -1,8 +1,9 @@
 """The kinds of step that a run consists of, and the weights with which a few of them make a mean step.
 
 A step's work depends on its epoch (even ones have more terms) and on its number: R1, path length, the balance, the
-telemetry and terms that are on every n steps. What comes on top is taken to cost the same whatever else is on: then a
-step with and a step without each of them are enough. Epochs count from 1, steps from 0.
+telemetry, terms that are on every n steps, a discriminator that learns in every n-th. What comes on top is taken to
+cost the same whatever else is on: then a step with and a step without each of them are enough. Epochs count from 1,
+steps from 0.
 """
 
 import math
@@ -90,10 +91,12 @@ def work_at(trainer: Trainer, progress: TrainingProgress) -> Work:
     if balance.is_due(progress.step):
         ours += ["balance"] * bool(balance.balanced_terms(active, progress.step))
         ours += ["telemetry"] * bool(balance.telemetry_terms(active, progress.step))
-    penalties = (
-        {"r1": adversary.r1, "r2": adversary.r2, "path_length": adversary.path_length} if adversary is not None else {}
-    )
-    due = [name for name, penalty in penalties.items() if penalty is not None and penalty.is_due(progress.step)]
+    due: list[str] = []
+    if adversary is not None:
+        due += adversary.due(progress.step)
+        path_length, every = adversary.path_length, adversary.every
+        due += ["path_length"] * bool(path_length is not None and path_length.is_due(progress.step))
+        ours += ["discriminator"] * (every > 1 and progress.step % every == 0)
     return frozenset([parity, *due, *(f"{parity} {name}" for name in ours)])
 
 
@@ -110,6 +113,7 @@ def intervals(trainer: Trainer) -> list[int]:
     intervals = [TELEMETRY_GRID, balance.telemetry_every, *(weight.every for weight in balance.balanced.values())]
     intervals += [line.when.every for line in objective.lines.values() if isinstance(line.when, Every)]
     if adversary is not None:
-        lazy = (adversary.r1, adversary.r2, adversary.path_length)
-        intervals += [penalty.every for penalty in lazy if penalty is not None]
+        own, path_length = (adversary.r1, adversary.r2), adversary.path_length
+        intervals += [adversary.every * penalty.every for penalty in own if penalty is not None]
+        intervals += [adversary.every, *([path_length.every] if path_length is not None else [])]
     return intervals

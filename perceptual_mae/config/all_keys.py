@@ -7,17 +7,15 @@ from pydantic import BaseModel
 from discriminators import AUGMENTATIONS, DISCRIMINATORS, PENALTIES
 from perceptual_mae.config.errors import fields_of, fixed_kind, inner_keys
 from perceptual_mae.config.from_signature import Choice, derive
+from perceptual_mae.config.frozen_networks import DEFAULT_FROZEN, FROZEN_NETWORKS, FrozenNetworkSection
 from perceptual_mae.config.known_keys import Keys, Table
 from perceptual_mae.config.layers import BASE
 from perceptual_mae.config.parsing import keys_of_sections
 from perceptual_mae.config.schema import (
     DEFAULT_AUGMENTATION,
-    DEFAULT_FROZEN,
-    FROZEN_NETWORKS,
     DataSection,
     DiscriminatorSection,
     FeatureTermSection,
-    FrozenNetworkSection,
     GeneratorSection,
     LossNetworkSection,
     MaskingSection,

@@ -5,6 +5,8 @@ Nobody reads the configuration after building.
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -39,7 +41,7 @@ from perceptual_mae.generator.masked_autoencoder import MaskedAutoencoder
 from perceptual_mae.images import ImageFormat, Size, pyramid_sizes
 from perceptual_mae.loss_networks import LIVE, LossNetworks
 from perceptual_mae.losses.adversarial import ADVERSARIAL, AdversarialLoss, adversarial_discriminator
-from perceptual_mae.objective.discriminator_input import DiscriminatorInput
+from perceptual_mae.objective.discriminator_input import DiscriminatorInput, ShownParts
 from perceptual_mae.objective.objective import Objective, WeightedTerm
 from perceptual_mae.schedules import Timetable, first_share, value_at
 from perceptual_mae.seeding import stream_seed
@@ -82,7 +84,13 @@ def build_discriminator(
 def make_discriminator(section: DiscriminatorSection, image: ImageFormat, encoder: nn.Module | None) -> Any:
     """Return the discriminator with weights drawn as the caller's random state says; ValueError for what it refuses."""
     made_of = (encoder,) if section.reads_encoder else ()
-    return section.build(*made_of, pyramid_sizes(image.size), image.channels)
+    return section.build(*made_of, pyramid_sizes(shown_image(section, image).size), image.channels)
+
+
+def shown_image(section: DiscriminatorSection | None, image: ImageFormat) -> ImageFormat:
+    """Return the format of what the discriminator is shown: whole images, or squares of them."""
+    crop = None if section is None else section.crop
+    return image if crop is None else replace(image, size=(crop, crop))
 
 
 def discriminator_of(config: RunConfig) -> Any:
@@ -170,6 +178,54 @@ def build_discriminator_input(section: DiscriminatorSection, levels: int) -> Dis
     """Return what a discriminator of so many levels is shown of reconstructions."""
     is_pooled, is_composite = section.pyramid == "pooled", section.fake == "composite"
     return DiscriminatorInput(levels, is_pooled, is_composite, section.discretise, section.low_levels)
+
+
+def build_shown_parts(
+    section: DiscriminatorSection, image: ImageFormat, levels: int, micro_batch: int, seed: int
+) -> ShownParts | None:
+    """Return what draws the part of a micro-batch that a discriminator of so many levels is shown; None: all of it.
+
+    Raises ValueError for a share that leaves no image, or less than a group of the minibatch standard deviation, and
+    for squares that do not fit.
+    """
+    share, crop = section.batch_share, section.crop
+    if share == 1 and crop is None:
+        return None
+    if crop is not None and (levels > 1 or section.reads_encoder):
+        reads = f"reads a pyramid of {levels} levels" if levels > 1 else "reads whole images with the encoder"
+        raise ValueError(
+            f"crop {crop} is for a discriminator of single images, but {section.kind} {reads}; set it to null"
+        )
+    images, options = int(micro_batch * share + 1e-6), section.options()
+    group = options.get("minibatch_group", 1) if options.get("minibatch_stddev", True) else 1
+    least = 2 if group == "batch" else group
+    if share < 1 and images < least:
+        needs = "at least one is needed" if least == 1 else f"its minibatch_group {group} needs {least}"
+        raise ValueError(
+            f"batch_share {share:g} leaves {images} of a micro-batch of {micro_batch} images, but {needs}; raise it or "
+            "the batch size"
+        )
+    return ShownParts(image.size, share, crop, seed)
+
+
+def shown_part_mistakes(config: RunConfig) -> Iterator[Mistake]:
+    """Yield what `build_shown_parts` refuses on one process; on more, micro-batches are smaller."""
+    section, training, levels = config.discriminator, config.training, 1
+    if section is None:
+        return
+    with suppress(Exception), torch.device("meta"):  # what cannot be built is reported with its own reason
+        levels = discriminator_of(config).levels
+    try:
+        build_shown_parts(section, config.data.image, levels, training.batch_size // training.accumulation, 0)
+    except ValueError as error:
+        own = ("batch_share", "crop", "kind", "input", "minibatch_group", "minibatch_stddev")
+        others = ("data.image_size", "training.batch_size", "training.accumulation")
+        yield Mistake((*(f"discriminator.{name}" for name in own), *others), str(error))
+        return
+    adversarial = dict(config.losses.items()).get("adversarial")
+    if section.crop is not None and adversarial is not None and adversarial.options().get("targets") == "position":
+        message = "targets: position are those of whole images; set discriminator.crop=null or targets=image"
+        yield Mistake(("losses.adversarial.targets", "discriminator.crop"), message)
 
 
 def discriminator_start(section: DiscriminatorSection, losses: LossesSection, epochs: int) -> float:

@@ -18,9 +18,9 @@ from perceptual_mae.config.from_signature import (
     derive,
     describe_fields,
     entries,
-    first_parameter,
     options_of,
 )
+from perceptual_mae.config.frozen_networks import FROZEN, FrozenNetworkSection
 from perceptual_mae.config.layers import BASE
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.own_kinds import Trust, import_own_term, positional_names, untrusted
@@ -33,6 +33,7 @@ from perceptual_mae.config.training_sections import (
     PenaltySection,
     Place,
     ScheduleSection,
+    Steps,
     TrackingSection,
     TrainingSection,
 )
@@ -162,31 +163,13 @@ class GeneratorSection(Options):
         return self.init_decoder or self.init_parts == "generator"
 
 
-FROZEN_NETWORKS = {kind: make for kind, make in LOSS_NETWORKS.items() if first_parameter(make) != "discriminator"}
-"""Those that no discriminator is needed for: one may be made of them."""
-
-DEFAULT_FROZEN = "named"
-"""The kind of a frozen network where none is named."""
-
-
-class FrozenNetworkSection(Choice):
-    """A frozen network whose features a discriminator reads, with its options; `named` where no kind is stated.
-
-    Options:
-        kind: the network whose features are read [none]
-    """
-
-
-_FROZEN = choice(FrozenNetworkSection, FROZEN_NETWORKS, "frozen network", DEFAULT_FROZEN)
-
-
 class MadeOfNetworks(Choice):
     """A section whose class may ask for frozen networks: in a file, its options of type `nn.Module` are their sections.
 
     They are built as loss networks are, for images of the largest size.
     """
 
-    types_in_files: ClassVar[Mapping[type, Any]] = {nn.Module: Annotated[SerializeAsAny[FrozenNetworkSection], _FROZEN]}
+    types_in_files: ClassVar[Mapping[type, Any]] = {nn.Module: Annotated[SerializeAsAny[FrozenNetworkSection], FROZEN]}
 
     def build(self, *positional: Any) -> Any:
         """Call the constructor with resolutions and channels last, and the options, networks built."""
@@ -214,6 +197,12 @@ class DiscriminatorSection(MadeOfNetworks):
         discretise: round the reconstruction to bytes, as originals are, with the gradient of the unrounded [ours]
         lead: share of the run in which it learns before the first term that reads it is on; null: it learns from the
             start [ours]
+        every: steps from one of its updates to the next; in the others the generator alone learns, against the
+            discriminator as it is. Intervals of penalties count updates [paper]
+        batch_share: share of the images of a micro-batch that it is shown, the first ones, real and fake, in (0, 1];
+            its cost is in proportion to it. Terms that read no discriminator compare all images [paper]
+        crop: side in pixels of the square at a random place that it is shown of each image, the same of real and fake;
+            it is built for this size and reads no pyramid; null: whole images [paper]
     """
 
     init_from: Place | None = None
@@ -222,6 +211,9 @@ class DiscriminatorSection(MadeOfNetworks):
     fake: Literal["raw", "composite"] = "raw"
     discretise: bool = False
     lead: Fraction | None = None
+    every: Steps = 1
+    batch_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crop: Side | None = None
 
     @property
     def reads_encoder(self) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from perceptual_mae.config.build import discriminator_of, make_generator, refusals
+from perceptual_mae.config.build import discriminator_of, make_generator, refusals, shown_image, shown_part_mistakes
 from perceptual_mae.config.mistake import Mistake
 from perceptual_mae.config.schema import LossNetworkSection, RunConfig, TermSection
 from perceptual_mae.data import DATASETS
@@ -94,7 +94,8 @@ def check_networks(config: RunConfig) -> Iterator[Mistake]:
     mistakes = list(refusals(generator, ("generator.*", "data.image_size")))
     yield from mistakes
     if config.discriminator is not None and not (mistakes and config.discriminator.reads_encoder):
-        yield from refusals(partial(discriminator_of, config), ("discriminator.*", "data.image_size"))
+        unfit = list(shown_part_mistakes(config))
+        yield from unfit or refusals(partial(discriminator_of, config), ("discriminator.*", "data.image_size"))
 
 
 def check_norm_pix(config: RunConfig) -> Iterator[Mistake]:
@@ -157,11 +158,12 @@ def check_augmentation_and_penalties(config: RunConfig) -> Iterator[Mistake]:
         for key in wanted:
             yield Mistake((key, "discriminator"), f"{key} is for a discriminator, but discriminator is null; remove it")
         return
-    sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
+    shown = shown_image(config.discriminator, config.data.image)
     if (augment := config.augment) is not None:
-        yield from refusals(lambda: augment.build(sizes, channels), ("augment.*", "data.image_size"))
+        build = partial(augment.build, pyramid_sizes(shown.size), shown.channels)
+        yield from refusals(build, ("augment.*", "data.image_size"))
     for name, penalty in config.penalties.root.items():
-        build = partial(penalty.build, config.data.size, config.training.batch_size)
+        build = partial(penalty.build, shown.size, config.training.batch_size)
         yield from refusals(build, (f"penalties.{name}.*", "data.image_size"))
 
 

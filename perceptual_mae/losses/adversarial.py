@@ -165,13 +165,16 @@ def unread_by_generator(options: Mapping[str, object]) -> frozenset[str]:
 
 
 def hidden_share(mask: Tensor | None, grid: tuple[int, int] | None, logits: Tensor) -> Tensor:
-    """Return which share of each position of a map of logits (B, h, w) is hidden by a mask (B, L): (B, h, w)."""
+    """Return which share of each position of a map of logits (B, h, w) is hidden by a mask: (B, h, w).
+
+    mask: (B, L), or of more images, of which the logits are those of the first.
+    """
     if mask is None or grid is None or logits.ndim != 3:
         raise ValueError(
             f"targets: position needs a map of logits (B, h, w) and masks, not logits {tuple(logits.shape)}; set "
             "discriminator.form=patch, or targets: image"
         )
-    mask = mask.to(logits.device, non_blocking=True)
+    mask = mask[: len(logits)].to(logits.device, non_blocking=True)
     return mask_image(mask, grid, (logits.shape[1], logits.shape[2]))[:, 0].to(logits.dtype)
 
 

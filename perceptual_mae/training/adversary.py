@@ -10,7 +10,7 @@ from discriminators import Augmentation
 from discriminators.penalties import R1, R2, LeCam, PathLength
 from perceptual_mae.images import Size
 from perceptual_mae.losses.adversarial import AdversarialLoss
-from perceptual_mae.objective.discriminator_input import DiscriminatorInput
+from perceptual_mae.objective.discriminator_input import DiscriminatorInput, ShownParts
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Adversary:
     loss: of (real logits, fake logits, mask, grid); kind: what it is made of, which tells real from fake; by_position:
     whether reconstructions count by their hidden positions alone. input: what it is shown of them. `augmentation` is
     applied to that; `r1`, `r2` and `lecam` join the loss, `path_length` the generator's. start: share of the run's
-    steps before the first in which it learns. seed: that of the augmentation's draws and of the path length's noise.
+    steps before the first in which it learns. every: steps from one of its updates to the next; penalties of its loss
+    count these. shown_parts: draws the part of a batch that it is shown, None for all. seed: that of the augmentation's
+    draws and of the path length's noise.
     """
 
     network: nn.Module
@@ -36,4 +38,13 @@ class Adversary:
     path_length: PathLength | None = None
     by_position: bool = False
     start: float = 0.0
+    every: int = 1
+    shown_parts: ShownParts | None = None
     seed: int = 0
+
+    def due(self, step: int) -> list[str]:
+        """Name what the discriminator's own half does in a step, counted from 0, beside its loss: "r1", "r2"."""
+        if step % self.every:
+            return []
+        penalties = {"r1": self.r1, "r2": self.r2}
+        return [name for name, each in penalties.items() if each is not None and each.is_due(step // self.every)]

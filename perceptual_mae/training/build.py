@@ -52,8 +52,9 @@ def build_trainer(
     discriminator = build.build_discriminator(config.discriminator, image, training.seed, generator.encoder)
     if discriminator_start is not None and discriminator is not None:
         discriminator_start.load(discriminator)
+    shown = build.shown_image(config.discriminator, image)
     penalties = {
-        name: build.build_penalty(config.penalties, name, image, training.batch_size) for name in config.penalties.root
+        name: build.build_penalty(config.penalties, name, shown, training.batch_size) for name in config.penalties.root
     }
     peak, betas = build.generator_adam(optimizer, training.batch_size, penalties.get("path_length"))
     adversary, draw_drop_path_masks = None, None
@@ -64,6 +65,8 @@ def build_trainer(
         levels = cast(Discriminator, discriminator).levels
         rate = optimizer.discriminator.lr or peak
         follows = optimizer.discriminator.schedule == "follow"
+        micro_batch = training.batch_size // (training.accumulation * accelerator.num_processes)
+        parts = partial(build.build_shown_parts, config.discriminator, image, levels, micro_batch, training.seed)
         adversary = Adversary(
             discriminator,
             discriminator_optimizer(discriminator, betas=optimizer.discriminator.betas),
@@ -71,10 +74,12 @@ def build_trainer(
             loss,
             kind,
             build.build_discriminator_input(config.discriminator, levels),
-            augmentation=build.build_augmentation(config.augment, image),
+            augmentation=build.build_augmentation(config.augment, shown),
             **penalties,
             by_position=by_position,
             start=build.discriminator_start(config.discriminator, config.losses, training.epochs),
+            every=config.discriminator.every,
+            shown_parts=build.user_mistakes(parts),
             seed=training.seed,
         )
     networks = build.build_loss_networks(config.losses, image, discriminator, training.seed)

@@ -94,8 +94,7 @@ class StepDevice:
 
     def begin_step(self, adversary: Adversary | None, step: int) -> None:
         """Compute as training does from here on."""
-        penalties = (adversary.r1, adversary.r2) if adversary is not None else ()
-        is_twice = any(penalty is not None and penalty.is_due(step) for penalty in penalties)
+        is_twice = adversary is not None and bool(adversary.due(step))
         self._compiled_now = tuple(part for part in self.parts if part != "discriminator" or not is_twice)
         if self.cuda_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]  # what the graphs of the last step wrote may be overwritten

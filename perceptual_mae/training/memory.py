@@ -139,21 +139,25 @@ def _activations(config: RunConfig, generator: MaskedAutoencoder, discriminator:
     num_patches = generator.grid[0] * generator.grid[1]
     hidden = num_hidden(num_patches, range_of(config.masking.ratio)[0])
     mask = (torch.arange(num_patches, device="cpu") < hidden).unsqueeze(0)
-    sizes, channels = pyramid_sizes(config.data.size), len(config.data.mean)
-    shown = [torch.empty(1, channels, *size, device="meta") for size in sizes]
+    image, section = config.data.image, config.discriminator
+    images = torch.empty(1, image.channels, *image.size, device="meta")
+    sizes = pyramid_sizes(build.shown_image(section, image).size)
+    shown = [torch.empty(1, image.channels, *size, device="meta") for size in sizes]
 
-    def both() -> None:
-        generator(shown[0], mask)
-        if discriminator is not None:
-            with suppress(RuntimeError, ValueError, TypeError):  # one of the user's own may not run without memory
-                for _ in ("real", "fake"):
-                    discriminator(shown)
+    def discriminate() -> None:
+        assert discriminator is not None
+        with suppress(RuntimeError, ValueError, TypeError):  # one of the user's own may not run without memory
+            for _ in ("real", "fake"):
+                discriminator(shown)
 
-    networks = [network for network in (generator, discriminator) if network is not None]
+    kept = 0
+    if discriminator is not None and section is not None:
+        kept = int(section.batch_share * saved_bytes(discriminate, [discriminator]))
+    generate = partial(generator, images, mask)
     if not config.training.checkpoint_activations:
-        return saved_bytes(both, networks)
+        return kept + saved_bytes(generate, [generator])
     with _blocks_that_keep_inputs(generator) as calls:
-        kept = saved_bytes(both, networks)
+        kept += saved_bytes(generate, [generator])
     return kept + max(saved_bytes(partial(block, *inputs), [block]) for block, inputs in calls)
 
 

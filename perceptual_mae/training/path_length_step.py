@@ -14,7 +14,8 @@ from perceptual_mae.training.compilation import run_eagerly
 from perceptual_mae.training.metrics import Scalars
 
 if TYPE_CHECKING:
-    from perceptual_mae.training.trainer import MicroBatch, Trainer
+    from perceptual_mae.training.micro_batch import MicroBatch
+    from perceptual_mae.training.trainer import Trainer
 
 
 def path_length_step(
@@ -31,7 +32,8 @@ def path_length_step(
         with sdpa_kernel(SDPBackend.MATH), run_eagerly():
             drop_path_masks = None if batch.drop_path_masks is None else batch.drop_path_masks[part]
             reconstruction = trainer.generator(batch.images[part], batch.mask[part], drop_path_masks)
-            fake = trainer.fake_images(replace(batch, images=batch.images[part]), reconstruction)
+            shown = None if batch.shown is None else replace(batch.shown, num_images=part.stop)
+            fake = trainer.fake_images(replace(batch, images=batch.images[part], shown=shown), reconstruction)
             features = trainer.unwrapped_discriminator(fake).features if penalty.target == "features" else fake[:1]
             # Where it is used: a CPU takes longer to draw and send it than a GPU for the whole step.
             generators = [stream("path", *each, device=trainer.accelerator.device) for each in coordinates]

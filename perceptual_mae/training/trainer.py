@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -28,6 +27,7 @@ from perceptual_mae.seeding import stream
 from perceptual_mae.training.adversary import Adversary
 from perceptual_mae.training.averaged_weights import AveragedWeights
 from perceptual_mae.training.metrics import Scalars, discriminator_statistics, output_diversity
+from perceptual_mae.training.micro_batch import MicroBatch
 from perceptual_mae.training.path_length_step import path_length_step
 
 Augment = Callable[[Sequence[Tensor]], Pyramid]
@@ -36,22 +36,6 @@ DrawDropPathMasks = Callable[[Batch], Tensor]
 LearningRate = Callable[[int], float]
 Order = Literal["lean", "sequential"]
 """Both gradients at the same discriminator, or the discriminator's update first."""
-
-
-@dataclass
-class MicroBatch:
-    """Images (B, C, H, W) in [0, 1] on the device, their masks (B, L) and sample indices (B,) on the CPU.
-
-    share: what its losses count for in the step's. drop_path_masks: (B, blocks, 2), None where every branch of the
-    encoder is open. real_signs: signs of the discriminator's real logits, added up for ADA's controller (`sign_sums`).
-    """
-
-    images: Tensor
-    mask: Tensor
-    indices: Tensor
-    share: float = 1.0
-    drop_path_masks: Tensor | None = None
-    real_signs: Tensor | None = None
 
 
 class Trainer:
@@ -92,6 +76,7 @@ class Trainer:
         self.wrapped_networks, self.lr_scale = [self.generator], 1.0
         self.trained_parameters = list(self.generator_parameters)
         self.skipped, self.step_losses = torch.zeros((), device=accelerator.device), list[Tensor]()
+        self.discriminator_every = 1 if adversary is None else adversary.every
         if adversary is not None:
             self.unwrapped_discriminator = adversary.network.to(accelerator.device).train()
             self.discriminator_parameters = [each for each in adversary.network.parameters() if each.requires_grad]
@@ -107,7 +92,7 @@ class Trainer:
         `batches` are the micro-batches of this process; their gradients add up to those of one batch.
         """
         is_adversarial = self.adversary is not None and progress.fraction >= self.adversary.start
-        if is_adversarial and self.order == "sequential":
+        if is_adversarial and (self.order == "sequential" or progress.step % self.discriminator_every):
             return self.sequential_step(batches, progress)
         prepared, scalars = self.prepare(batches, progress), list[Scalars]()
         for batch in self.micro_batches(prepared, *self.wrapped_networks):
@@ -141,16 +126,17 @@ class Trainer:
     def sequential_step(self, batches: Sequence[Batch], progress: TrainingProgress) -> Scalars:
         """Take the reference's step: the discriminator's update first, then the generator's against the updated one.
 
+        In steps in which the discriminator does not learn, of either order, this is the generator's update alone.
         Several micro-batches cannot keep all their graphs: the generator then runs once more for its own update.
         """
-        prepared = self.prepare(batches, progress)
+        prepared, learns = self.prepare(batches, progress), progress.step % self.discriminator_every == 0
         d_scalars, g_scalars = list[Scalars](), list[Scalars]()
         first, shared = prepared[0], None
         if len(prepared) == 1:
             shared = self.generator(first.images, first.mask, first.drop_path_masks)
 
         # Discriminator: real up, fake down, R1 where it is due. The fake images are detached.
-        for batch in self.micro_batches(prepared, self.discriminator):
+        for batch in self.micro_batches(prepared if learns else (), self.discriminator):
             with torch.no_grad():
                 reconstruction = shared or self.unwrapped_generator(batch.images, batch.mask, batch.drop_path_masks)
             fake = tuple(level.detach() for level in self.fake_images(batch, reconstruction))
@@ -160,7 +146,9 @@ class Trainer:
             d_loss, scalars = self.discriminator_loss(batch, real_output, fake_output, leaves, fake, progress)
             self.accelerator.backward(d_loss * batch.share, inputs=self.discriminator_parameters)
             d_scalars.append(scalars)
-        metrics = mean_of(d_scalars) | self.update("discriminator", self.discriminator_optimizer)
+        metrics = mean_of(d_scalars)
+        if learns:
+            metrics |= self.update("discriminator", self.discriminator_optimizer)
 
         # Generator: Perceptual MAE eq. 6, against the discriminator as it now is, which stands still.
         self.unwrapped_discriminator.requires_grad_(False).eval()  # evaluation: spectral norms stand still too
@@ -189,8 +177,10 @@ class Trainer:
         for batch in batches:
             drop_path_masks = None if self.draw_drop_path_masks is None else self.draw_drop_path_masks(batch)
             images = batch.to(self.accelerator.device).images.to(dtype)
-            mask = self.draw_masks(batch, progress)
-            prepared.append(MicroBatch(images, mask, batch.indices, 1 / len(batches), drop_path_masks))
+            mask, shown = self.draw_masks(batch, progress), None
+            if self.adversary is not None and self.adversary.shown_parts is not None:
+                shown = self.adversary.shown_parts(batch.indices, progress.step)
+            prepared.append(MicroBatch(images, mask, batch.indices, 1 / len(batches), drop_path_masks, shown))
         return prepared
 
     def micro_batches(self, prepared: Sequence[MicroBatch], *networks: nn.Module) -> Iterator[MicroBatch]:
@@ -211,20 +201,21 @@ class Trainer:
         augmentation = self.adversary.augmentation
         if augmentation is None:
             return tuple
-        coordinates = [(self.adversary.seed, progress.step, index) for index in batch.indices.tolist()]
+        coordinates = [(self.adversary.seed, progress.step, index) for index in batch.shown_indices.tolist()]
         draws = augmentation.draw([stream(f"ada {purpose}", *each) for each in coordinates])
         return lambda levels: augmentation.apply(draws, levels)
 
     def fake_images(self, batch: MicroBatch, reconstruction: Reconstruction) -> Pyramid:
         """Return what the discriminator is shown of reconstructions, before augmentation."""
         assert self.adversary is not None
-        return self.adversary.input(reconstruction.pyramid, batch.images, reconstruction.mask, reconstruction.grid)
+        levels, mask = reconstruction.pyramid, reconstruction.mask
+        return self.adversary.input(levels, batch.images, mask, reconstruction.grid, batch.shown)
 
     def real_images(self, batch: MicroBatch, augment: Augment, progress: TrainingProgress) -> tuple[Pyramid, Pyramid]:
         """Return real images as the discriminator is shown them and, where R1 is due, the leaves of its gradient."""
         assert self.adversary is not None
-        real, r1 = self.adversary.input.real(batch.images), self.adversary.r1
-        if r1 is None or not r1.is_due(progress.step):
+        real, r1 = self.adversary.input.real(batch.images, batch.shown), self.adversary.r1
+        if r1 is None or not r1.is_due(progress.step // self.discriminator_every):
             return augment(real), ()
         leaves, shown = r1.require_input_gradients(real, augment)
         return tuple(shown), tuple(leaves)
@@ -244,17 +235,20 @@ class Trainer:
         """
         assert self.adversary is not None
         r1, r2, lecam = self.adversary.r1, self.adversary.r2, self.adversary.lecam
+        step = progress.step // self.discriminator_every  # penalties count the discriminator's updates
         grid, kind, fake_logits = self.unwrapped_generator.grid, self.adversary.kind, fake_output.logits
         loss = self.adversary.loss(real_output.logits, fake_logits, batch.mask, grid)
         scalars = {"discriminator/loss": loss.detach()}
-        logits = real_output.logits.flatten(1).mean(1)  # one number an image, whatever map the logits are
         penalties: Scalars = {}
         if leaves and r1 is not None:
-            penalties["penalty/r1"] = r1(logits, leaves, progress.fraction)
-        if r2 is not None and r2.is_due(progress.step):
-            penalties["penalty/r2"] = r2(fake_output.logits.flatten(1).mean(1), fake, progress.fraction)
+            output = real_output if r1.batch_share == 1 else self.discriminator(leaves)
+            penalties["penalty/r1"] = r1(output.image_logits, leaves, progress.fraction)
+        if r2 is not None and r2.is_due(step):
+            leaves = fake if r2.batch_share == 1 else r2.part(fake)
+            output = fake_output if r2.batch_share == 1 else self.discriminator(leaves)
+            penalties["penalty/r2"] = r2(output.image_logits, leaves, progress.fraction)
         if lecam is not None:
-            penalties["penalty/lecam"] = lecam(real_output.logits, fake_output.logits, progress.step)
+            penalties["penalty/lecam"] = lecam(real_output.logits, fake_logits, step)
         for name, penalty in penalties.items():
             loss, scalars[name] = loss + penalty, penalty.detach()
         self.step_losses.append(loss.detach())
@@ -280,7 +274,8 @@ class Trainer:
 
         def show(levels: Pyramid) -> Pyramid:
             assert self.adversary is not None
-            return augment(self.adversary.input(levels, batch.images, reconstruction.mask, reconstruction.grid))
+            mask, grid = reconstruction.mask, reconstruction.grid
+            return augment(self.adversary.input(levels, batch.images, mask, grid, batch.shown))
 
         extractors = self.networks.extractors(show, self.accelerator.autocast)
         target = self.unwrapped_generator.target
@@ -309,7 +304,7 @@ class Trainer:
             fake_output = discriminator(augment(self.fake_images(batch, reconstruction)))
         if reads & {"real_logits", "real_features"}:
             with torch.no_grad():  # targets: never differentiated
-                real_output = discriminator(augment(self.adversary.input.real(batch.images)))
+                real_output = discriminator(augment(self.adversary.input.real(batch.images, batch.shown)))
         return real_output, fake_output
 
     def update(self, name: str, optimizer: Optimizer, clip_norm: float | None = None) -> Scalars:
@@ -374,7 +369,8 @@ class Trainer:
                 self.adversary.lecam.finish(self.sum_over_processes)
             if path_length is not None and path_length.is_due(progress.step):
                 scalars |= path_length_step(self, path_length, prepared, progress)
-            if augmentation is not None and augmentation.controller is not None:
+            learnt = progress.step % self.discriminator_every == 0
+            if learnt and augmentation is not None and augmentation.controller is not None:
                 scalars |= self.adapt(augmentation.controller, prepared)
         if self.ema is not None:
             self.ema.update_parameters(self.unwrapped_generator)
@@ -384,7 +380,7 @@ class Trainer:
         """Let ADA's probability follow how sure the discriminator was of real images, on all processes."""
         signs = torch.stack([batch.real_signs for batch in prepared if batch.real_signs is not None]).sum(0)
         sums = self.sum_over_processes(signs)
-        num_images = sum(len(batch.images) for batch in prepared) * self.accelerator.num_processes
+        num_images = sum(len(batch.shown_indices) for batch in prepared) * self.accelerator.num_processes
         controller.observe(sums, num_images)
         values = {"augment/p": controller.p, "augment/r_t": controller.r_t}
         return {name: sums.new_full((), value) for name, value in values.items() if not math.isnan(value)}

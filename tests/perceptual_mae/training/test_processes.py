@@ -20,7 +20,7 @@ QUICK = [("ls_gan_p", 2)]
 SLOW = [("stylegan2_ada_p_lean", 1), ("mse", 2), ("encoder_options", 1), ("msg_gan_p_lean", 2)]
 
 INPUTS = ["pooled_and_discounted", "composite_by_position", "balanced_at_weights", "late"]
-INPUTS += ["relativistic", "lecam", "projected", "token"]
+INPUTS += ["relativistic", "lecam", "projected", "token", "shared", "cropped", "seldom"]
 EXACT = [(method, times) for number, method in enumerate(INPUTS) for times in ((1, 2) if number % 2 else (2, 1))]
 """Ways to the discriminator and back, which agree to the last digits."""
 

@@ -53,6 +53,18 @@ METHODS = {
         *("gan_mae", "losses.adversarial.weight=0.3", "losses.feature_matching=0.1", "training.order=lean"),
         "penalties={r1: {gamma: 1.0, every: 2}}",
     ],
+    "shared": [
+        *("msg_gan_p", "discriminator.batch_share=0.5", "discriminator.minibatch_group=2", "training.order=lean"),
+        "penalties={r1: {gamma: 1.0, every: 1, batch_share: 0.5}, r2: {gamma: 0.3, every: 2, batch_share: 0.5}}",
+    ],
+    "cropped": [
+        *("ls_gan_p", "discriminator.crop=16", "discriminator.batch_share=0.5", "training.order=lean"),
+        "augment={kind: ada, initial_p: 0.5, kimg: 1.0, interval: 1}",
+    ],
+    "seldom": [
+        *("ls_gan_p", "discriminator.every=2", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"),
+        "augment={kind: ada, initial_p: 0.5, kimg: 1.0, interval: 1}",
+    ],
     "ls_gan_p_lean": ["ls_gan_p", "training.order=lean"],
     "msg_gan_p_lean": ["msg_gan_p", "penalties={r1: {gamma: 1.0, every: 2}}", "training.order=lean"],
     "stylegan2_ada_p_lean": [
