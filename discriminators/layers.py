@@ -20,6 +20,9 @@ TAPS = (1.0, 3.0, 3.0, 1.0)
 Group = int | Literal["batch"]
 """Largest number of images that a minibatch standard deviation is taken over; "batch" is all of them."""
 
+Stem = Literal["plain", "space_to_depth"]
+"""How a discriminator reads the full size: by layers at that size, or each 2x2 pixels as the channels of one."""
+
 
 class EqualizedConv2d(nn.Module):
     """leaky_relu(convolution * c / sqrt(fan_in) + bias) * gain, with weights of unit variance (Progressive GAN 4.1).
@@ -185,6 +188,14 @@ def check_group(name: str, group: Group) -> None:
     """Raise ValueError unless `group` is a positive number or "batch"."""
     if group != "batch" and (not isinstance(group, int) or group < 1):
         raise ValueError(f'minibatch_group of {name} must be 1 or more images, or "batch", not {group!r}')
+
+
+def check_stem(name: str, stem: str, size: tuple[int, int]) -> None:
+    """Raise ValueError for an unknown stem of the discriminator `name`, and for a size (H, W) without whole 2x2s."""
+    if stem not in ("plain", "space_to_depth"):
+        raise ValueError(f"unknown stem {stem!r} of {name}; choose from: plain, space_to_depth")
+    if stem == "space_to_depth" and (size[0] % 2 or size[1] % 2):
+        raise ValueError(f"stem space_to_depth of {name} needs even sides, not {size[0]}x{size[1]}; use stem: plain")
 
 
 def _scaled(images: Tensor, weight: Tensor, factor: float) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from discriminators.contract import DiscriminatorOutput
+from discriminators.layers import Stem, check_stem
 
 Norm = Literal["group", "none", "instance", "spectral"]
 
@@ -23,11 +25,16 @@ class LSGAN(nn.Module):
     Normalisation acts within each image, so that real and fake share no statistics, and on all stages but the first.
     The power iteration of "spectral" moves buffers at every forward in training mode.
 
+    Stem "space_to_depth" takes the place of the first stage: each 2x2 pixels become the channels of one, and the second
+    stage reads these. There is one map of features less, and "patch" sees 68 pixels.
+
     Options:
         form: "dcgan" halves the image down to 7 pixels or fewer; "patch" gives one logit for each 70x70 pixels [ours]
         base_channels: channels of the first stage; later stages double them [paper's code]
         max_channels: most channels a stage may have [paper's code]
         norm: "group", "instance" or "none" after each stage but the first, or "spectral" on all convolutions [ours]
+        stem: "plain" has a stage for the full size; "space_to_depth" has each 2x2 pixels as channels of one in place of
+            it, which costs a fraction [paper's code]
 
     Raises ValueError for images that are too small and for options out of range.
     """
@@ -41,28 +48,33 @@ class LSGAN(nn.Module):
         base_channels: int = 64,
         max_channels: int = 512,
         norm: Norm = "group",
+        stem: Stem = "plain",
     ) -> None:
         super().__init__()
         if form not in ("dcgan", "patch"):
             raise ValueError(f"unknown form {form!r} of ls_gan; choose from: dcgan, patch")
         if norm not in ("group", "none", "instance", "spectral"):
             raise ValueError(f"unknown norm {norm!r} of ls_gan; choose from: group, none, instance, spectral")
+        check_stem("ls_gan", stem, resolutions[0])
         if base_channels < 1 or max_channels < base_channels:
             raise ValueError(
                 f"ls_gan needs 1 <= base_channels <= max_channels, not base_channels {base_channels} "
                 f"and max_channels {max_channels}"
             )
         height, width = resolutions[0]
-        smallest = {"dcgan": 8, "patch": 12}[form]
+        is_plain = stem == "plain"
+        smallest = {"dcgan": 8 if is_plain else 16, "patch": 12}[form]  # one stage is left
         if min(height, width) < smallest:
             raise ValueError(
                 f"image size {height}x{width} is too small for ls_gan's form {form}; "
                 f"it needs at least {smallest} pixels a side"
             )
 
-        self.levels = 1
+        self.levels, self.stem = 1, stem
         self.shape = (channels, height, width)
         halving, widths = _plan(form, min(height, width), base_channels, max_channels)
+        if not is_plain:
+            halving, widths, channels = halving - 1, widths[1:], 4 * channels
         self.stages = nn.ModuleList(
             _stage(width, next_width, 2 if index < halving else 1, "none" if not index and norm != "spectral" else norm)
             for index, (width, next_width) in enumerate(pairwise((channels, *widths)))
@@ -78,6 +90,8 @@ class LSGAN(nn.Module):
             raise ValueError(f"ls_gan was built for images (B, {expected}), but got {shape or 'none'}")
         features: list[Tensor] = []
         hidden = pyramid[0] * 2 - 1
+        if self.stem == "space_to_depth":
+            hidden = F.pixel_unshuffle(hidden, 2)
         for stage in self.stages:
             hidden = stage(hidden)
             features.append(hidden)

@@ -29,6 +29,7 @@ def options_of(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Any]]:
         "architecture": "resnet" if any(part[2] == "skip" for part in parts) else "skip" if inputs > 1 else "orig",
         "channel_base": sides[0] * widths.get(sides[0], 0),
         "max_channels": max(widths.values(), default=0),
+        "stem": "plain",
     }
 
 

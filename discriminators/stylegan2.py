@@ -5,10 +5,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from discriminators.contract import DiscriminatorOutput, check_pyramid, check_resolutions
-from discriminators.layers import Blur, EqualizedConv2d, EqualizedLinear, Group, check_group, minibatch_stddev
+from discriminators.layers import (
+    Blur,
+    EqualizedConv2d,
+    EqualizedLinear,
+    Group,
+    Stem,
+    check_group,
+    check_stem,
+    minibatch_stddev,
+)
 
 GAIN = math.sqrt(2)
 """Factor on a leaky ReLU's output, which keeps the variance about 1."""
@@ -29,6 +39,9 @@ class StyleGAN2(nn.Module):
     "resnet" has a blurred 1x1 shortcut past each block; "orig" has none; "skip" has none either, and adds a map of the
     image at every level, for which a single image is blurred and halved. On a pyramid "orig" and "skip" are the same.
 
+    Stem "space_to_depth" takes the place of the block at the largest level: each 2x2 pixels become the channels of one,
+    which a 1x1 convolution reads. Maps of features are as many, and of the same sizes.
+
     Options:
         input: "pyramid" reads an image at every level, "single" the largest alone, as NVIDIA's network [paper]
         architecture: "resnet" has shortcuts past the blocks, "orig" none, "skip" an image at every level [StyleGAN2]
@@ -38,6 +51,8 @@ class StyleGAN2(nn.Module):
         minibatch_stddev: whether the last convolution reads the minibatch standard deviation; R3GAN's does not
             [StyleGAN2]
         minibatch_group: most images in a group of the minibatch standard deviation, or "batch" [StyleGAN2]
+        stem: "plain" has a block at the largest level; "space_to_depth" has each 2x2 pixels as channels of one in place
+            of it, which costs a fraction [StyleGAN2]
 
     Raises ValueError for options out of range and for sizes that do not halve exactly.
     """
@@ -54,6 +69,7 @@ class StyleGAN2(nn.Module):
         max_channels: int = 512,
         minibatch_stddev: bool = True,
         minibatch_group: Group = 4,
+        stem: Stem = "plain",
     ) -> None:
         super().__init__()
         if input not in ("pyramid", "single"):
@@ -66,6 +82,7 @@ class StyleGAN2(nn.Module):
             raise ValueError(f"combine {combine!r} of stylegan2 joins the images of a pyramid; input single has none")
         check_group("stylegan2", minibatch_group)
         check_resolutions("stylegan2", resolutions, smallest=1)
+        check_stem("stylegan2", stem, resolutions[0])
         base = 64 * _power_of_two_above(resolutions[0]) if channel_base is None else channel_base
         widths = [_width(size, base, max_channels) for size in resolutions]
         if min(widths) < 1 or (combine == "lin_cat" and any(width % 2 for width in widths)):
@@ -92,6 +109,8 @@ class StyleGAN2(nn.Module):
             _Block(from_rgb(level), width, trunk, residual=architecture == "resnet", gain=summed)
             for level, (width, trunk) in enumerate(zip(widths[:-1], trunks, strict=True))
         )
+        if stem == "space_to_depth":
+            self.blocks[0] = _SpaceToDepth(channels, trunks[0], gain=summed)
         group = minibatch_group if minibatch_stddev else None
         self.epilogue = _Epilogue(from_rgb(len(trunks)), widths[-1], resolutions[-1], group)
 
@@ -136,6 +155,19 @@ class _Block(nn.Module):
             return halved
         shortcut: Tensor = self.skip(self.blur(hidden, padding=1, step=2))
         return halved + shortcut
+
+
+class _SpaceToDepth(nn.Module):
+    """Reads images (B, channels, H, W) as (B, width, H/2, W/2), each 2x2 pixels as the channels of one."""
+
+    def __init__(self, channels: int, width: int, *, gain: float) -> None:
+        super().__init__()
+        self.from_rgb = None
+        self.from_pixels = EqualizedConv2d(4 * channels, width, 1, gain=GAIN * gain)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden: Tensor = self.from_pixels(F.pixel_unshuffle(images, 2))
+        return hidden
 
 
 class _Epilogue(nn.Module):

@@ -75,8 +75,8 @@ class R1(_GradientPenalty):
         every: updates of the discriminator from one penalty to the next, each multiplied by this number [StyleGAN2]
         leaf: images the gradient is taken at: those "received" by the discriminator, or the "clean_image" before
             pooling and augmentation; that of a share of the batch is "received" [ours]
-        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least; below 1 these go
-            through the discriminator once more for it, and its cost is in proportion to their number [ours]
+        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least. Below 1 these have a
+            pass of their own, six forward passes in all; those of 1 are three, so it is cheaper below 1/2 [ours]
 
     Raises ValueError for options out of range and for those that do not go together.
     """
@@ -127,8 +127,8 @@ class R2(_GradientPenalty):
         gamma: weight of the penalty, or a ramp of it; "auto" is 0.0002 x pixels / images of the global batch [ours]
         every: updates of the discriminator from one penalty to the next, each multiplied by this number; R3GAN's is 1
             [ours]
-        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least; below 1 these go
-            through the discriminator once more for it, and its cost is in proportion to their number [ours]
+        batch_share: share of the images of a step that it is computed on, in (0, 1], one at least. Below 1 these have a
+            pass of their own, six forward passes in all; those of 1 are three, so it is cheaper below 1/2 [ours]
 
     Raises ValueError for options out of range.
     """

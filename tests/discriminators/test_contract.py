@@ -19,7 +19,8 @@ SIZES = [*RECIPES, (64, 64), (96, 64)]
 SMALL = {"msg_gan": {"base_channels": 16}, "stylegan2": {"channel_base": 1024}}
 """Widths that keep these tests short, for kinds whose default is made for large images."""
 
-every_discriminator = pytest.mark.parametrize("kind", sorted(DISCRIMINATORS))
+STEMS = ["ls_gan+space_to_depth", "stylegan2+space_to_depth"]
+every_discriminator = pytest.mark.parametrize("kind", [*sorted(DISCRIMINATORS), *STEMS])
 every_size = pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 
 
@@ -33,7 +34,9 @@ def resolutions(size: tuple[int, int]) -> list[tuple[int, int]]:
 
 def build(kind: str, size: tuple[int, int], channels: int = 3) -> nn.Module:
     torch.manual_seed(0)
-    return make_discriminator(kind, resolutions(size), channels, **SMALL.get(kind, {}))
+    kind, _, stem = kind.partition("+")
+    options = {"stem": stem} if stem else {}
+    return make_discriminator(kind, resolutions(size), channels, **SMALL.get(kind, {}), **options)
 
 
 def pyramid(images: int, size: tuple[int, int], channels: int = 3, seed: int = 0) -> tuple[Tensor, ...]:
@@ -216,7 +219,7 @@ def test_the_wrong_number_or_order_of_levels_is_refused(kind):
 @every_discriminator
 def test_it_builds_on_the_meta_device(kind):
     with torch.device("meta"):
-        discriminator = make_discriminator(kind, resolutions((224, 224)), 3)
+        discriminator = build(kind, (224, 224))
     assert all(parameter.is_meta for parameter in discriminator.parameters())
 
 

@@ -135,3 +135,31 @@ def test_bad_options_and_foreign_images_are_refused():
     for shape in ((1, 3, 64, 64), (1, 1, 32, 32), (3, 32, 32)):
         with pytest.raises(ValueError, match=r"built for images \(B, 3, 32, 32\)"):
             discriminator((torch.zeros(shape),))
+
+
+def test_space_to_depth_takes_the_place_of_the_first_stage():
+    discriminator = LSGAN([(224, 224)], 3, stem="space_to_depth")
+    assert feature_shapes(discriminator) == [(128, 56, 56), (256, 28, 28), (512, 14, 14), (512, 7, 7)]
+    assert discriminator((torch.zeros(2, 3, 224, 224),)).logits.shape == (2, 4, 4)
+    assert discriminator.stages[0][0].weight.shape == (128, 12, 4, 4)
+
+
+def test_its_first_stage_is_an_8x8_convolution_of_the_pixels_whose_2x2s_are_channels():
+    discriminator = LSGAN([(32, 32)], 3, stem="space_to_depth").double()
+    convolution = discriminator.stages[0][0]
+    image = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    kernel = convolution.weight.view(128, 3, 2, 2, 4, 4).permute(0, 1, 4, 2, 5, 3).reshape(128, 3, 8, 8)
+    expected = nn.functional.conv2d(image * 2 - 1, kernel, convolution.bias, stride=4, padding=2)
+    torch.testing.assert_close(discriminator((image,)).features[0], nn.functional.leaky_relu(expected, 0.2))
+
+
+@pytest.mark.parametrize(("form", "smallest"), [("dcgan", 16), ("patch", 12)])
+def test_space_to_depth_leaves_one_stage_and_needs_even_sides(form, smallest):
+    discriminator = LSGAN([(smallest, smallest)], 3, form=form, stem="space_to_depth")
+    assert len(discriminator((torch.rand(1, 3, smallest, smallest),)).features) >= 1
+    with pytest.raises(ValueError, match="too small"):
+        LSGAN([(smallest - 2, smallest - 2)], 3, form=form, stem="space_to_depth")
+    with pytest.raises(ValueError, match="needs even sides"):
+        LSGAN([(33, 32)], 3, form=form, stem="space_to_depth")
+    with pytest.raises(ValueError, match="unknown stem"):
+        LSGAN([(32, 32)], 3, stem="other")

@@ -154,3 +154,32 @@ def test_without_minibatch_stddev_an_images_logits_are_its_own():
         for discriminator, is_alone in ((alone, True), (together, False)):
             of_one = discriminator([level[:1] for level in levels]).logits
             assert torch.allclose(discriminator(levels).logits[:1], of_one, atol=1e-5) is is_alone
+
+
+@pytest.mark.parametrize("input", ["pyramid", "single"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_space_to_depth_takes_the_place_of_the_largest_block_and_leaves_the_maps_of_features(architecture, input):
+    plain, stem = (build(architecture=architecture, input=input, stem=each) for each in ("plain", "space_to_depth"))
+    levels = pyramid(4, 32, 4)
+    found, expected = stem(levels), plain(levels)
+    assert [each.shape for each in found.features] == [each.shape for each in expected.features]
+    assert found.logits.shape == expected.logits.shape
+    ratios = [one.std() / other.std() for one, other in zip(found.features, expected.features, strict=True)]
+    assert all(1 / 3 < ratio < 3 for ratio in ratios)  # of the same size as a block's
+    assert not any(name.startswith("blocks.0.conv") for name in stem.state_dict())
+    kept = [name for name in plain.state_dict() if not name.startswith("blocks.0.")]
+    assert [name for name in stem.state_dict() if not name.startswith("blocks.0.")] == kept
+
+
+def test_space_to_depth_is_a_2x2_convolution_of_the_pixels_at_stride_2():
+    stem = build(input="single", stem="space_to_depth").double()
+    (image, *_) = (level.double() for level in pyramid(2, 32, 4))
+    layer = stem.blocks[0].from_pixels
+    kernel = layer.weight.view(-1, 3, 2, 2) * layer.scale
+    expected = F.leaky_relu(F.conv2d(image * 2 - 1, kernel, layer.bias, stride=2), 0.2) * math.sqrt(2)
+    torch.testing.assert_close(stem([image]).features[0], expected)
+
+
+def test_an_unknown_stem_and_odd_sides_are_refused():
+    with pytest.raises(ValueError, match="unknown stem 'other' of stylegan2"):
+        build(stem="other")

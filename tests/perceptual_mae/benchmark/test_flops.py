@@ -26,6 +26,9 @@ PLAIN, BALANCE, R1 = 1, 8, 16
 GRAMS = 3
 """Gram matrices of fake and real, and a product on the way back to the fake."""
 
+FIRST_LAYERS = ("from_rgb", "from_pixels", "stages.0.0")
+"""Ends of the names of a discriminator's layers that read images."""
+
 # The fused attention of other precisions runs some products again on its way back.
 OPTIONS = ("training.precision=bf16", "training.batch_size=4", "penalties.path_length=null")
 
@@ -96,7 +99,9 @@ def account(trainer: Trainer) -> Account:
             hooks.append(module.register_forward_hook(blurred, with_kwargs=True))
         elif isinstance(module, EqualizedConv2d | EqualizedLinear | nn.Conv2d):
             hooks.append(module.register_forward_hook(partial(passed, name)))
-    output = trainer.discriminator(real_levels(trainer, images))
+    draw_part = trainer.adversary.shown_parts
+    part = draw_part(batch.indices, 0) if draw_part is not None else None
+    output = trainer.discriminator(trainer.adversary.input.real(images, part))
     made: list[Reconstruction] = []
     g = count_flops(lambda: made.append(trainer.generator(images, mask)))
     for hook in hooks:
@@ -106,7 +111,11 @@ def account(trainer: Trainer) -> Account:
         sum(layers.values()),
         sum(blurs),
         sum(blurs_back),
-        sum(value for name, value in layers.items() if name.endswith("from_rgb") or name == "stages.0.0"),
+        sum(
+            value
+            for name, value in layers.items()
+            if name.endswith(("from_rgb", "from_pixels")) or name == "stages.0.0"
+        ),
         g,
         sum(embedded),
         count_flops(lambda: torch.autograd.grad(everything, made[0].latent)),
@@ -215,3 +224,70 @@ def test_path_length_costs_in_proportion_to_its_share_of_the_images(order: str) 
     one, two, four = (cost(f".batch_share={share}") - without for share in (0.25, 0.5, 1))
     assert (two, four) == (2 * one, 4 * one)
     assert one > 0
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", tiered(METHODS))
+def test_r1_of_a_share_of_the_batch_costs_its_share_of_six_forwards(method: str, order: str) -> None:
+    options = (f"training.order={order}", "training.log_every=1000", *OPTIONS)
+
+    def cost(share: str) -> int:
+        trainer = debug_trainer(method, f"penalties.r1={{gamma: auto{share}}}", *options)
+        return flops(trainer, 1, R1) - flops(trainer, 1, BALANCE)
+
+    one, two = (cost(f", batch_share: {share}") for share in (0.25, 0.5))
+    assert two == 2 * one
+    whole = account(debug_trainer(method, *options))
+    # Of all images it is three, and rides on the pass of the loss; here forward and back come on top.
+    expected = (cost("") + whole.forward + whole.layers + whole.back - whole.first_layers) / 4
+    assert one == pytest.approx(expected, abs=0.001 * whole.forward)
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", tiered(METHODS))
+def test_a_share_of_the_images_costs_its_share_of_the_discriminators_passes(method: str, order: str) -> None:
+    group = ["discriminator.minibatch_group=2"] * (method != "ls_gan_p")
+    options = (method, f"training.order={order}", "training.log_every=1000", *group, *OPTIONS)
+    whole, half = (debug_trainer(*options, f"discriminator.batch_share={share}") for share in (1, 0.5))
+    generator = account(whole).generator
+    for epoch in (1, 2):
+        assert flops(half, epoch, PLAIN) - generator == (flops(whole, epoch, PLAIN) - generator) / 2
+        saved = flops(whole, epoch, BALANCE) - flops(half, epoch, BALANCE)
+        assert saved == (flops(whole, epoch, PLAIN) - generator) / 2 + account(whole).back / 2
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", tiered(METHODS))
+def test_between_its_updates_the_discriminator_costs_a_pass_and_the_way_back_and_one_more_pass_for_features(
+    method: str, order: str
+) -> None:
+    options = (method, f"training.order={order}", "training.log_every=1000", *OPTIONS)
+    trainer, often = debug_trainer(*options, "discriminator.every=2"), debug_trainer(*options)
+    cost = account(often)
+    assert flops(trainer, 1, PLAIN) == cost.forward + cost.back + cost.generator
+    assert flops(trainer, 2, PLAIN) == flops(trainer, 1, PLAIN) + cost.forward + GRAMS * cost.grams
+    assert flops(trainer, 1, 2) == flops(often, 1, 2)  # an update
+
+
+@pytest.mark.parametrize("order", ["lean", "sequential"])
+@pytest.mark.parametrize("method", ["ls_gan_p", "stylegan2_ada_p"])
+def test_a_square_costs_what_an_image_of_its_size_does(method: str, order: str) -> None:
+    single = ["discriminator.input=single"] * (method == "stylegan2_ada_p")
+    options = (f"training.order={order}", "training.log_every=1000", *OPTIONS)
+    whole, cut = (debug_trainer(method, *single, *more, *options) for more in ((), ("discriminator.crop=16",)))
+    cost = account(cut)
+    expected = 2 * cost.forward + cost.learning + cost.back + cost.generator
+    assert flops(cut, 1, PLAIN) == expected + (cost.forward if order == "sequential" else 0)
+    assert cost.forward < 0.8 * account(whole).forward  # of StyleGAN2 the largest block alone is left out
+
+
+@pytest.mark.parametrize("method", ["ls_gan_p", "stylegan2_ada_p"])
+def test_space_to_depth_is_accounted_for_and_cheaper(method: str) -> None:
+    plain, stem = (
+        debug_trainer(method, f"discriminator.stem={each}", "training.order=lean", *OPTIONS)
+        for each in ("plain", "space_to_depth")
+    )
+    cost = account(stem)
+    expected = 2 * cost.forward + cost.learning + cost.back + cost.generator
+    assert flops(stem, 1, PLAIN) == expected
+    assert cost.forward < 0.8 * account(plain).forward

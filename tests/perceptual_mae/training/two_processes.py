@@ -55,10 +55,11 @@ METHODS = {
     ],
     "shared": [
         *("msg_gan_p", "discriminator.batch_share=0.5", "discriminator.minibatch_group=2", "training.order=lean"),
-        "penalties={r1: {gamma: 1.0, every: 1, batch_share: 0.5}, r2: {gamma: 0.3, every: 2, batch_share: 0.5}}",
+        "penalties={r1: {gamma: 1.0, every: 1}, r2: {gamma: 0.3, every: 2}}",
     ],
     "cropped": [
         *("ls_gan_p", "discriminator.crop=16", "discriminator.batch_share=0.5", "training.order=lean"),
+        "penalties={r1: {gamma: 1.0, every: 1, batch_share: 0.5}, r2: {gamma: 0.3, every: 2, batch_share: 0.5}}",
         "augment={kind: ada, initial_p: 0.5, kimg: 1.0, interval: 1}",
     ],
     "seldom": [
