@@ -194,7 +194,8 @@ def build_shown_parts(
     if crop is not None and (levels > 1 or section.reads_encoder):
         reads = f"reads a pyramid of {levels} levels" if levels > 1 else "reads whole images with the encoder"
         raise ValueError(
-            f"crop {crop} is for a discriminator of single images, but {section.kind} {reads}; set it to null"
+            f"discriminator.crop {crop} is for a discriminator of single images, but {section.kind} {reads}; set it to "
+            "null"
         )
     images, options = int(micro_batch * share + 1e-6), section.options()
     group = options.get("minibatch_group", 1) if options.get("minibatch_stddev", True) else 1
@@ -202,8 +203,8 @@ def build_shown_parts(
     if share < 1 and images < least:
         needs = "at least one is needed" if least == 1 else f"its minibatch_group {group} needs {least}"
         raise ValueError(
-            f"batch_share {share:g} leaves {images} of a micro-batch of {micro_batch} images, but {needs}; raise it or "
-            "the batch size"
+            f"discriminator.batch_share {share:g} leaves {images} of a micro-batch of {micro_batch} images, but {needs}; "
+            "raise it or the batch size"
         )
     return ShownParts(image.size, share, crop, seed)
 

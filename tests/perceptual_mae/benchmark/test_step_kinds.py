@@ -15,6 +15,14 @@ CASES = {
         # path length at 4, 8, 12, ...; r1 at 0, 16, ..., where path length is due too
         {"odd": 1 / 4, "even": 1 / 2, "odd + path_length": 1 / 4 - 1 / 16, "odd + path_length + r1": 1 / 16},
     ),
+    "a discriminator that learns in every other step": (
+        ["stylegan2_ada_p", *ONE_TERM, "penalties.path_length=null", "discriminator.every=2"],
+        {  # r1 in every sixteenth update; of an even epoch it costs what it does in an odd one
+            **dict.fromkeys(("odd", "even", "even + discriminator"), 1 / 4),
+            "odd + discriminator": 14 / 64,
+            "odd + discriminator + r1": 2 / 64,
+        },
+    ),
     "a term every third step": (
         ["l1", "losses.mse={weight: 1.0, when: {every: 3}}"],
         # two terms are looked at in every thousandth step, if both are on then

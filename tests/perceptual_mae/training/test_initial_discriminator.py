@@ -135,7 +135,7 @@ def test_a_discriminator_that_does_not_fit_is_one_line_that_says_what_would(
     assert line.endswith(
         "set data.image_size=32 discriminator.kind=stylegan2 discriminator.input=single "
         "discriminator.architecture=resnet discriminator.channel_base=256 discriminator.max_channels=64 "
-            "discriminator.stem=plain"
+        "discriminator.stem=plain"
     )
     assert not (tmp_path / "run").exists()
 
