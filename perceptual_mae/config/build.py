@@ -193,19 +193,15 @@ def build_shown_parts(
         return None
     if crop is not None and (levels > 1 or section.reads_encoder):
         reads = f"reads a pyramid of {levels} levels" if levels > 1 else "reads whole images with the encoder"
-        raise ValueError(
-            f"discriminator.crop {crop} is for a discriminator of single images, but {section.kind} {reads}; set it to "
-            "null"
-        )
+        message = f"discriminator.crop {crop} is for a discriminator of single images, but {section.kind} {reads}"
+        raise ValueError(f"{message}; set it to null")
     images, options = int(micro_batch * share + 1e-6), section.options()
     group = options.get("minibatch_group", 1) if options.get("minibatch_stddev", True) else 1
-    least = 2 if group == "batch" else group
+    least = group if isinstance(group, int) else 2
     if share < 1 and images < least:
         needs = "at least one is needed" if least == 1 else f"its minibatch_group {group} needs {least}"
-        raise ValueError(
-            f"discriminator.batch_share {share:g} leaves {images} of a micro-batch of {micro_batch} images, but {needs}; "
-            "raise it or the batch size"
-        )
+        message = f"discriminator.batch_share {share:g} leaves {images} of a micro-batch of {micro_batch} images"
+        raise ValueError(f"{message}, but {needs}; raise it or the batch size")
     return ShownParts(image.size, share, crop, seed)
 
 
