@@ -29,8 +29,8 @@ METRICS_KEYS: dict[str, str] = {
     "weighted/TERM": "the same times its weight: what the total adds up",
     "variety": "how much reconstructions differ from image to image, relative to the originals (about 1; near 0: mode "
     "collapse); every 8 steps, of batches of two images or more [0, inf)",
-    "discriminator/loss": "the discriminator's loss, without its penalty; as all scalars of it and of ADA, in the steps "
-    "in which it learns (discriminator.every)",
+    "discriminator/loss": "the discriminator's loss, without its penalty; as all scalars of it and of ADA, in "
+    "the steps in which it learns (discriminator.every)",
     "discriminator/real": "mean logit of real images (relativistic: less that of their reconstructions)",
     "discriminator/fake": "mean logit of reconstructions, the other way round; by position, of what is hidden",
     "discriminator/accuracy_real": "share of real images whose mean logit is above the loss's decision level [0, 1]",
