@@ -150,14 +150,14 @@ def _activations(config: RunConfig, generator: MaskedAutoencoder, discriminator:
             for _ in ("real", "fake"):
                 discriminator(shown)
 
-    kept = 0
+    networks = [network for network in (generator, discriminator) if network is not None]
+    kept, generate = 0, partial(generator, images, mask)
     if discriminator is not None and section is not None:
-        kept = int(section.batch_share * saved_bytes(discriminate, [discriminator]))
-    generate = partial(generator, images, mask)
+        kept = int(section.batch_share * saved_bytes(discriminate, networks))
     if not config.training.checkpoint_activations:
-        return kept + saved_bytes(generate, [generator])
+        return kept + saved_bytes(generate, networks)
     with _blocks_that_keep_inputs(generator) as calls:
-        kept += saved_bytes(generate, [generator])
+        kept += saved_bytes(generate, networks)
     return kept + max(saved_bytes(partial(block, *inputs), [block]) for block, inputs in calls)
 
 

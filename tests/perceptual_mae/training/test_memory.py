@@ -55,6 +55,16 @@ def test_the_estimate_without_memory_is_what_the_passes_keep_on_the_cpu(method: 
     assert estimate_of(config).activations == pytest.approx(kept_for_backward(config), rel=0.05)
 
 
+def test_what_the_discriminator_is_not_shown_is_not_kept() -> None:
+    options = ("discriminator.batch_share=0.5",), ("discriminator.crop=16",)
+    plain, whole, half, square = (
+        estimate_of(debug_config(*words)).activations
+        for words in (("mse",), *(("ls_gan_p", *o) for o in ((), *options)))
+    )
+    assert whole - half == pytest.approx((whole - plain) / 2, rel=0.05)
+    assert 0.75 < (whole - square) / (whole - plain) < 0.85  # three quarters of the pixels, and a stage less
+
+
 def test_weights_gradients_optimiser_and_average_are_counted_in_float32() -> None:
     config = debug_config("mse", "training.ema_kimg=1")
     estimate, parameters = estimate_of(config), 89_984
