@@ -193,7 +193,7 @@ def build_shown_parts(
         return None
     if crop is not None and (levels > 1 or section.reads_encoder):
         reads = f"reads a pyramid of {levels} levels" if levels > 1 else "reads whole images with the encoder"
-        message = f"discriminator.crop {crop} is for a discriminator of single images, but {section.kind} {reads}"
+        message = f"crop {crop} is for a discriminator of single images, but {section.kind} {reads}"
         raise ValueError(f"{message}; set it to null")
     images, options = int(micro_batch * share + 1e-6), section.options()
     group = options.get("minibatch_group", 1) if options.get("minibatch_stddev", True) else 1

@@ -184,3 +184,27 @@ def test_gamma_follows_its_ramp():
 def test_options_out_of_range_are_refused(kind, options):
     with pytest.raises(ValueError, match=kind):
         PENALTIES[kind]((32, 32), 16, **options)
+
+
+@pytest.mark.parametrize("penalty", [R1, R2])
+def test_a_share_of_the_batch_are_leaves_of_its_first_images(penalty):
+    levels = [torch.rand(5, 3, side, side) for side in (8, 4)]
+    leaves = penalty((8, 8), 5, batch_share=0.5).part(levels)
+    assert all(torch.equal(leaf, level[:2]) for leaf, level in zip(leaves, levels, strict=True))
+    assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves)
+    assert len(penalty((8, 8), 5, batch_share=0.01).part(levels)[0]) == 1
+
+
+def test_the_leaves_of_a_share_are_augmented_and_the_whole_batch_is_shown_without_them():
+    real = [torch.rand(4, 3, 8, 8)]
+    leaves, shown = R1((8, 8), 4, batch_share=0.25).require_input_gradients(real, lambda levels: [1 - levels[0]])
+    assert torch.equal(shown[0], 1 - real[0])
+    assert not shown[0].requires_grad
+    assert torch.equal(leaves[0], shown[0][:1])
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+@pytest.mark.parametrize("penalty", [R1, R2])
+def test_a_share_of_no_images_or_more_than_all_is_refused(penalty, share):
+    with pytest.raises(ValueError, match="batch_share above 0 and at most 1"):
+        penalty((8, 8), 4, batch_share=share)
