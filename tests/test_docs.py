@@ -101,6 +101,7 @@ def folder_with_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [page for page in PAGES if blocks(page, "python")])
 def test_python_of_a_page_runs_from_top_to_bottom(
     document: str, folder_with_a_run: Path, monkeypatch: pytest.MonkeyPatch

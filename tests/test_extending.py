@@ -43,6 +43,7 @@ def records() -> list[dict[str, object]]:
     return [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_a_run_is_trained_and_gone_on_with_a_part_that_the_page_shows(part: str, shown_files: None) -> None:
     command = ["pretrain", DEBUG, *PARTS[part], *SHORT, "--out", "run"]

@@ -178,7 +178,7 @@ def test_the_same_seed_builds_the_same_discriminator(kind):
 
 @every_discriminator
 @pytest.mark.parametrize("size", RECIPES, ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("channels_last", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_bfloat16_autocast_and_channels_last_stay_near_float32(kind, channels_last, size):
     discriminator, levels = build(kind, size), pyramid(2, size)
     with torch.no_grad():

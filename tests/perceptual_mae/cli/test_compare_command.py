@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from conftest import DEBUG, slow
+from conftest import DEBUG
 from perceptual_mae.cli import main
 
 
@@ -47,7 +47,8 @@ def test_real_runs_are_compared_printed_and_written(
             assert figure.format == "PNG"
 
 
-@pytest.mark.parametrize(("form", "start"), [slow("latex", "% Comparison;"), ("json", '{\n  "kind": "compare"')])
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "start"), [("latex", "% Comparison;"), ("json", '{\n  "kind": "compare"')])
 def test_other_forms_are_printed_on_demand(
     form: str, start: str, runs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def test_it_prints_versions_the_machine_and_what_is_missing_without_paths(
     assert str(Path.home()) not in printed
 
 
+@pytest.mark.slow
 def test_a_configuration_is_checked_by_a_step_of_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,7 +90,7 @@ def slowly(*cases: tuple[Any, ...]) -> list[Any]:
     ("name", "place", "calls"),
     [
         ("cached", EXTRACTION, (3, 3)),  # in the second batch; in the third of the call that goes on
-        ("cached", FITS["cached"], (2, 7)),
+        *slowly(("cached", FITS["cached"], (2, 7))),
         *slowly(("kth_mlp", FITS["kth_mlp"], (4, 8))),
         *slowly(("cached", EXTRACTION, (9,)), ("cached", FITS["cached"], (1, 1, 1)), ("layers", EXTRACTION, (3,))),
         *slowly(("layers", FITS["layers"], (5,)), ("cached_sgd", FITS["cached_sgd"], (1, 20, 33))),

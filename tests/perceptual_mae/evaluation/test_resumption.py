@@ -81,7 +81,7 @@ STEP = {"finetune": (training, "training_loss"), "probe": (augmented_probe, "_fe
     ("name", "stops"),
     [
         ("finetune", (2, 4, 5)),  # in mid-epoch; the last of a seed, before it is scored; in the next seed
-        ("probe", (1, 4)),
+        pytest.param("probe", (1, 4), marks=pytest.mark.slow),
         *(pytest.param("finetune", (steps,), marks=pytest.mark.slow) for steps in (1, 3, 5, 7, 12)),
         *(pytest.param("probe", (steps,), marks=pytest.mark.slow) for steps in (3, 6, 7)),
     ],

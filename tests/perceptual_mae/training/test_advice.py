@@ -115,6 +115,7 @@ def advised() -> list[tuple[str, str]]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("override", "where"), advised())
 def test_a_key_that_a_message_advises_can_be_changed_in_a_branch(half: Path, override: str, where: str) -> None:
     config, branch = open_branch(half, "4", [override], half.with_name("branch"))

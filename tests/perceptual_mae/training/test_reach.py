@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from conftest import debug_trainer, random_batches
+from conftest import debug_trainer, random_batches, slow
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
@@ -53,8 +53,8 @@ def test_every_term_may_be_kept_from_the_encoder() -> None:
         torch.testing.assert_close(near[name], l1[name], rtol=1e-9, atol=1e-14, msg=name)
 
 
-@pytest.mark.parametrize("order", ["lean", "sequential"])
-@pytest.mark.parametrize("method", ["mse", "ls_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("order", ["lean", slow("sequential")])
+@pytest.mark.parametrize("method", ["mse", "ls_gan_p", slow("stylegan2_ada_p")])
 def test_a_frozen_encoder_keeps_its_weights_bit_for_bit_and_the_decoder_learns(method: str, order: str) -> None:
     overrides = ["generator.freeze_encoder=true", "training.ema_kimg=0.1", f"training.order={order}"]
     trainer = debug_trainer(method, *overrides)

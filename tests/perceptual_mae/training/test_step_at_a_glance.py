@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from conftest import DEBUG, debug_config, debug_trainer, random_batches, tiered, without_weights
+from conftest import DEBUG, debug_config, debug_trainer, random_batches, slow, tiered, without_weights
 from perceptual_mae.config.build import build_fixed_masks, build_training_masks
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.config.parsing import load_config
@@ -106,7 +106,7 @@ def test_a_mask_draw_reads_no_configuration(reads: list[str]) -> None:
     assert reads == []
 
 
-@pytest.mark.parametrize("method", ["ls_gan_p", "msg_gan_p", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", ["ls_gan_p", slow("msg_gan_p"), slow("stylegan2_ada_p")])
 def test_a_discriminator_is_few_files_away_from_a_yaml_file(method: str) -> None:
     from perceptual_mae.config.build import build_discriminator
 

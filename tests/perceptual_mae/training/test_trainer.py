@@ -210,7 +210,7 @@ def test_one_generator_forward_serves_both_halves() -> None:
     assert len(passes) == 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, slow(2), 3, slow(5)])
 @pytest.mark.parametrize("method", tiered(["mse", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", "stylegan2_ada_p"]))
 def test_any_batch_size_trains(method: str, batch_size: int) -> None:
     trainer = debug_trainer(method)
