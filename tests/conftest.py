@@ -22,6 +22,7 @@ import pytest
 import torch
 from _pytest.mark.structures import ParameterSet
 from accelerate.state import AcceleratorState, GradientState
+from hypothesis import settings
 
 from perceptual_mae import pretrain
 from perceptual_mae.config.build import build_generator
@@ -40,6 +41,8 @@ from perceptual_mae.schedules import Timetable, TrainingProgress
 from perceptual_mae.training.build import build_trainer
 from perceptual_mae.training.micro_batch import MicroBatch
 from perceptual_mae.training.trainer import Trainer
+
+settings.register_profile("all", settings())  # of fuzzed tests, which else take a part of their cases
 
 ON_WIDE_VECTORS = torch.backends.cpu.get_cpu_capability() == "AVX512"
 """Whether numbers are added up in the order of the processors that made the fixtures of old runs."""
@@ -175,13 +178,20 @@ def tiered_forms() -> list[Any]:
     return [name if name in QUICK_FORMS else slow(name) for name in FORMS]
 
 
+ADVERSARIAL = sorted(
+    method.name for method in list_methods() if merge_layers([method.name]).values.get("discriminator") is not None
+)
+"""Methods with a discriminator."""
+
 QUICK_METHODS = ("mse", "ls_gan_p", "stylegan2_ada_p")
-"""One without discriminator, of one level, of a pyramid: a test of all methods takes the others in the slow tier."""
+"""One without discriminator, of one level, of a pyramid: a test of all methods takes the others in later tiers."""
 
 
 def tiered(methods: Iterable[str]) -> list[Any]:
-    """Methods as parameters of a test, slow ones marked."""
-    return [name if name in QUICK_METHODS else slow(name) for name in methods]
+    """Methods as parameters of a test: the quick ones, and of the others one half slow and one run by hand."""
+    methods = list(methods)
+    quick = [name for name in methods if name in QUICK_METHODS]
+    return [*quick, *halved([name for name in methods if name not in QUICK_METHODS])]
 
 
 def sampled(rows: Sequence[Any], ids: Sequence[str] | None = None, every: int = 6) -> list[ParameterSet]:
@@ -196,6 +206,11 @@ def sampled(rows: Sequence[Any], ids: Sequence[str] | None = None, every: int = 
 def slow(*values: object) -> ParameterSet:
     """One set of a parametrised test's values, for the slow tier."""
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def by_hand(*values: object) -> ParameterSet:
+    """One set of a parametrised test's values, for the exhaustive tier."""
+    return pytest.param(*values, marks=pytest.mark.exhaustive)
 
 
 def halved(rows: Sequence[Any]) -> list[ParameterSet]:
@@ -214,15 +229,15 @@ def without_weights(method: str) -> list[str]:
 def recipes_and_methods() -> list[ParameterSet]:
     """All pairs of a shipped recipe and a method; by default each recipe with ls_gan_p and cifar10 with a few.
 
-    Of the others one in five is in the slow tier.
+    Of the others one in ten is in the slow tier.
 
     Left out is a method whose loss teaches the encoder with the recipe that freezes it.
     """
     pairs = [(recipe.name, method.name) for recipe in list_recipes() for method in list_methods()]
     pairs.remove(("sharpen_published", "improved_mae"))
     quick = {("cifar10", method) for method in QUICK_METHODS} | {(recipe, "ls_gan_p") for recipe, _ in pairs}
-    later = [pytest.mark.slow, *[pytest.mark.exhaustive] * 4]
-    return [pytest.param(*pair, marks=[] if pair in quick else [later[n % 5]]) for n, pair in enumerate(pairs)]
+    later = [pytest.mark.slow, *[pytest.mark.exhaustive] * 9]
+    return [pytest.param(*pair, marks=[] if pair in quick else [later[n % 10]]) for n, pair in enumerate(pairs)]
 
 
 @cache

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import halved
 from foreign_networks import BASE, write_mae
 from perceptual_mae.cli import main
 from perceptual_mae.config.layers import list_methods, list_recipes
@@ -49,9 +50,8 @@ def train(words: list[str], out: Path) -> dict[str, float]:
     return last
 
 
-@pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", halved(METHODS))
 def test_a_method_trains_on_cifar10(method: str, cifar10: Path, shared_data: Path, tmp_path: Path) -> None:
     needed = [word.format(nets=shared_data / "nets") for word in NEEDED.get(method, [])]
     words = ["cifar10", method, *needed, f"data.root={cifar10}", "training.batch_size=4", "training.epoch_images=4"]
@@ -67,9 +67,8 @@ def stl10(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.slow
 @pytest.mark.data
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", halved(RECIPES))
 def test_a_recipe_trains_at_its_own_sizes(
     recipe: str, cifar10: Path, stl10: Path, paintings: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    "faults", [pytest.param(5, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.exhaustive)]
+    "faults", [pytest.param(3, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.exhaustive)]
 )
 def test_faults_change_nothing(faults: int, tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "scripts/soak.py"), "--faults", str(faults), "--minutes", "8", "--out"]

@@ -51,7 +51,7 @@ def test_improved_mae_with_a_warm_start(tmp_path: Path) -> None:
     assert "original_mae_s0" in config
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ablations_of_every_group(tmp_path: Path) -> None:
     rows = ["features of a teacher", "grid", "block", "cross-attention decoder", "layer scale"]
     words = [*LITTLE, *LABELS, *TUNED, "--rows", ",".join(rows), "--teacher", TEACHER]

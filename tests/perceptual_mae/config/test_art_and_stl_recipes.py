@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import generator_of
+from conftest import generator_of, halved
 from perceptual_mae.config.build import generator_adam
 from perceptual_mae.config.layers import find_layer, read_yaml
 from perceptual_mae.config.parsing import load_config
@@ -82,7 +82,7 @@ def test_improved_mae_and_its_control_share_the_texts_budget() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("recipe", ART)
+@pytest.mark.parametrize("recipe", halved(ART))
 def test_art_models_train_on_paintings_and_are_scored_on_others(recipe: str, paintings: Path, tmp_path: Path) -> None:
     whole = paintings / "train"  # 52 paintings of each of 7 styles
     small = ["data.image_size=64", "data.workers=0", "training.epochs=1", "training.epoch_images=64"]

@@ -64,6 +64,7 @@ def distance(trainer: Trainer, teacher: torch.nn.Module, images: Tensor) -> floa
         return float(feature_matching(teacher(fake), teacher(real)))
 
 
+@pytest.mark.exhaustive
 def test_the_loss_falls_further_than_by_l1_alone_and_the_teacher_stays_as_it_was(images: Tensor, weights: str) -> None:
     trainer = teacher_trainer(weights)
     (teacher,) = trainer.networks.fixed.values()

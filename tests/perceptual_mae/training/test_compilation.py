@@ -181,7 +181,7 @@ def test_two_processes_train_compiled_networks_as_one_does(tmp_path: Path) -> No
         torch.testing.assert_close(two[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_run_that_is_resumed_equals_an_unbroken_one_and_its_checkpoints_are_ordinary(
     tmp_path: Path, without_compiler: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from conftest import debug_config, debug_trainer, random_batches, slow
+from conftest import debug_config, debug_trainer, halved, random_batches
 from perceptual_mae.config.layers import list_methods
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
@@ -115,7 +115,7 @@ def after_warm_up(method: str, *arguments: str) -> Trainer:
     return trainer
 
 
-@pytest.mark.parametrize("method", [name if name in QUICK else slow(name) for name in METHODS])
+@pytest.mark.parametrize("method", [*QUICK, *halved([name for name in METHODS if name not in QUICK])])
 def test_an_ordinary_step_reads_nothing_of_the_device(method: str) -> None:
     for order in ("lean", "sequential"):
         trainer = after_warm_up(method, f"training.order={order}")

@@ -4,13 +4,11 @@ import pytest
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from conftest import debug_config, debug_trainer, halved, random_batches, slow, tiered
-from perceptual_mae.config.layers import list_methods
+from conftest import ADVERSARIAL, debug_config, debug_trainer, halved, random_batches, slow, tiered
 from perceptual_mae.schedules import TrainingProgress
 from perceptual_mae.training.trainer import Trainer
 
 ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
-ADVERSARIAL = sorted(method.name for method in list_methods() if debug_config(method.name).discriminator is not None)
 
 
 def stepped(method: str, order: str, *overrides: str, moments: tuple[TrainingProgress, ...] = (EVEN,)) -> Trainer:

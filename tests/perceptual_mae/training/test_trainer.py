@@ -10,6 +10,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from conftest import (
+    ADVERSARIAL,
     QUICK_METHODS,
     debug_config,
     debug_trainer,
@@ -33,7 +34,6 @@ from perceptual_mae.training.trainer import MicroBatch, Trainer
 
 ODD, EVEN = TrainingProgress(1, 3, 0.2), TrainingProgress(2, 9, 0.6)
 METHODS = sorted(method.name for method in list_methods())
-ADVERSARIAL = [name for name in METHODS if debug_config(name).discriminator is not None]
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import FORMS, debug_config, debug_trainer, random_batches, tiered_forms
+from conftest import FORMS, debug_config, debug_trainer, halved, random_batches
 from perceptual_mae.run import checkpoint
 from perceptual_mae.run.signals import Interrupted
 from perceptual_mae.schedules import TrainingProgress
@@ -64,8 +64,7 @@ def test_a_checkpoints_metadata_is_what_version_0_1_wrote(tmp_path: Path) -> Non
     assert json.dumps(metadata)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("form", tiered_forms())
+@pytest.mark.parametrize("form", halved(FORMS))
 def test_a_trainer_goes_on_exactly_from_a_checkpoint(form: str, tmp_path: Path) -> None:
     unbroken, stopped, resumed = (debug_trainer(*FORMS[form]) for _ in range(3))
 

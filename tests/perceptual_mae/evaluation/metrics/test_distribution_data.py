@@ -59,6 +59,7 @@ def test_a_cifar_resnet_knows_its_classes(originals: tuple[Tensor, Tensor, Extra
     assert float((probabilities.argmax(1) == labels).float().mean()) > 0.934 - 4 * 0.008
 
 
+@pytest.mark.exhaustive
 def test_other_images_of_the_data_are_near_and_noise_is_the_farther_the_more_of_it(
     network: FeatureNetwork, cifar10: Path, originals: tuple[Tensor, Tensor, ExtractedFeatures]
 ) -> None:
