@@ -52,7 +52,12 @@ DEBUG = str(TESTS / "debug.yaml")
 SHARED_DATA = Path(__file__).parents[1] / "../shared/data"
 
 
-FOR_STUDIES = ("scripts", "perceptual_mae/benchmark")
+LATER = (
+    *("scripts", "perceptual_mae/benchmark", "perceptual_mae/interop", "perceptual_mae/transfer"),
+    *("perceptual_mae/demo", "perceptual_mae/report/page"),
+    *("perceptual_mae/evaluation/test_resumption", "perceptual_mae/cli/test_trust_code"),
+    *("perceptual_mae/evaluation/test_cached_resumption", "perceptual_mae/training/test_branching"),
+)
 """Tests of what few users run: they are in the slow tier, but for the page that may be stale."""
 LONG_FILES = ("test_soak", "test_studies_from_end_to_end", "test_shipped_on_real_images", "test_recorded_steps")
 """Files of minutes: they go first, for a file stays on one core, and the other would wait at the end."""
@@ -64,7 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG_FILES)
     for item in items:
         place = item.path.relative_to(TESTS).as_posix()
-        is_slow = place.startswith(FOR_STUDIES) and item.path.stem != "test_references"
+        is_slow = place.startswith(LATER) and item.path.stem != "test_references"
         if is_slow and item.get_closest_marker("exhaustive") is None:
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():

@@ -12,7 +12,7 @@ FIRST_STEPS = 100
 """In these the allocator finds its size."""
 
 
-@pytest.mark.parametrize("method", ["mse", "stylegan2_ada_p"])
+@pytest.mark.parametrize("method", [pytest.param("mse", marks=pytest.mark.exhaustive), "stylegan2_ada_p"])
 def test_memory_is_flat_over_steps(method: str) -> None:
     every = 25
     memory = train(method, 175, every)[FIRST_STEPS // every :]

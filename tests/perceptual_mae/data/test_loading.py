@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conftest import halved
+from conftest import by_hand, slow
 from perceptual_mae.data.decoding import UnreadableImageError
 from perceptual_mae.data.draws import DropPathMasks, TrainingMasks
 from perceptual_mae.data.image_folder import ImageFolder
@@ -267,7 +267,7 @@ def test_evaluation_reads_all_images_or_those_asked_for_and_knows_their_places()
     assert batch.labels.tolist() == [shapes[index][1] for index in (17, 3, 11)]
 
 
-@pytest.mark.parametrize("ending", halved(["SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"]))
+@pytest.mark.parametrize("ending", [slow("SIGTERM"), *map(by_hand, ["SIGINT", "SIGHUP", "SIGUSR1"])])
 def test_workers_outlive_a_signal_that_comes_while_they_start(ending: str) -> None:
     script = textwrap.dedent(
         f"""
@@ -323,8 +323,7 @@ def test_workers_of_a_single_pass_outlive_a_signal_too() -> None:
     assert (result.stderr, result.stdout) == ("", "40\n")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ending", ["raise", "SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("ending", [slow("raise"), slow("SIGTERM"), by_hand("SIGINT")])
 def test_a_process_that_leaves_an_epoch_half_way_ends_at_once_and_quietly(ending: str) -> None:
     """As after Ctrl-C, which reaches the workers too: they live on while the main process finishes its step."""
     script = textwrap.dedent(

@@ -22,6 +22,7 @@ def unpacked(archive: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 def test_cifar10_is_complete_and_the_same_in_both_layouts(shared_data: Path, tmp_path: Path) -> None:
     script = str(shared_data / "unpack_cifar10.py")
     subprocess.run([sys.executable, script, str(tmp_path), "--folders"], check=True, capture_output=True)

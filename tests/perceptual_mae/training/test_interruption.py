@@ -358,6 +358,7 @@ time.sleep(2)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("does", "is_ended"), [("waits", True), ("has an error", True), ("is done", False)])
 def test_who_does_not_notice_that_another_process_is_gone_is_ended_in_one_line(
     does: str, is_ended: bool, tmp_path: Path
