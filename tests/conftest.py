@@ -59,7 +59,7 @@ LATER = (
     *("perceptual_mae/evaluation/test_cached_resumption", "perceptual_mae/training/test_branching"),
 )
 """Tests of what few users run: they are in the slow tier, but for the page that may be stale."""
-LONG_FILES = ("test_soak", "test_studies_from_end_to_end", "test_shipped_on_real_images", "test_recorded_steps")
+LONG_FILES = ("test_soak", "test_tutorial", "test_shipped_on_real_images", "test_recorded_steps", "test_fuzz")
 """Files of minutes: they go first, for a file stays on one core, and the other would wait at the end."""
 
 

@@ -43,7 +43,7 @@ class Adversary:
     seed: int = 0
 
     def due(self, step: int) -> list[str]:
-        """Name what the discriminator's own half does in a step, counted from 0, beside its loss: "r1", "r2"."""
+        """Name what the discriminator's own half does in a step, counted from 0, besides its loss: "r1", "r2"."""
         if step % self.every:
             return []
         penalties = {"r1": self.r1, "r2": self.r2}
