@@ -208,7 +208,7 @@ def build_shown_parts(
 def shown_part_mistakes(config: RunConfig) -> Iterator[Mistake]:
     """Yield what `build_shown_parts` refuses on one process; on more, micro-batches are smaller."""
     section, training, levels = config.discriminator, config.training, 1
-    if section is None:
+    if section is None or (section.batch_share == 1 and section.crop is None):
         return
     with suppress(Exception), torch.device("meta"):  # what cannot be built is reported with its own reason
         levels = discriminator_of(config).levels
