@@ -1,18 +1,18 @@
-"""Time and memory of a step: all methods against plain MAE, and ours against transformers' ViTMAE."""
+"""Time and memory of a step: all methods against plain MAE, and ours against other libraries'."""
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from gpu.correctness import device_name
 from gpu.form import FOUR, Form, config_of, methods
-from perceptual_mae.benchmark.measure import enter, measure, quartiles
+from peers import PEERS, race
+from perceptual_mae.benchmark.measure import measure
 from perceptual_mae.benchmark.profiler import clock_of
 from perceptual_mae.benchmark.report import report
-from perceptual_mae.config.parsing import RunConfig
 from perceptual_mae.errors import UserError
 from perceptual_mae.files import write_atomically
 from perceptual_mae.training.messages import is_out_of_memory
@@ -28,7 +28,7 @@ def measure_all(form: Form) -> dict[str, Any]:
     size = 256 if form.toy else 8192
     results: dict[str, Any] = {"device": device_name(), "torch": torch.__version__, "matrix_side": size}
     results["bf16_peak"] = matrix_peak(size)
-    results["peers"] = [against_transformers(form, attention) for attention in ("sdpa", "eager")]
+    results["peers"] = [against_peer(form, peer) for peer in PEERS]
     results["rows"], results["left_out"] = [], []
     for recipe, method, batch_size in cells(form):
         name = f"{recipe} {method}, batch {batch_size}"
@@ -102,76 +102,21 @@ def matrix_peak(side: int, repeats: int = 20) -> float:
     return best
 
 
-def against_transformers(form: Form, attention: str) -> dict[str, Any]:
-    """Return how many times our time a step of transformers' ViTMAE of the same sizes takes, the two in turns."""
+def against_peer(form: Form, peer: str) -> dict[str, Any]:
+    """Return how many times our time a step of another library's MAE of the same sizes takes, the two in turns."""
     batch_size = 4 if form.toy else 64
     more = (f"training.batch_size={batch_size}", "training.precision=bf16")
     config = config_of("cifar10" if form.toy else "imagenet", "mse", toy=form.toy, more=more)
-    stated = {"peer": f"transformers {attention}", "batch_size": batch_size}
+    stated = {"peer": peer, "batch_size": batch_size}
     try:
-        ours = enter("mse", config)
-        step = ours.kinds[0]
-        peer = transformers_step(config, attention, ours.trainer.accelerator.device)
+        own, ratios = race(config, [peer], rounds=3 if form.toy else PEER_ROUNDS)
     except ImportError as missing:
         return {**stated, "problem": f"{missing.name} is not installed"}
-    clock = clock_of(ours.trainer.accelerator.device)
-    takes: dict[str, Callable[[], object]] = {"ours": lambda: ours.step(step.progress(0)), "peer": peer}
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    try:
-        for number in range(WARMUP + (3 if form.toy else PEER_ROUNDS)):
-            for name in (takes, reversed(takes))[number % 2]:
-                start = clock.mark()
-                takes[name]()
-                end = clock.mark()
-                clock.settle()
-                if number >= WARMUP:
-                    seconds[name].append(clock.between(start, end))
     except (MemoryError, RuntimeError) as failure:
         if not is_out_of_memory(failure):
             raise
         return {**stated, "problem": "out of memory"}
     finally:
         release()
-    spread = quartiles([peer / own for own, peer in zip(seconds["ours"], seconds["peer"], strict=True)])
-    own = quartiles(seconds["ours"])
+    spread = ratios[peer]
     return {**stated, "ratio": spread.median, "quartiles": [spread.lower, spread.upper], "ours_seconds": own.median}
-
-
-def transformers_step(config: RunConfig, attention: str, device: torch.device) -> Callable[[], object]:
-    """Return what takes one step of a ViTMAE of the same sizes, with fused AdamW and bfloat16 autocast."""
-    from transformers import ViTMAEConfig, ViTMAEForPreTraining
-
-    from perceptual_mae.config.build import build_generator
-
-    generator = build_generator(config.generator, config.data.image, 0)
-    encoder, decoder = generator.encoder, generator.decoder
-    width, decoder_width = encoder.pos_embed.shape[-1], decoder.embed.out_features
-    sizes = ViTMAEConfig(
-        image_size=config.data.size[0],
-        patch_size=generator.patch_size,
-        hidden_size=width,
-        num_hidden_layers=len(encoder.blocks),
-        num_attention_heads=encoder.blocks[0].attn.heads,
-        intermediate_size=4 * width,
-        decoder_hidden_size=decoder_width,
-        decoder_num_hidden_layers=len(decoder.blocks),
-        decoder_num_attention_heads=decoder.blocks[0].attn.heads,
-        decoder_intermediate_size=4 * decoder_width,
-        attn_implementation=attention,
-    )
-    network = ViTMAEForPreTraining(sizes).to(device)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.data.mean, config.data.std))
-    shape = (config.training.batch_size, len(config.data.mean), *config.data.size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    images = images.pin_memory() if device.type == "cuda" else images
-
-    def step() -> None:
-        pixels = (images.to(device, non_blocking=True).float() / 255 - mean) / std
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = network(pixels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step

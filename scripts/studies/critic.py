@@ -60,8 +60,9 @@ class Form:
 LADDER = Form()
 FINAL = Form(part="final", seeds=(0, 1, 2), epochs=3, epoch_images=20_000, val_images=0, test_images=10_000)
 FULL = {"ladder": LADDER} | {part: replace(FINAL, part=part) for part in ("final", "arms", "sharpen")}
+FULL["price"] = replace(FINAL, part="price", seeds=(0,))
 QUICK_ROWS = {"ladder": ("msg_gan", "start"), "final": ("ls_gan_p", "start"), "arms": ("start",)}
-QUICK_ROWS["sharpen"] = ("mse_sharpened",)
+QUICK_ROWS |= {"price": ("every_2",), "sharpen": ("mse_sharpened",)}
 SHARE = 0.15
 """Of a run's images, on which its decoder is sharpened."""
 QUICK = {

@@ -109,10 +109,22 @@ PERCEPTUAL = {
     ),
     "perceptual_and_critic": Row((TARGET,), "start"),
 }
+CHEAPER = {
+    "balance_32": Row((_share(0.3, ", every: 32"),), "start"),
+    "crop_16": Row(("discriminator.crop=16",), "start"),
+    "batch_share_0.5": Row(("discriminator.batch_share=0.5",), "start"),
+    "every_2": Row(("discriminator.every=2",), "start"),
+    "space_to_depth": Row(("discriminator.stem=space_to_depth",), "start"),
+    "stylegan2_r1_0.25": Row(("penalties.r1.batch_share=0.25",), "stylegan2_ada_p"),
+    "stylegan2_half_channels": Row(("discriminator.channel_base=512",), "stylegan2_ada_p"),
+    "stylegan2_path_16": Row(("penalties.path_length.every=16",), "stylegan2_ada_p"),
+}
+"""What makes the discriminator cheaper (docs/results/cost.md), one change a row."""
 SHARPENED = {
     f"{row}_sharpened": Row(("recommended",), control=row, sharpens=row) for row in ("mse", "l1_skips", "ms_ssim_l1")
 }
-ROWS = {**NO_CRITIC, **SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **COMBINED, **PERCEPTUAL, **SHARPENED}
+CRITICS = {**SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **COMBINED, **PERCEPTUAL, **CHEAPER}
+ROWS = {**NO_CRITIC, **CRITICS, **SHARPENED}
 
 CHOSEN = ("lecam", "msg_low_levels_k^-2", "composite", "share_0.1")
 """The four rows that the ladder chose for the final, by the rule of docs/results/critic.md."""
@@ -122,6 +134,7 @@ PARTS = {
     "ladder": ("msg_gan", "msg_gan_p", "stylegan2_ada_p", *OF_PYRAMIDS, *START, *OF_THE_START),
     "final": ("mse", "l1", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", *CHOSEN, *NAMED),
     "arms": ("l1_skips", "perceptual", "start", "critic_decoder", "perceptual_and_critic"),
+    "price": ("start", "stylegan2_ada_p", *CHEAPER),
     "sharpen": ("mse_sharpened", "l1_skips_sharpened"),
 }
 """The rows of each part; their controls are added."""

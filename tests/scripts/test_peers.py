@@ -1,0 +1,66 @@
+"""The masked autoencoders that our MSE step is timed against."""
+
+import pytest
+import torch
+
+from peers import PEERS, SIZES, main, peer_step, race
+from perceptual_mae.config.build import build_generator
+from perceptual_mae.config.parsing import RunConfig, load_config
+
+NARROW = ("generator.width=48", "generator.depth=2", "generator.decoder_width=48", "generator.decoder_depth=1")
+
+
+def narrow(*more: str) -> RunConfig:
+    return load_config([*SIZES["32"], *NARROW, "training.batch_size=2", "data.workers=0", *more])
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_a_peer_has_exactly_as_many_weights_as_our_generator(peer: str) -> None:
+    config = narrow()
+    ours = build_generator(config.generator, config.data.image, 0)
+    theirs = PEERS[peer](ours, config.data.size, config.masking.ratio)
+    counts = [sum(weight.numel() for weight in net.parameters() if weight.requires_grad) for net in (ours, theirs)]
+    assert counts[0] == counts[1]
+
+
+def test_timms_blocks_are_scored_on_the_hidden_patches_alone() -> None:
+    config = narrow()
+    ours = build_generator(config.generator, config.data.image, 0)
+    network = PEERS["timm's blocks"](ours, config.data.size, 0.75)
+    torch.nn.init.zeros_(
+        network.prediction.weight
+    )  # every patch is predicted as 0: the loss is the pixels' mean square
+    torch.nn.init.zeros_(network.prediction.bias)
+    images = torch.full((2, 3, 32, 32), 3.0)
+    assert network(images).item() == pytest.approx(9.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("peer", PEERS)
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_step_of_a_peer_changes_every_kind_of_weight(
+    peer: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks: list[torch.nn.Module] = []
+    build = PEERS[peer]
+    monkeypatch.setitem(PEERS, peer, lambda *sizes: networks.append(build(*sizes)) or networks[0])
+    step = peer_step(peer, narrow(f"training.precision={precision}"), torch.device("cpu"))
+    before = {name: weight.clone() for name, weight in networks[0].named_parameters() if weight.requires_grad}
+    step()
+    after = dict(networks[0].named_parameters())
+    unchanged = [name for name, weight in before.items() if torch.equal(weight, after[name])]
+    assert not [name for name in unchanged if not name.endswith("k_proj.bias")]  # the softmax does not see it
+
+
+def test_ratios_are_taken_within_each_round() -> None:
+    own, ratios = race(narrow(), ["timm's blocks"], rounds=3)
+    assert own.median > 0
+    assert 0 < ratios["timm's blocks"].lower <= ratios["timm's blocks"].upper
+
+
+def test_the_table_names_every_peer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "32", (*SIZES["32"], *NARROW))
+    threads = torch.get_num_threads()
+    assert main(["--size", "32", "--precision", "no", "--rounds", "1"]) == 0
+    torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    assert all(f"| {peer} |" in printed for peer in PEERS)
