@@ -11,6 +11,8 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from perceptual_mae.benchmark.measure import Quartiles, quartiles
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
@@ -102,7 +104,10 @@ def measure_loaders(
 def _loader(config: RunConfig, dataset: ImageDataset, batch_size: int, workers: int) -> TrainLoader:
     seed = config.training.seed
     plan = EpochPlan(len(dataset), batch_size, seed=seed, epoch_images=max(ENDLESS, batch_size))
-    return TrainLoader(dataset, build.build_train_transform(config.data), plan, seed=seed, workers=workers)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    decode_on = device if config.data.decode == "device" else None
+    transform = build.build_train_transform(config.data)
+    return TrainLoader(dataset, transform, plan, seed=seed, workers=workers, decode_on=decode_on)
 
 
 def _batches(loader: TrainLoader) -> Iterator[int]:

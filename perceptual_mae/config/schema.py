@@ -68,6 +68,8 @@ class DataSection(Choice):
         eval_resize: shorter side of held-out images before the center crop; auto: 256/224 of image_size where kind is
             image_folder or shards and crops are square, else null; null: as large as the crop needs [MAE]
         workers: processes that decode training images; 0: the main process does [ours]
+        decode: where pre-training decodes JPEGs, and augments them: in the workers, or on the device that trains, batch
+            by batch, with nvJPEG on a GPU [ours]
         cache: local folder, and its size, for the decoded training images of a data set of files: {folder, gigabytes};
             null: they are decoded whenever they are read [ours]
     """
@@ -82,6 +84,7 @@ class DataSection(Choice):
     grayscale: Fraction = 0.0
     eval_resize: Side | Literal["auto"] | None = "auto"
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    decode: Literal["workers", "device"] = "workers"
     cache: PixelCache | None = None
 
     @property

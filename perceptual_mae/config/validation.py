@@ -60,10 +60,8 @@ def check_image_size(config: RunConfig) -> Iterator[Mistake]:
         )
     patches = (height // patch_size) * (width // patch_size)
     if patches > MOST_PATCHES:
-        message = (
-            f"{height}x{width} in patches of {patch_size} are {patches:,}, at most {MOST_PATCHES:,} can be attended "
-        )
-        yield Mistake(keys, message + "to; choose smaller images or a larger generator.patch_size")
+        message = f"{height}x{width} in patches of {patch_size} are {patches:,}, at most {MOST_PATCHES:,} can be "
+        yield Mistake(keys, message + "attended to; choose smaller images or a larger generator.patch_size")
     low, high = config.data.crop_scale
     if not 0 < low <= high:
         yield Mistake(("data.crop_scale",), f"found {low} to {high}, must be two ascending shares above 0")
@@ -76,6 +74,12 @@ def check_channels(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(keys, f"{len(mean)} means but {len(std)} deviations; give one of each for every channel")
     elif len(mean) != 3 and kind in DATASETS:
         yield Mistake(keys, f"found {len(mean)} values, but images of {kind} have 3 channels")
+
+
+def check_decoding(config: RunConfig) -> Iterator[Mistake]:
+    if config.data.decode == "device" and config.data.cache is not None:
+        message = "a cache keeps decoded images, which leaves nothing to data.decode=device; drop one of them"
+        yield Mistake(("data.decode", "data.cache"), message)
 
 
 def check_networks(config: RunConfig) -> Iterator[Mistake]:
@@ -259,10 +263,8 @@ def check_positions(config: RunConfig) -> Iterator[Mistake]:
     with suppress(Exception), torch.device("meta"):
         logits = discriminator_of(config)([torch.zeros(2, channels, *size) for size in sizes]).logits
         if logits.ndim != 3 or logits[0].numel() < 2:
-            message = f"targets: position needs a map of logits, but {section.kind} gives one an image; "
-            yield Mistake(
-                (key, "discriminator.*"), message + "set discriminator.form=patch, kind=token or targets=image"
-            )
+            message = f"targets: position needs a map of logits, but {section.kind} gives one an image; set "
+            yield Mistake((key, "discriminator.*"), message + "discriminator.form=patch, kind=token or targets=image")
 
 
 def check_frozen_encoder(config: RunConfig) -> Iterator[Mistake]:
@@ -291,10 +293,8 @@ def check_terms(config: RunConfig) -> Iterator[Mistake]:
         message = f"no term at all, nothing to learn from; choose from: {', '.join(TERMS)}"
         yield Mistake(("losses", *any_term(config)), message)
     elif not _always_on(list(terms.values())):
-        message = (
-            "no term is on all the time (when: always, weight never 0); some steps would have nothing to learn from"
-        )
-        yield Mistake(("losses", "losses.*"), message)
+        message = "no term is on all the time (when: always, weight never 0); some steps would have nothing to learn "
+        yield Mistake(("losses", "losses.*"), message + "from")
 
 
 def check_masking(config: RunConfig) -> Iterator[Mistake]:
@@ -318,10 +318,9 @@ def check_masking(config: RunConfig) -> Iterator[Mistake]:
         yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), str(error))
         return
     if high > 0 and hidden == 0:
-        message = (
-            f"masking ratio {high:g} hides none of {num_patches} patches; use at least {1 / num_patches:.4g}, or 0"
-        )
-        yield Mistake(("masking.ratio", "data.image_size", "generator.patch_size"), message)
+        message = f"masking ratio {high:g} hides none of {num_patches} patches; use at least "
+        keys = ("masking.ratio", "data.image_size", "generator.patch_size")
+        yield Mistake(keys, message + f"{1 / num_patches:.4g}, or 0")
         return
     uniform = torch.ones(1, num_patches) if config.masking.reads_attention else None
     try:
@@ -370,6 +369,7 @@ def check_optimisation(config: RunConfig) -> Iterator[Mistake]:
 CHECKS: tuple[Check, ...] = (
     check_image_size,
     check_channels,
+    check_decoding,
     check_networks,
     check_norm_pix,
     check_discriminator,

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError
+from perceptual_mae.data.decoding import MAX_PIXELS, EncodedImage, UnreadableImageError
 from perceptual_mae.errors import UserError
 from perceptual_mae.seeding import stream
 
@@ -53,6 +53,15 @@ def file_path(dataset: object, index: int) -> Path | None:
     """Return the path of the file an image is read from, None where it has none; see `file_name`."""
     path = getattr(dataset, "file_path", None)
     return None if path is None else path(index)
+
+
+def stored_at(dataset: object, index: int) -> Path | EncodedImage | None:
+    """Return where an image's file is, or what is in it where it is part of another; None where it has none.
+
+    A data set whose images are parts of larger files has a method `encoded(index)`.
+    """
+    encoded: Callable[[int], EncodedImage] | None = getattr(dataset, "encoded", None)
+    return encoded(index) if encoded is not None else file_path(dataset, index)
 
 
 def file_size(dataset: object, index: int) -> int | None:

@@ -19,6 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor
 
 from perceptual_mae.data.orientation import ORIENTATION, metadata_orientation, turn_upright
+from perceptual_mae.errors import UserError
 from perceptual_mae.images import Size
 
 try:  # The fast path; torchvision announces its removal, and Pillow then reads everything.
@@ -108,6 +109,33 @@ def read_image(path: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
         if orientation is None:
             orientation = metadata_orientation(picture.info)
         return turn_upright(_to_tensor(to_rgb(stored)), orientation)
+
+
+def read_jpeg(path: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[bytes, int]:
+    """Return the file of a JPEG of RGB or grey pixels, and its EXIF orientation; nothing, and 1, for all other files.
+
+    Raises UnreadableImageError where the header is enough to know that it cannot be read.
+    """
+    with _opened(path, max_pixels) as (file, picture):
+        if not isinstance(picture, _JpegFile) or picture.mode not in ("RGB", "L"):
+            return b"", 1
+        file.seek(0)
+        return file.read(), metadata_orientation(picture.info)
+
+
+def decode_jpegs(encoded: list[Tensor], device: torch.device) -> list[Tensor | None]:
+    """Return the images of JPEGs, each uint8 (N,), as stored: uint8 (3, H, W) on `device`, None for broken ones.
+
+    Raises UserError where this torchvision does not decode.
+    """
+    if decode_jpeg is None:
+        raise UserError("data.decode is device, which this torchvision does not offer; set it to workers")
+    if not encoded:
+        return []
+    try:
+        return list(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device))
+    except RuntimeError:  # of one of them, and no image is returned
+        return [None] if len(encoded) == 1 else [decode_jpegs([one], device)[0] for one in encoded]
 
 
 def read_header(path: Source, *, max_pixels: int = MAX_PIXELS) -> Header:

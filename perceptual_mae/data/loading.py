@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from perceptual_mae.data.batch import Batch, collate
 from perceptual_mae.data.dataset import ImageDataset, file_name, max_unreadable, read_finite
 from perceptual_mae.data.decoding import UnreadableImageError
+from perceptual_mae.data.device_decoding import DeviceDecoder, EncodedReader
 from perceptual_mae.data.epoch_order import EpochPlan, ProcessShare
 from perceptual_mae.data.unreadable import (
     SPARE_HELD_OUT,
@@ -48,7 +50,8 @@ class TrainLoader:
     transform: from a uint8 image (3, H, W) of any size, with the sample's generator, to one of the batch's size.
     The augmentation of a sample draws from a stream of (seed, pass, index). An unreadable image is replaced by the
     next readable one and logged once; TooManyUnreadableError when more of the data set than its `max_unreadable` turn
-    out so.
+    out so. decode_on: the device on which JPEGs are decoded and augmented, in this process, and on which the images of
+    a batch then are; None: workers do both.
     """
 
     def __init__(
@@ -62,10 +65,14 @@ class TrainLoader:
         num_processes: int = 1,
         process_index: int = 0,
         accumulation: int = 1,
+        decode_on: torch.device | None = None,
     ) -> None:
         self.plan = plan
         self._share = ProcessShare(plan, num_processes, process_index, accumulation)
-        self._reader = _TrainReader(dataset, transform, seed)
+        reader = _TrainReader(dataset, transform, seed)
+        self._reader: Reader = reader if decode_on is None else EncodedReader(reader, dataset)
+        self._decode = None if decode_on is None else DeviceDecoder(reader, transform, seed, decode_on)
+        self._dataset = dataset
         self._unreadable = _Unreadable(dataset)
         self._sampler = BatchSampler()
         self._workers = workers
@@ -138,17 +145,20 @@ class TrainLoader:
         return worker_loader(self._reader, self._sampler, self._workers, persistent=True)
 
     def _describe(self, lost: LostWorkerError) -> str:
-        return f"{lost}{_last_file(self._reader.dataset, lost.index)}"
+        return f"{lost}{_last_file(self._dataset, lost.index)}"
 
     def close(self) -> None:
         """End the worker processes; the loader cannot be used afterwards."""
         self._loader = None
 
     def _read(self, samples: Iterator[Samples]) -> Iterator[Batch]:
+        read: Iterator[Any]
         if self._loader is None:
-            return map(self._reader.__getitem__, samples)
-        self._sampler.samples = samples
-        return begin(self._loader, self._reader.notes)
+            read = map(self._reader.__getitem__, samples)
+        else:
+            self._sampler.samples = samples
+            read = begin(self._loader, self._reader.notes)
+        return read if self._decode is None else map(self._decode, read)
 
 
 def _last_file(dataset: ImageDataset, index: int | None) -> str:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, file_size
-from perceptual_mae.data.decoding import MAX_PIXELS, EncodedImage, UnreadableImageError, read_header, reads_heif
+from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, file_size, stored_at
+from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError, read_header, reads_heif
 from perceptual_mae.data.file_locks import is_held, open_held, turn_in
 from perceptual_mae.data.workers import Reader, Samples, in_batches, read_once
 from perceptual_mae.errors import UserError
@@ -135,14 +135,10 @@ class CachedImages:
                 f"data.cache.gigabytes, {self._num_bytes / GIGABYTE:g}{used}; raise it, or set data.cache=null"
             )
 
-    def _source(self, index: int) -> Path | EncodedImage | None:
-        encoded: Callable[[int], EncodedImage] | None = getattr(self._dataset, "encoded", None)
-        return encoded(index) if encoded is not None else file_path(self._dataset, index)
-
     def _size(self, index: int) -> tuple[int, int]:
         """Return height and width of an image, 0 where it cannot be read."""
         try:
-            source = self._source(index)
+            source = stored_at(self._dataset, index)
             return (0, 0) if source is None else read_header(source, max_pixels=self._max_pixels).upright_size
         except UnreadableImageError:
             return 0, 0

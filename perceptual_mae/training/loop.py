@@ -113,6 +113,7 @@ class Pretraining:
             num_processes=self.accelerator.num_processes,
             process_index=self.accelerator.process_index,
             accumulation=config.training.accumulation,
+            decode_on=self.accelerator.device if config.data.decode == "device" else None,
         )
         start = find_start(config, self.checkpoints) if branch is None else None
         self.origin = start.origin if start is not None else None
