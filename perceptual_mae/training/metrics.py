@@ -87,7 +87,12 @@ def discriminator_statistics(real_scores: Tensor, fake_scores: Tensor, center: f
 @torch.no_grad()
 def output_diversity(fake: Tensor, real: Tensor) -> Tensor:
     """Return how much reconstructions (B, C, H, W) differ from image to image, relative to the originals (about 1)."""
-    return fake.std(0).mean() / real.std(0).mean().clamp_min(1e-6)
+    return _mean_deviation(fake) / _mean_deviation(real).clamp_min(1e-6)
+
+
+def _mean_deviation(images: Tensor) -> Tensor:
+    """Return the mean of `images.std(0)`, which takes PyTorch up to twenty times as long on a CPU."""
+    return ((images - images.mean(0)).square().sum(0) / (len(images) - 1)).sqrt().mean()
 
 
 SKIPPED = "skipped/step"

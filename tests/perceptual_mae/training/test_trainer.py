@@ -29,6 +29,7 @@ from perceptual_mae.generator.reconstruction import Reconstruction
 from perceptual_mae.loss_networks import LIVE
 from perceptual_mae.objective.objective import Objective
 from perceptual_mae.schedules import TrainingProgress
+from perceptual_mae.training.metrics import output_diversity
 from perceptual_mae.training.path_length_step import path_length_step
 from perceptual_mae.training.trainer import MicroBatch, Trainer
 
@@ -331,6 +332,12 @@ def test_a_generator_that_gives_every_image_the_same_answer_shows(method: str) -
     assert float(trainer.step(random_batches(8), TrainingProgress(1, 0, 0.0))["variety"]) > 0.05
     torch.nn.init.zeros_(trainer.unwrapped_generator.decoder.pred.weight)
     assert float(trainer.step(random_batches(8), TrainingProgress(1, 8, 0.1))["variety"]) < 1e-3
+
+
+def test_output_diversity_is_the_mean_standard_deviation_over_the_originals() -> None:
+    fake, real = torch.rand(2, 5, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = fake.std(0).mean() / (2 * real).std(0).mean()
+    torch.testing.assert_close(output_diversity(fake, 2 * real), expected)
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for() -> None:
