@@ -120,8 +120,17 @@ CHEAPER = {
     "stylegan2_path_16": Row(("penalties.path_length.every=16",), "stylegan2_ada_p"),
 }
 """What makes the discriminator cheaper (docs/results/cost.md), one change a row."""
+DEEPER_AT_64 = SQUEEZENET.replace("features.7]", "features.7, features.12]").replace("}", ", image_size: 64}")
 SHARPENED = {
     f"{row}_sharpened": Row(("recommended",), control=row, sharpens=row) for row in ("mse", "l1_skips", "ms_ssim_l1")
+}
+BY_FEATURES = (
+    *("l1", "training.batch_size=4"),
+    f"losses.feature_matching={{weight: {{balanced: 6, cap: 1000}}, when: always, network: {DEEPER_AT_64}}}",
+)
+"""No critic; chosen on images held out from train, as docs/results/critic.md says."""
+SHARPENED |= {
+    f"{row}_sharpened_by_features": Row(BY_FEATURES, control=row, sharpens=row) for row in ("mse", "l1_skips")
 }
 CRITICS = {**SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **COMBINED, **PERCEPTUAL, **CHEAPER}
 ROWS = {**NO_CRITIC, **CRITICS, **SHARPENED}
@@ -135,7 +144,7 @@ PARTS = {
     "final": ("mse", "l1", "ms_ssim_l1", "ls_gan_p", "msg_gan_p", *CHOSEN, *NAMED),
     "arms": ("l1_skips", "perceptual", "start", "critic_decoder", "perceptual_and_critic"),
     "price": ("start", "stylegan2_ada_p", *CHEAPER),
-    "sharpen": ("mse_sharpened", "l1_skips_sharpened"),
+    "sharpen": ("mse_sharpened", "l1_skips_sharpened", "mse_sharpened_by_features", "l1_skips_sharpened_by_features"),
 }
 """The rows of each part; their controls are added."""
 

@@ -109,7 +109,8 @@ def test_rows_are_chosen_by_name_and_those_without_their_network_are_left_out() 
     with pytest.raises(UserError, match="--part: there is no stairs"):
         critic.rows_of(replace(form, part="stairs"))
     needing = [name for name in ROWS if needs_squeezenet(name)]
-    assert needing == ["projected", "projected_128", "perceptual", "perceptual_and_critic"]
+    sharpened = [f"{row}_sharpened_by_features" for row in ("mse", "l1_skips")]
+    assert needing == ["projected", "projected_128", "perceptual", "perceptual_and_critic", *sharpened]
     assert critic.rows_of(replace(critic.FINAL, rows=("patch", "mse"))) == ["mse", "l1_skips", "patch"]
 
 
