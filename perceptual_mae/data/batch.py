@@ -11,7 +11,7 @@ from perceptual_mae.seeding import stream
 
 @dataclass(frozen=True)
 class Batch:
-    """Images and labels of a batch; on the CPU uint8 (B, C, H, W) until `to` converts them to floats in [0, 1].
+    """Images and labels of a batch; uint8 (B, C, H, W) until `to` converts them to floats in [0, 1].
 
     `labels` are int64 (B,), -1 without a class. `indices` and `passes` (int64 (B,), always on the CPU) are each image's
     index in the data set and pass over the data (0 in evaluation): they key its random draws. `unreadable` lists the
