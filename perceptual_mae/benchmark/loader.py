@@ -11,8 +11,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
 from perceptual_mae.benchmark.measure import Quartiles, quartiles
 from perceptual_mae.config import build
 from perceptual_mae.config.parsing import RunConfig
@@ -20,6 +18,7 @@ from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.epoch_order import EpochPlan
 from perceptual_mae.data.loading import TrainLoader
 from perceptual_mae.data.pixel_cache import CachedImages
+from perceptual_mae.evaluation.open_run import make_accelerator
 from perceptual_mae.progress import OnProgress, no_progress
 from perceptual_mae.training.image_check import fill_cache
 
@@ -104,8 +103,7 @@ def measure_loaders(
 def _loader(config: RunConfig, dataset: ImageDataset, batch_size: int, workers: int) -> TrainLoader:
     seed = config.training.seed
     plan = EpochPlan(len(dataset), batch_size, seed=seed, epoch_images=max(ENDLESS, batch_size))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    decode_on = device if config.data.decode == "device" else None
+    decode_on = make_accelerator(config).device if config.data.decode == "device" else None
     transform = build.build_train_transform(config.data)
     return TrainLoader(dataset, transform, plan, seed=seed, workers=workers, decode_on=decode_on)
 

@@ -64,6 +64,11 @@ def stored_at(dataset: object, index: int) -> Path | EncodedImage | None:
     return encoded(index) if encoded is not None else file_path(dataset, index)
 
 
+def has_files(dataset: object) -> bool:
+    """Return whether `stored_at` finds the images of a data set; no file is opened."""
+    return hasattr(dataset, "encoded") or file_path(dataset, 0) is not None
+
+
 def file_size(dataset: object, index: int) -> int | None:
     """Return the bytes of the file an image is read from, None where it has none; no file is opened.
 

@@ -134,6 +134,8 @@ def decode_jpegs(encoded: list[Tensor], device: torch.device) -> list[Tensor | N
         return []
     try:
         return list(decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device))
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:  # of one of them, and no image is returned
         return [None] if len(encoded) == 1 else [decode_jpegs([one], device)[0] for one in encoded]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from perceptual_mae.data.batch import Batch, collate
-from perceptual_mae.data.dataset import ImageDataset, stored_at
+from perceptual_mae.data.dataset import ImageDataset, has_files, stored_at
 from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError, decode_jpegs, read_jpeg
 from perceptual_mae.data.orientation import turn_upright
 from perceptual_mae.data.subsets import label_of
@@ -45,7 +45,7 @@ class EncodedReader(Reader):
 
     def __init__(self, reader: Reader, dataset: ImageDataset) -> None:
         super().__init__()
-        if stored_at(dataset, 0) is None:
+        if not has_files(dataset):
             raise UserError("data.decode is device, but the images of this data set are no files; set it to workers")
         self.dataset = dataset
         self._reader = reader

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, file_size, stored_at
+from perceptual_mae.data.dataset import ImageDataset, file_name, file_path, file_size, has_files, stored_at
 from perceptual_mae.data.decoding import MAX_PIXELS, UnreadableImageError, read_header, reads_heif
 from perceptual_mae.data.file_locks import is_held, open_held, turn_in
 from perceptual_mae.data.workers import Reader, Samples, in_batches, read_once
@@ -53,7 +53,7 @@ class CachedImages:
     """
 
     def __init__(self, dataset: ImageDataset, cache: PixelCache) -> None:
-        if not hasattr(dataset, "encoded") and file_path(dataset, 0) is None:
+        if not has_files(dataset):
             raise UserError("data.cache: the images of this data set are in no files of their own; set data.cache=null")
         self._dataset = dataset
         self._folder, self._num_bytes = Path(cache.folder).expanduser(), int(cache.gigabytes * GIGABYTE)

@@ -121,16 +121,14 @@ CHEAPER = {
 }
 """What makes the discriminator cheaper (docs/results/cost.md), one change a row."""
 DEEPER_AT_64 = SQUEEZENET.replace("features.7]", "features.7, features.12]").replace("}", ", image_size: 64}")
-SHARPENED = {
-    f"{row}_sharpened": Row(("recommended",), control=row, sharpens=row) for row in ("mse", "l1_skips", "ms_ssim_l1")
-}
 BY_FEATURES = (
     *("l1", "training.batch_size=4"),
     f"losses.feature_matching={{weight: {{balanced: 6, cap: 1000}}, when: always, network: {DEEPER_AT_64}}}",
 )
 """No critic; chosen on images held out from train, as docs/results/critic.md says."""
-SHARPENED |= {
-    f"{row}_sharpened_by_features": Row(BY_FEATURES, control=row, sharpens=row) for row in ("mse", "l1_skips")
+SHARPENED = {
+    **{f"{row}_sharpened": Row(("recommended",), "", row, row) for row in ("mse", "l1_skips", "ms_ssim_l1")},
+    **{f"{row}_sharpened_by_features": Row(BY_FEATURES, "", row, row) for row in ("mse", "l1_skips")},
 }
 CRITICS = {**SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **COMBINED, **PERCEPTUAL, **CHEAPER}
 ROWS = {**NO_CRITIC, **CRITICS, **SHARPENED}

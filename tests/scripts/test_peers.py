@@ -27,12 +27,12 @@ def test_timms_blocks_are_scored_on_the_hidden_patches_alone() -> None:
     config = narrow()
     ours = build_generator(config.generator, config.data.image, 0)
     network = PEERS["timm's blocks"](ours, config.data.size, 0.75)
-    torch.nn.init.zeros_(
-        network.prediction.weight
-    )  # every patch is predicted as 0: the loss is the pixels' mean square
+    torch.nn.init.zeros_(network.prediction.weight)  # every patch is predicted as 0
     torch.nn.init.zeros_(network.prediction.bias)
-    images = torch.full((2, 3, 32, 32), 3.0)
-    assert network(images).item() == pytest.approx(9.0, rel=1e-6)
+    images = torch.zeros(1, 3, 32, 32)
+    images[:, :, :4, :4] = 1  # one patch of 64, of which 48 are hidden: its error counts where it is one of them
+    losses = {round(network(images).item(), 6) for _ in range(60)}
+    assert losses == {0.0, round(1 / 48, 6)}
 
 
 @pytest.mark.parametrize("peer", PEERS)

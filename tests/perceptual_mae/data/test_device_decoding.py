@@ -2,7 +2,9 @@
 
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from PIL import Image
 from conftest import debug_config
 from perceptual_mae import pretrain
 from perceptual_mae.config.parsing import load_config
-from perceptual_mae.data import decoding
+from perceptual_mae.data import decoding, device_decoding
 from perceptual_mae.data.batch import Batch
 from perceptual_mae.data.dataset import ImageDataset
 from perceptual_mae.data.decoding import read_jpeg
@@ -23,6 +25,7 @@ from perceptual_mae.data.shapes import Shapes
 from perceptual_mae.data.shard_writing import write_shards
 from perceptual_mae.data.shards import Shards
 from perceptual_mae.data.transforms import TrainTransform
+from perceptual_mae.data.unreadable import TooManyUnreadableError
 from perceptual_mae.errors import UserError
 from perceptual_mae.run.run import Run
 
@@ -78,10 +81,19 @@ def same(one: Batch, other: Batch) -> bool:
     )
 
 
+@pytest.fixture
+def decoded_here() -> Iterator[mock.Mock]:
+    """The function that decodes on the device, as this process calls it."""
+    with mock.patch.object(device_decoding, "decode_jpegs", wraps=decoding.decode_jpegs) as spy:
+        yield spy
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_that_workers_decode(root: Path, workers: int) -> None:
+def test_batches_are_those_that_workers_decode(root: Path, workers: int, decoded_here: mock.Mock) -> None:
     expected = batches_of(folder_of(root), None)
+    decoded_here.assert_not_called()
     decoded = batches_of(folder_of(root), CPU, workers)
+    assert decoded_here.call_count == len(decoded)
     assert len(expected) == len(decoded) > 0
     assert any(batch.unreadable for batch in expected)
     assert all(map(same, expected, decoded))
@@ -95,10 +107,7 @@ def test_files_that_break_off_are_replaced_and_named_once(root: Path, caplog: py
 
 
 def test_images_in_shards_are_decoded_too(root: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    shutil.copytree(root, whole)
-    for name in ("12.jpg", "13.jpg", "empty.jpg"):
-        next(whole.glob(f"*/{name}")).unlink()
+    whole = shutil.copytree(root, tmp_path / "whole", ignore=shutil.ignore_patterns("12.jpg", "13.jpg", "empty.jpg"))
     write_shards(whole, tmp_path / "shards")
     shards = [Shards("train", root=str(tmp_path / "shards"), holdout=0) for _ in range(2)]
     assert all(map(same, batches_of(shards[0], None), batches_of(shards[1], CPU)))
@@ -130,6 +139,16 @@ def test_one_broken_file_of_a_batch_leaves_the_others(root: Path) -> None:
     assert torch.equal(images[0], images[2])
 
 
+def test_a_shard_that_is_gone_is_a_readers_matter_and_not_the_loaders(root: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(root, tmp_path / "whole", ignore=shutil.ignore_patterns("12.jpg", "13.jpg", "empty.jpg"))
+    write_shards(whole, tmp_path / "shards")
+    shards = Shards("train", root=str(tmp_path / "shards"), holdout=0)
+    for shard in (tmp_path / "shards").glob("*.tar"):
+        shard.unlink()
+    with pytest.raises(TooManyUnreadableError):
+        batches_of(shards, CPU)
+
+
 def test_images_that_are_no_files_are_refused_in_a_line() -> None:
     with pytest.raises(UserError, match=r"data\.decode is device, but the images of this data set are no files"):
         batches_of(Shapes("train", num_images=8), CPU)
@@ -149,12 +168,15 @@ def test_a_torchvision_without_decoders_is_named(root: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_a_run_comes_to_the_weights_of_one_whose_workers_decode(root: Path, tmp_path: Path) -> None:
+def test_a_run_comes_to_the_weights_of_one_whose_workers_decode(
+    root: Path, tmp_path: Path, decoded_here: mock.Mock
+) -> None:
     weights = []
     for decode in ("workers", "device"):
         keys = f"kind: image_folder, root: {root}, holdout: 0.2, max_unreadable: 0.3, image_size: 32, decode: {decode}"
         config = debug_config("mse", f"data={{{keys}, size: null, num_images: null}}", "training.epoch_images=32")
         pretrain(config, tmp_path / decode, quiet=True)
+        assert decoded_here.called == (decode == "device")
         weights.append(Run(tmp_path / decode).generator().state_dict())
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
