@@ -4,7 +4,8 @@
 
 prints, of each peer, how many times our time its step takes: median and quartiles over the rounds. The peers are
 transformers' ViTMAE, with its fused and its written-out attention, and timm's blocks in the form of
-facebookresearch/mae. All have fused AdamW and read the same uint8 batch; autocast is entered in each step.
+facebookresearch/mae. All have fused AdamW and read the same uint8 batch; autocast is entered in each step. `--compile
+ours` has our step with training.compile=all next to theirs as they ship, `--compile all` theirs by torch.compile, too.
 """
 
 import argparse
@@ -112,7 +113,7 @@ PEERS: dict[str, Callable[[MaskedAutoencoder, tuple[int, int], float], nn.Module
 }
 
 
-def peer_step(name: str, config: RunConfig, device: torch.device) -> Step:
+def peer_step(name: str, config: RunConfig, device: torch.device, *, compiled: bool = False) -> Step:
     """Return what takes one step of a peer of a configuration's sizes, precision and batch. Raises ImportError."""
     like = build_generator(config.generator, config.data.image, 0)
     network = PEERS[name](like, config.data.size, config.masking.ratio).to(device)
@@ -120,6 +121,8 @@ def peer_step(name: str, config: RunConfig, device: torch.device) -> Step:
     others = [weight for weight in network.parameters() if weight.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95), fused=True)
+    if compiled:
+        network.compile()
     mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in (config.data.mean, config.data.std))
     shape = (config.training.batch_size, len(config.data.mean), *config.data.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -138,10 +141,13 @@ def peer_step(name: str, config: RunConfig, device: torch.device) -> Step:
     return step
 
 
-def race(config: RunConfig, peers: Sequence[str], *, rounds: int = ROUNDS) -> tuple[Quartiles, dict[str, Quartiles]]:
+def race(
+    config: RunConfig, peers: Sequence[str], *, rounds: int = ROUNDS, compiled: bool = False
+) -> tuple[Quartiles, dict[str, Quartiles]]:
     """Return the seconds of our own step, and how many times these a step of each peer takes, within each round.
 
-    Seconds are of a GPU's clock or the process's CPU time. Raises ImportError where a peer's library is missing.
+    Seconds are of a GPU's clock or the process's CPU time. compiled: whether the peers' networks are; ours follows
+    `training.compile`. Raises ImportError where a peer's library is missing.
     """
     ours = enter("ours", config)
     device = ours.trainer.accelerator.device
@@ -149,7 +155,7 @@ def race(config: RunConfig, peers: Sequence[str], *, rounds: int = ROUNDS) -> tu
     numbers = itertools.count()
     steps: Mapping[str, Step] = {
         "ours": lambda: ours.step(TrainingProgress(1, next(numbers), 1.0)),  # as they come: some also measure
-        **{name: peer_step(name, config, device) for name in peers},
+        **{name: peer_step(name, config, device, compiled=compiled) for name in peers},
     }
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(WARMUP + rounds):
@@ -173,12 +179,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="32", help="pixels of a side")
     parser.add_argument("--precision", choices=("bf16", "no"), default="bf16", help="no: float32")
+    parser.add_argument("--compile", choices=("off", "ours", "all"), default="off", help="which networks are compiled")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
-    config = load_config([*SIZES[arguments.size], f"training.precision={arguments.precision}", "data.workers=0"])
-    own, ratios = race(config, list(PEERS), rounds=arguments.rounds)
-    print(f"{arguments.size} px, {arguments.precision}, {arguments.rounds} rounds; our MSE step: {own.median:.3f} s")
+    words = [f"training.precision={arguments.precision}", "data.workers=0"]
+    if arguments.compile != "off":
+        words.append("training.compile=all")
+    config = load_config([*SIZES[arguments.size], *words])
+    own, ratios = race(config, list(PEERS), rounds=arguments.rounds, compiled=arguments.compile == "all")
+    how = f"{arguments.size} px, {arguments.precision}, compiled: {arguments.compile}, {arguments.rounds} rounds"
+    print(f"{how}; our MSE step: {own.median:.3f} s")
     for name, ratio in ratios.items():
         print(f"| {name} | {ratio.median:.3f} ({ratio.lower:.3f}, {ratio.upper:.3f}) |", flush=True)
     return 0

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from peers import PEERS, SIZES, main, peer_step, race
+from perceptual_mae.benchmark.measure import Quartiles
 from perceptual_mae.config.build import build_generator
 from perceptual_mae.config.parsing import RunConfig, load_config
 
@@ -55,6 +56,40 @@ def test_ratios_are_taken_within_each_round() -> None:
     own, ratios = race(narrow(), ["timm's blocks"], rounds=3)
     assert own.median > 0
     assert 0 < ratios["timm's blocks"].lower <= ratios["timm's blocks"].upper
+
+
+@pytest.mark.parametrize(
+    ("value", "words", "peers"), [("off", [], False), ("ours", ["all"], False), ("all", ["all"], True)]
+)
+def test_the_table_says_whose_networks_were_compiled(
+    value: str,
+    words: list[str],
+    peers: bool,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def noted(
+        config: RunConfig, names: list[str], *, rounds: int, compiled: bool
+    ) -> tuple[Quartiles, dict[str, Quartiles]]:
+        asked.append((config.training.compile, compiled))
+        return Quartiles(1.0, 1.0, 1.0), {}
+
+    monkeypatch.setattr("peers.race", noted)
+    threads = torch.get_num_threads()
+    assert main(["--compile", value]) == 0
+    torch.set_num_threads(threads)
+    assert asked == [(words[0] if words else "off", peers)]
+    assert f"compiled: {value}," in capsys.readouterr().out
+
+
+def test_a_peers_network_is_compiled_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(type(network).__name__))
+    for asked in (False, True):
+        peer_step("timm's blocks", narrow(), torch.device("cpu"), compiled=asked)()
+    assert compiled == ["TimmMae"]
 
 
 def test_the_table_names_every_peer(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
