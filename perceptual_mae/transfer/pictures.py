@@ -12,11 +12,14 @@ from perceptual_mae.images import Size
 
 
 def best_and_worst(per_image: dict[int, float], count: int) -> list[tuple[str, int]]:
-    """Return (what it is, index) of the best and worst images, and of the first ones, each image once."""
+    """Return (what it is, index) of the best and worst images, each once, and of the first ones.
+
+    The first are the same whatever an encoder makes of them, so that pages can be compared.
+    """
     ordered = sorted(per_image, key=lambda index: (-per_image[index], index))
     best = ordered[: min(count, -(-len(ordered) // 2))]
     worst = [index for index in ordered[-count:] if index not in best]
-    fixed = [index for index in sorted(per_image) if index not in {*best, *worst}][:count]
+    fixed = sorted(per_image)[:count]
     named: dict[str, Sequence[Any]] = {"best": best, "worst": worst[::-1], "image": fixed}
     return [(f"{what} {place}", index) for what, them in named.items() for place, index in enumerate(them, start=1)]
 

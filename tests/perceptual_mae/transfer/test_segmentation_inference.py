@@ -73,8 +73,13 @@ def test_images_are_scaled_before_and_scores_after(tmp_path: Path) -> None:
 def test_pictures_are_of_the_best_the_worst_and_the_first() -> None:
     named = best_and_worst({0: 0.5, 1: 0.9, 2: 0.1, 3: 0.7, 4: 0.6}, 1)
     assert named == [("best 1", 1), ("worst 1", 2), ("image 1", 0)]
-    assert best_and_worst({3: 0.5}, 3) == [("best 1", 3)]
+    assert best_and_worst({3: 0.5}, 3) == [("best 1", 3), ("image 1", 3)]
     assert best_and_worst({}, 3) == []
+
+
+def test_the_first_pictures_are_of_the_same_images_for_every_encoder() -> None:
+    pages = [best_and_worst(scores, 2) for scores in ({0: 0.9, 1: 0.1, 2: 0.5}, {0: 0.2, 1: 0.3, 2: 0.7})]
+    assert pages[0][-2:] == pages[1][-2:] == [("image 1", 0), ("image 2", 1)]
 
 
 def test_the_page_shows_prediction_next_to_the_truth(tmp_path: Path) -> None:
