@@ -183,10 +183,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args(words)
     torch.set_num_threads(1)
-    words = [f"training.precision={arguments.precision}", "data.workers=0"]
-    if arguments.compile != "off":
-        words.append("training.compile=all")
-    config = load_config([*SIZES[arguments.size], *words])
+    compiled = "off" if arguments.compile == "off" else "all"
+    overrides = (f"training.precision={arguments.precision}", f"training.compile={compiled}", "data.workers=0")
+    config = load_config([*SIZES[arguments.size], *overrides])
     own, ratios = race(config, list(PEERS), rounds=arguments.rounds, compiled=arguments.compile == "all")
     how = f"{arguments.size} px, {arguments.precision}, compiled: {arguments.compile}, {arguments.rounds} rounds"
     print(f"{how}; our MSE step: {own.median:.3f} s")

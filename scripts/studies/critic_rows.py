@@ -127,8 +127,11 @@ BY_FEATURES = (
 )
 """No critic; chosen on images held out from train, as docs/results/critic.md says."""
 SHARPENED = {
-    **{f"{row}_sharpened": Row(("recommended",), "", row, row) for row in ("mse", "l1_skips", "ms_ssim_l1")},
-    **{f"{row}_sharpened_by_features": Row(BY_FEATURES, "", row, row) for row in ("mse", "l1_skips")},
+    **{
+        f"{row}_sharpened": Row(("recommended",), control=row, sharpens=row)
+        for row in ("mse", "l1_skips", "ms_ssim_l1")
+    },
+    **{f"{row}_sharpened_by_features": Row(BY_FEATURES, control=row, sharpens=row) for row in ("mse", "l1_skips")},
 }
 CRITICS = {**SHIPPED, **OF_PYRAMIDS, **START, **OF_THE_START, **COMBINED, **PERCEPTUAL, **CHEAPER}
 ROWS = {**NO_CRITIC, **CRITICS, **SHARPENED}

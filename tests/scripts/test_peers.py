@@ -59,12 +59,12 @@ def test_ratios_are_taken_within_each_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words", "peers"), [("off", [], False), ("ours", ["all"], False), ("all", ["all"], True)]
+    ("value", "ours", "theirs"), [("off", "off", False), ("ours", "all", False), ("all", "all", True)]
 )
 def test_the_table_says_whose_networks_were_compiled(
     value: str,
-    words: list[str],
-    peers: bool,
+    ours: str,
+    theirs: bool,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -80,7 +80,7 @@ def test_the_table_says_whose_networks_were_compiled(
     threads = torch.get_num_threads()
     assert main(["--compile", value]) == 0
     torch.set_num_threads(threads)
-    assert asked == [(words[0] if words else "off", peers)]
+    assert asked == [(ours, theirs)]
     assert f"compiled: {value}," in capsys.readouterr().out
 
 
